@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: prints a table and stores the figures as JSON."""
+"""`python -m benchmarks COMMAND`: print a table and store the figures as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Benchmarks that anyone can rerun."""
 
 
-# One module each; the signature of its `run` is the command line.
+# one module per command; the signature of its `run` defines the options
 app.command("ratios")(ratios.run)
 app.command("balanced")(balanced.run)
 app.command("methods")(methods.run)

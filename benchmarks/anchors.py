@@ -1,4 +1,4 @@
-"""The best tool that there was for each capability, and what ours adds."""
+"""The best existing tool for each capability, and what ours adds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Anchored:
-    """One capability beside the best tool that there was for it.
+    """A capability and the best existing tool for it.
 
     Attributes:
-        name: in the words of a user.
+        name: the capability in the words of a user.
         call: our function.
-        anchor: the tool.
-        adds: what ours does that it does not.
-        work: of `benchmarks capabilities`; "" where there is nothing to measure.
-        test: the file.
+        anchor: the existing tool.
+        adds: what our function does that the tool does not.
+        work: name of the work in `benchmarks capabilities`; "" if there is nothing to measure.
+        test: the file of its tests.
     """
 
     name: str
@@ -60,7 +60,7 @@ ANCHORS = (
     ),
     Anchored(
         "Frames of a clip", "temporal_cam", "Grad-CAM on the CNN, frame by frame",
-        "the share of each frame in the score, through the recurrent layer or attention behind the CNN",
+        "the share of each frame in the score, through the recurrent layer or attention after the CNN",
         "temporal_cam", "tests/methods/test_temporal_cam.py",
     ),
     Anchored(
@@ -100,7 +100,7 @@ ANCHORS = (
     ),
     Anchored(
         "Watch it live", "dashboard", "TensorBoard",
-        "findings first; reads a plain file; on the loopback address alone",
+        "findings first; reads a plain file; only on the loopback address",
         "", f"{_D}test_dashboard.py",
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What each of the other diagnostics costs beside the plain passes that it needs anyway."""
+"""Measure what each of the other diagnostics costs beside the plain passes that it needs anyway."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Capability:
     """Works that are timed in turn.
 
     Attributes:
-        plain: what is timed beside them; "" = seconds alone.
-        works: by name; `plain` is one of them.
-        close: frees what they hold, when they have been timed.
+        plain: name of the work that the others are compared with; "" = report only seconds.
+        works: the works by name, `plain` among them.
+        close: releases their resources after the timing.
     """
 
     plain: str
@@ -59,7 +59,7 @@ class Capability:
 
 
 def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick = False) -> None:
-    """What comparisons, attention, traces, towers, pyramids and writers cost beside plain passes."""
+    """Measure comparisons, attention, traces, towers, pyramids and writers beside plain passes."""
     if quick:
         rounds = 1
     rows = chain.from_iterable(
@@ -79,9 +79,9 @@ def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick 
 
 
 def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> Iterator[Row]:
-    """One row per work: its seconds of processor time, and their ratio to the plain pass, in turn.
+    """Yield one row per work: its seconds of processor time, and their ratio to the plain pass, measured in turn.
 
-    Processor time is what other processes disturb least. The first call of each is not timed.
+    Processor time is the measure that other processes disturb least. The first call of each work is not timed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -99,7 +99,7 @@ def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> 
 
 
 def _times(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Seconds of processor time of each work in each round."""
+    """Return the seconds of processor time of each work in each round."""
     for run_once in works.values():
         run_once()
     times: dict[str, list[float]] = {work: [] for work in works}
@@ -190,7 +190,7 @@ def graphs() -> Capability:
 
 
 class Clips(nn.Module):
-    """A CNN over frames, and an LSTM over what it sees."""
+    """A CNN over frames, followed by an LSTM."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ def clips() -> Capability:
 
 
 class Words(nn.Module):
-    """A text tower: the mean of embedded words."""
+    """A text tower that averages embedded words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ def film() -> Capability:
 
 
 def writers() -> Capability:
-    """What one window of a model with 60 layers takes: 180 numbers and 120 histograms of 60 filled bins."""
+    """Return works that write one window of 60 layers: 180 numbers and 120 histograms of 60 filled bins."""
     edges, counts = np.linspace(-3, 3, 61), np.arange(60)
     steps = iter(range(10**6))
 

@@ -1,4 +1,4 @@
-"""What changed between two files of results: medians side by side, and whether they differ by more than the spread."""
+"""Compare two files of results: medians side by side, and whether they differ by more than the spread."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from benchmarks.results import Figure, Results, console, load
 
 _HARDWARE = ("processor", "cores", "device", "threads")
 _UNLIKE = ("commit", "memory_gb", "system")
-"""What may differ without a word: the commit is what is compared, and the others matter little."""
+"""Settings that may differ without a warning: the commit is what is compared, and the others matter little."""
 
 _SAME = 0.02
-"""Changes below this share are none, also of figures that were measured once and have no spread."""
+"""Smaller relative changes do not count, not even for figures that were measured once and have no spread."""
 
 _LESS, _MORE = ("faster", "slower"), ("slower", "faster")
 _WORDS = {
@@ -38,12 +38,12 @@ _WORDS = {
     "difference": ("better", "worse"),
     "difference_earlier": ("better", "worse"),
 }
-"""What it means when the figure went down, and when it went up; of all others, that it did."""
+"""What a lower and a higher figure mean; for all other figures, only the fact that it changed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One figure in two files; None where a file lacks it."""
+    """One figure in two files; None if a file lacks it."""
 
     case: str
     figure: str
@@ -52,14 +52,14 @@ class Change:
 
     @property
     def ratio(self) -> float:
-        """New median / old median."""
+        """The new median divided by the old median."""
         assert self.old is not None
         assert self.new is not None
         return self.new.median / self.old.median if self.old.median else float("inf" if self.new.median else 1)
 
     @property
     def mark(self) -> str:
-        """Which way the figure moved beyond the spread of both files; empty if it did not."""
+        """The direction in which the figure moved beyond the spread of both files; empty if it did not."""
         if self.old is None or self.new is None:
             return "gone" if self.new is None else "new"
         if abs(self.ratio - 1) < _SAME:
@@ -69,15 +69,15 @@ class Change:
 
 
 def run(
-    old: Annotated[Path, typer.Argument(help="results as a command stored them", exists=True, dir_okay=False)],
-    new: Annotated[Path, typer.Argument(help="results of the same command", exists=True, dir_okay=False)],
-    everything: Annotated[bool, typer.Option("--all", help="also what stayed within the spread")] = False,
+    old: Annotated[Path, typer.Argument(help="stored results of a command", exists=True, dir_okay=False)],
+    new: Annotated[Path, typer.Argument(help="other results of the same command", exists=True, dir_okay=False)],
+    everything: Annotated[bool, typer.Option("--all", help="also list figures within the spread")] = False,
 ) -> None:
-    """What changed between two files of results, and which way, where the quartiles do not overlap."""
+    """Show what changed between two files of results, and in which direction, where the quartiles do not overlap."""
     try:
         first, second = load(old), load(new)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; expected what a command such as `methods` stored") from error
+        raise typer.BadParameter(f"{error}; expected results stored by a command such as `methods`") from error
     if first.command != second.command:
         raise typer.BadParameter(f"{old} is of `{first.command}`, {new} of `{second.command}`; expected one command")
     for warning in differences(first, second):
@@ -95,27 +95,31 @@ def run(
 
 
 def differences(old: Results, new: Results) -> Iterator[str]:
-    """A warning for everything that figures depend on and that differs."""
+    """Yield a warning for every condition that affects the figures and differs."""
     before, after = _settings(old.environment), _settings(new.environment)
     for name in dict.fromkeys([*before, *after]):
         values = before.get(name), after.get(name)
         if values[0] != values[1] and name not in _UNLIKE:
-            effect = "times cannot be compared, ratios may be" if name in _HARDWARE else "figures may differ for that"
+            effect = (
+                "times cannot be compared, but ratios can"
+                if name in _HARDWARE
+                else "figures may differ for this reason"
+            )
             yield f"{name} differs: {values[0]} and {values[1]}; {effect}"
 
 
 def _settings(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything by name, the version of a package under the package's."""
+    """Return all conditions by name; the version of a package is under the name of the package."""
     return {**{name: value for name, value in environment.items() if name != "versions"}, **environment["versions"]}
 
 
 def changes(old: Results, new: Results) -> Iterator[Change]:
-    """Every figure of every case of either file."""
+    """Yield every figure of every case in either file."""
     before, after = figures(old), figures(new)
     for key in dict.fromkeys([*before, *after]):
         yield Change(*key, before.get(key), after.get(key))
 
 
 def figures(results: Results) -> dict[tuple[str, str], Figure]:
-    """The figures by case and name."""
+    """Return the figures by case and name."""
     return {(row.key, name): figure for row in results.rows for name, figure in row.figures.items()}

@@ -1,4 +1,4 @@
-"""Weighting, normalization, upsampling and rendering alone, by size, against a copy that moves as many bytes."""
+"""Time weighting, normalization, upsampling and rendering by size, beside a copy that moves as many bytes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from gradcam_kit.functional import normalize, upsample, weighted_sum
 from gradcam_kit.render import colorize, overlays
 
 LAYERS = ((1, 2048, 7), (16, 512, 7), (16, 2048, 7), (16, 1024, 14), (16, 512, 28), (16, 256, 56), (64, 2048, 7))
-"""Images, channels and side of a layer: the last stage of ResNet-18, and the stages of ResNet-50."""
+"""Number of images, number of channels and side of a layer: the last stage of ResNet-18, and the stages of ResNet-50.
+"""
 
 MAPS = ((1, 7, 224), (16, 7, 224), (16, 14, 224), (16, 56, 224), (64, 7, 224), (512, 7, 224), (16, 14, 518))
-"""Maps, their side, and the side of the images; 512 are the masks of Score-CAM for one image of ResNet-18."""
+"""Number of maps, their side, and the side of the images; 512 is the number of Score-CAM masks per image for ResNet-18.
+"""
 
 
 def run(
     device: Device = "auto",
-    seconds: Annotated[float, typer.Option(help="how long each work is repeated")] = 0.4,
+    seconds: Annotated[float, typer.Option(help="seconds for which each work is repeated")] = 0.4,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """The arithmetic alone; `ratio` is time / time of a copy of as many bytes, which is what memory allows."""
+    """Time the arithmetic alone; `ratio` is time / time of a copy of as many bytes, the limit by memory bandwidth."""
     device = device_of(device)
     layers, maps = (((1, 64, 7),), ((1, 7, 56),)) if quick else (LAYERS, MAPS)
     seconds = 0.001 if quick else seconds
@@ -45,14 +47,14 @@ def run(
 
 Case = dict[str, str | int]
 Works = dict[str, tuple[Work, int]]
-"""By name: the work, and the bytes that it has to read and write at least."""
+"""The works by name, each with the number of bytes that it has to read and write."""
 
 Build = Callable[..., tuple[str, Works]]
-"""Of a device and a size: its name, and what is measured at it."""
+"""Makes the works of a size on a device, with a name for the size."""
 
 
 def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
-    """What is done at the layer's resolution."""
+    """Return the works at the layer's resolution."""
     activations, gradients = _noise(device, n, k, side, side), _noise(device, n, k, side, side)
     by_channel = _noise(device, n, k, 1, 1)
     maps = _noise(device, n, side, side)
@@ -72,7 +74,7 @@ def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
 
 
 def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
-    """What is done on the way to the size of the images, and beyond."""
+    """Return the works from the layer's resolution to the size of the images, and the overlays."""
     maps, heatmaps = _noise(device, n, side, side), _noise(device, n, size, size)
     pictures = (255 * _noise(device, n, size, size, 3)).to(torch.uint8)
     works: Works = {
@@ -87,7 +89,7 @@ def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
 
 
 def _plain(pictures: Tensor, maps: Tensor) -> None:
-    """What one writes by hand for each picture."""
+    """Overlay each heatmap as one would write it by hand."""
     for picture, heatmap in zip(pictures.numpy(), maps.numpy(), strict=True):
         levels = (255 * cv2.resize(heatmap, picture.shape[1::-1])).astype(np.uint8)
         cv2.addWeighted(picture, 0.5, cv2.applyColorMap(levels, cv2.COLORMAP_JET), 0.5, 0)
@@ -119,10 +121,10 @@ def _row(case: Case, call: Work, moved: int, seconds: float) -> list[Row]:
 
 
 def _compared(call: Work, moved: int, device: str, seconds: float) -> dict[str, Figure]:
-    """Times of a work and of a copy, halves interleaved: copy, work, copy, work."""
-    from torch.utils.benchmark import Timer  # looks for compilers when it is imported, and reports what it misses
+    """Time a work and a copy in alternation: copy, work, copy, work."""
+    from torch.utils.benchmark import Timer  # the import looks for compilers, and reports what is missing
 
-    source = torch.zeros(max(1, moved // 8), device=device)  # a copy reads and writes each of its 4-byte numbers
+    source = torch.zeros(max(1, moved // 8), device=device)  # a copy reads and writes each 4-byte number
     sink = torch.empty_like(source)
 
     def copy() -> None:

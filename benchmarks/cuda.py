@@ -1,4 +1,4 @@
-"""What only a GPU shows: large batches, half precision, and calls that wait for the device at their end alone."""
+"""Measure large batches and half precision on a GPU, and whether calls wait for the device only at their end."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from gradcam_kit import METHODS
 ONE, TEN = "GradCAM", "ten gradient methods, explain_all"
 BATCH = 64
 CHUNKS = (64, 128, 256, 512)
-"""Rows in one forward pass of Score-CAM."""
+"""Number of rows in one forward pass of Score-CAM."""
 
 ALONE = "without waiting for the device before its end"
-"""What the rows of single methods say, behind the method's name."""
+"""Suffix of the method's name in rows that measure a single method."""
 
 
 def run(rounds: Rounds = 7, out: Out = None, quick: Quick = False) -> None:
-    """Large batches, Score-CAM in bfloat16, and which methods wait for the device; without a GPU all is skipped."""
+    """Measure large batches, Score-CAM in bfloat16, and which methods wait for the device; without a GPU all is
+    skipped.
+    """
     batch, side, rounds = (2, 64, 1) if quick else (BATCH, 224, rounds)
     waiting = attempt({"model": "resnet18", "work": f"all {ALONE}"}, partial(waiting_rows, side))
     rows = chain(batch_rows(batch, side, rounds), score_cam_rows(side, rounds), waiting)
@@ -38,7 +40,9 @@ def run(rounds: Rounds = 7, out: Out = None, quick: Quick = False) -> None:
 
 
 def batch_rows(batch: int, side: int, rounds: int) -> Iterator[Row]:
-    """Grad-CAM, the ten gradient methods and EinsumCAM on ResNet-50, in two precisions and two memory formats."""
+    """Yield rows for Grad-CAM, ten gradient methods and EinsumCAM on ResNet-50, in two precisions and two memory
+    formats.
+    """
     for dtype in (torch.float32, torch.bfloat16):
         for layout in (torch.contiguous_format, torch.channels_last):
             setting = f"{MODEL}, batch {batch}, {str(dtype)[6:]}, {str(layout)[6:]}"
@@ -65,7 +69,7 @@ def _batch_rows(
 
 
 def score_cam_rows(side: int, rounds: int) -> Iterator[Row]:
-    """Exact Score-CAM of one image of ResNet-50 in bfloat16, by rows in a pass, beside a pass of so many images."""
+    """Yield rows for exact Score-CAM of one image of ResNet-50 in bfloat16, beside a forward pass of as many images."""
     for chunk in CHUNKS:
         setting = f"{MODEL}, bfloat16, channels_last, {chunk} rows at a time"
         yield from attempt({"model": setting, "work": "all"}, partial(_score_cam_rows, setting, chunk, side, rounds))
@@ -81,7 +85,7 @@ def _score_cam_rows(setting: str, chunk: int, side: int, rounds: int) -> Iterato
 
 
 def waiting_rows(side: int) -> Iterator[Row]:
-    """Whether a call of each method waits for the device before its end, and so keeps it from being busy."""
+    """Yield a row per method that tells whether a call waits for the device before its end, and so leaves it idle."""
     model, images = build_model("resnet18", "cuda"), build_images(2, "cuda", side=side)
     layers = Layers(model, images)
     for method in METHODS:
@@ -91,14 +95,14 @@ def waiting_rows(side: int) -> Iterator[Row]:
 
 def _waiting_row(case: Mapping[str, str], method: str, layers: Layers) -> list[Row]:
     cam = METHODS[method](layers.network, layers.of(method))
-    cam(layers.images)  # what happens once, such as choosing kernels, may wait
+    cam(layers.images)  # initial work, such as choosing kernels, may wait
     waits, waited = _waits(partial(cam, layers.images))
     free = float(not waited and waits == 1)
     return [Row(case, {"share": Figure(free, free, free)}, note=waited or f"waits: {waits}")]
 
 
 def _waits(work: Work) -> tuple[int, str]:
-    """How often some work waits in the way that is chosen, and the error of the first one of another kind."""
+    """Count how often a work waits in the chosen way, and return the error of the first other wait."""
     waits, synchronize = [], torch.cuda.Event.synchronize
 
     def counted(event: torch.cuda.Event) -> None:
@@ -107,9 +111,9 @@ def _waits(work: Work) -> tuple[int, str]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the mode is said to be a prototype
+            warnings.simplefilter("ignore")  # torch warns that this mode is a prototype
             torch.cuda.set_sync_debug_mode("error")
-        with patch.object(torch.cuda.Event, "synchronize", counted):  # which the mode does not see
+        with patch.object(torch.cuda.Event, "synchronize", counted):  # a wait that the mode does not detect
             work()
     except Exception as error:
         return len(waits), reason(error)

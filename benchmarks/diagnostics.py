@@ -1,4 +1,4 @@
-"""What it costs to look inside a training: a step with each tool beside a plain step, and the memory that is kept."""
+"""Measure a training step with each tool beside a plain step, and the memory that is kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
 
 MODEL, PLAIN = "resnet18", "a plain training step"
 CYCLE = 10
-"""Steps in one measurement: parameters are measured, and `every=10` observes, in one of ten."""
+"""Number of steps in one measurement. One in ten measures parameters, and `every=10` observes one in ten."""
 FEW = 3
 IN_TURN = "one pair of every tool in each round"
 
@@ -40,14 +40,15 @@ Block = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[Any]
 
 @dataclass(frozen=True)
 class Tool:
-    """What stands around a training.
+    """A tool that observes or changes a training loop.
 
     Attributes:
-        block: makes the block of a model and its optimizer. What it yields, if callable, is called after each step.
-        needs: the package that it comes from; "" for ours and torch's.
-        note: what a reader has to know.
-        steps: in one measurement; tools that do the same in every step need fewer.
-        goal: the ratio to a plain step that it should not exceed; None for other people's.
+        block: makes the context manager for a model and its optimizer. If the yielded value is callable, it is called
+            after each step.
+        needs: the package of the tool; "" for ours and torch's.
+        note: a remark for readers.
+        steps: number of steps in one measurement; tools that do the same in every step need fewer.
+        goal: the ratio to a plain step that our tool should not exceed; None for other tools.
     """
 
     block: Block
@@ -68,7 +69,7 @@ def _hooks(hook: Callable[[Tensor], Any], model: nn.Module, optimizer: torch.opt
 
 
 def _statistics_of_tutorials(output: Tensor) -> None:
-    """Four numbers, each read by the host at once."""
+    """Compute four statistics per output, each read by the host at once, as tutorials do."""
     output = output.detach()
     output.mean().item()
     output.std().item()
@@ -80,7 +81,7 @@ def _statistics_of_tutorials(output: Tensor) -> None:
 def _transformers_debugger(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     debugger: Any = import_module("transformers.debug_utils").DebugUnderflowOverflow
     with contextlib.redirect_stdout(io.StringIO()):
-        debugger(model)  # its hooks stay; the model is a copy that is thrown away
+        debugger(model)  # wandb keeps its hooks; the model is a copy that is thrown away
         yield
 
 
@@ -94,7 +95,7 @@ def _wandb(log: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iter
             yield lambda: run.log({"step": 1})
         finally:
             run.finish()
-            wandb.teardown()  # its service must not work beside the next tool
+            wandb.teardown()  # stop the background service, so that it does not run beside the next tool
 
 
 def _ours(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> AbstractContextManager[Any]:
@@ -124,9 +125,11 @@ def run(
     threads: Threads = 1,
     out: Out = None,
     quick: Quick = False,
-    only: Annotated[str, typer.Option(help="show the tools whose names hold this text; only --out stores them")] = "",
+    only: Annotated[
+        str, typer.Option(help="show only tools whose names contain this text; stored only with --out")
+    ] = "",
 ) -> None:
-    """What ModelDiagnostics and find_nonfinite cost beside a plain training step, and what other tools cost."""
+    """Measure ModelDiagnostics, find_nonfinite and other tools beside a plain training step."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
     if quick:
         rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20
@@ -138,7 +141,7 @@ def run(
         else (),
     )
     settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle, "order": IN_TURN}
-    # Ratios of different runs, under different loads, do not belong into one table.
+    # ratios of different runs, under different loads, do not belong in one table
     record("diagnostics", device, rows, threads=threads, out=out, quick=quick or bool(only), **settings)
 
 
@@ -147,11 +150,11 @@ def _case(name: str) -> dict[str, str]:
 
 
 def step_rows(tools: Mapping[str, Tool], device: str, batch: int, side: int, rounds: int, cycle: int) -> Iterator[Row]:
-    """Time of steps with each tool / time of as many plain ones: one pair of each tool in every round.
+    """Yield the time of steps with each tool / time of as many plain steps: one pair of each tool in every round.
 
-    All tools so meet the same load. The order of the tools, and that within a pair, alternates from round to round. On
-    the CPU it is processor time of all threads, which other processes disturb least; on a device, wall time. A tool
-    that fails is skipped from then on.
+    In this way all tools meet the same load. The order of the tools, and the order within a pair, alternates from round
+    to round. The time is the processor time of all threads on a CPU, which other processes disturb least, and wall time
+    on a device. A tool that fails is skipped from then on.
     """
     model = build_model(MODEL, device).train()
     images = build_images(batch, device, side=side)
@@ -169,7 +172,7 @@ def step_rows(tools: Mapping[str, Tool], device: str, batch: int, side: int, rou
                     optimizer = torch.optim.SGD(own.parameters(), lr=1e-3)
                     block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
                     pair[observed] = _seconds(own, optimizer, block, images, labels, min(cycle, tool.steps))
-            except Exception as error:  # one tool that fails must not end the others
+            except Exception as error:  # a tool that fails must not end the measurement of the others
                 skipped[name] = reason(error)
                 continue
             if number:  # the first round chooses kernels and fills caches
@@ -192,7 +195,7 @@ def _check_installed(tool: Tool) -> None:
     """Import the package of a tool.
 
     Raises:
-        SkippedError: it is not installed.
+        SkippedError: the package is not installed.
     """
     if tool.needs:
         try:
@@ -209,7 +212,9 @@ def _seconds(
     labels: Tensor,
     cycle: int,
 ) -> float:
-    """Seconds of one step, of `cycle` steps inside the block behind a first one; entering and leaving is not timed."""
+    """Return the seconds of one step, from `cycle` steps inside the block after a first one; entry and exit are not
+    timed.
+    """
     on_device = images.device.type != "cpu"
     clock = time.perf_counter if on_device else time.process_time
     with block as given:
@@ -230,7 +235,7 @@ def _seconds(
 
 
 def memory_rows(windows: int) -> Iterator[Row]:
-    """Kilobytes that ModelDiagnostics keeps for each layer, after a tenth of the windows and after all of them."""
+    """Yield the kilobytes that ModelDiagnostics keeps per layer, after a tenth of the windows and after all of them."""
     width = 16
     torch.manual_seed(SEED)
     model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(width, width), nn.ReLU())))

@@ -1,4 +1,4 @@
-"""Measuring on noisy machines: alternatives interleaved in one process, memory in fresh processes."""
+"""Measure on noisy machines: alternatives are interleaved in one process, memory is measured in fresh processes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass
 class Run:
-    """What was seen of one work.
+    """The measurements of one work.
 
     Attributes:
-        times: seconds of each round; fewer than rounds for a long work, none for one that was skipped.
-        flops: floating point operations of matrix products, convolutions and attention in one call.
+        times: seconds of each round; fewer rounds for a long work, none for a skipped one.
+        flops: floating-point operations of matrix products, convolutions and attention in one call.
         result: what the first call returned.
-        skipped: why it was not measured; empty if it was.
+        skipped: why the work was not measured; empty if it was.
     """
 
     times: list[float] = field(default_factory=list)
@@ -46,15 +46,15 @@ class Run:
 
     @property
     def seconds(self) -> Figure:
-        """Of one call."""
+        """Seconds of one call."""
         return Figure.of(self.times)
 
     def over(self, other: Run) -> Figure:
-        """Time / time of another work, round by round: drift of the machine cancels."""
+        """Return time / time of another work, round by round, so that drift of the machine cancels."""
         return Figure.of(mine / theirs for mine, theirs in zip(self.times, other.times, strict=False))
 
     def passes(self, other: Run) -> Figure:
-        """Floating point operations / those of another work; counted, so without a spread."""
+        """Return floating-point operations / those of another work; they are counted, so they have no spread."""
         share = self.flops / other.flops if other.flops else float("nan")
         return Figure(share, share, share)
 
@@ -62,16 +62,16 @@ class Run:
 def interleave(
     works: Mapping[str, Work], rounds: int, limit: float = float("inf"), long: float = float("inf")
 ) -> dict[str, Run]:
-    """Run every work once per round, the device synchronized before and after.
+    """Run every work once per round, and synchronize the device before and after.
 
-    The first call of each allocates memory, picks kernels and counts operations; it is not timed. The clock is that of
-    `torch.utils.benchmark`; its `Timer` would finish with one work before it turns to the next.
+    The first call of each work allocates memory, selects kernels and counts operations, and is not timed. The clock is
+    the one of `torch.utils.benchmark`, whose `Timer` would finish one work before it starts the next.
 
     Args:
-        works: what is compared, by name.
-        rounds: how often each is timed.
-        limit: the first call of a work may take so many seconds; a longer one is skipped.
-        long: a work of so many seconds is timed once, for want of time; whoever asks for this has to say so.
+        works: the compared works by name.
+        rounds: number of timings of each work.
+        limit: time limit in seconds for the first call of a work; a longer work is skipped.
+        long: a work that takes at least this many seconds is timed only once; callers must say so in their results.
     """
     runs = {name: _first_call(work, limit) for name, work in works.items()}
     for number in range(rounds):
@@ -90,12 +90,12 @@ def _first_call(work: Work, limit: float) -> Run:
         with within(limit), FlopCounterMode(display=False, custom_mapping=PACKED) as counter:
             result = work()
         return Run(flops=counter.get_total_flops(), result=result)
-    except Exception as error:  # one case that fails must not end the suite
+    except Exception as error:  # a case that fails must not end the suite
         return Run(skipped=reason(error))
 
 
 def _seconds(work: Work) -> float:
-    start = timer()  # waits for the device
+    start = timer()  # this waits for the device
     work()
     return timer() - start
 
@@ -105,7 +105,7 @@ class SkippedError(Exception):
 
 
 class within(TorchDispatchMode):  # noqa: N801, reads as `with within(seconds)`
-    """Ends a work with an error at its first operation after so many seconds of this thread, waits not counted."""
+    """Raises an error at the first operation after this many seconds of the thread; waits do not count."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ class within(TorchDispatchMode):  # noqa: N801, reads as `with within(seconds)`
 
 
 def reason(error: BaseException) -> str:
-    """Why a case was skipped, in one line."""
+    """Return why a case was skipped, in one line."""
     first = str(error).partition("\n")[0][:200]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return f"too little memory: {first}"
@@ -128,10 +128,10 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def memory_bounded() -> Iterator[None]:
-    """Let an allocation beyond the memory at hand fail with an error instead of having the process killed."""
+    """Limit memory, so that an allocation that does not fit raises an error instead of having the process killed."""
     try:
         import resource
-    except ImportError:  # a system without such limits
+    except ImportError:  # not every system has such limits
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -146,26 +146,25 @@ def memory_bounded() -> Iterator[None]:
 
 
 def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Figure:
-    """Megabytes by which one call of a work raises the peak of memory.
+    """Return the megabytes by which one call of a work raises the peak memory.
 
-    On the CPU it is that of a fresh process, read from its own high-water mark; `ru_maxrss` would start at the
-    parent's. Large blocks are mapped one by one there, so that what was freed counts no more: otherwise the layout of
-    the heap decides, by up to a fifth.
-    On a GPU it is the allocator's.
+    On the CPU it is the peak of a fresh process, read from its own high-water mark, because `ru_maxrss` would start at
+    the parent's. Large blocks are mapped one by one, so that freed memory no longer counts; otherwise the result would
+    depend on the layout of the heap, by up to a fifth. On a GPU it is the peak of the allocator.
 
     Args:
         device: "cpu" or "cuda".
-        build: a function of a module that prepares and returns the work.
-        arguments: of the function.
+        build: a function in a module that prepares and returns the work.
+        arguments: arguments of the function.
 
     Raises:
-        OSError: no /proc on this system.
+        OSError: this system has no /proc.
         MemoryError: the process was killed.
         SkippedError: the work failed; the message says how.
     """
     if device == "cuda":
         return _peak_on_device(build(*arguments))
-    peak_mb()  # an error here says more than one in the fresh process
+    peak_mb()  # an error in this process says more than one from the fresh process
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "torchvision"])
     receiver, sender = processes.Pipe(duplex=False)
@@ -187,7 +186,9 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
 
 @contextmanager
 def _large_blocks_mapped() -> Iterator[None]:
-    """What glibc reads when a process starts, here the server that the measured ones are forked from."""
+    """Set the variable that glibc reads when a process starts, here the server from which measured processes are
+    forked.
+    """
     name, before = "MALLOC_MMAP_THRESHOLD_", os.environ.get("MALLOC_MMAP_THRESHOLD_")
     os.environ[name] = str(2**16)
     try:
@@ -202,7 +203,7 @@ def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arg
     try:
         torch.set_num_threads(threads)
         work = build(*arguments)
-        Path("/proc/self/clear_refs").write_text("5")  # what building took at its peak is no part of the work
+        Path("/proc/self/clear_refs").write_text("5")  # the peak memory of building the work is not part of it
         before = peak_mb()
         kept = work()
         sender.send(peak_mb() - before)
@@ -212,7 +213,7 @@ def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arg
 
 
 def _peak_on_device(work: Work) -> Figure:
-    work()  # what libraries allocate once is no part of it
+    work()  # memory that libraries allocate once is not part of the work
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -224,10 +225,10 @@ def _peak_on_device(work: Work) -> Figure:
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had so far.
+    """Return the peak memory of this process so far.
 
     Raises:
-        OSError: no /proc on this system.
+        OSError: this system has no /proc.
     """
     if not _STATUS.exists():
         raise OSError("peak memory is read from /proc, which this system lacks")
@@ -235,7 +236,7 @@ def peak_mb() -> float:
 
 
 def _status(entry: str) -> int:
-    """Kilobytes of an entry of the process status."""
+    """Return an entry of the process status, in kilobytes."""
     return int(_found(rf"{entry}:\s+(\d+)", _STATUS))
 
 
@@ -246,7 +247,7 @@ def _found(pattern: str, path: Path) -> str:
 
 
 def import_seconds(module: str, rounds: int) -> Figure:
-    """Time that `import module` takes in a fresh process."""
+    """Return the time of `import module` in a fresh process."""
     code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
     command = [sys.executable, "-c", code]
     return Figure.of(

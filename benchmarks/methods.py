@@ -1,4 +1,4 @@
-"""Every method on many models: time per image, ratio to a plain forward pass, passes, peak memory."""
+"""Measure every method on many models: time per image, ratio to a plain forward pass, passes, peak memory."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ Case = dict[str, str | int]
 
 FORWARD, ONCE = "plain forward", "timed once"
 SOME = ("grad-cam", "eigen-cam", "refine-cam", "full-grad")
-"""A few of different cost, for what would take too long with all."""
+"""A few methods of different cost, for cases that would take too long with all."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 CHUNK = 8
-"""Rows in one forward pass of a perturbation method."""
+"""Number of rows in one forward pass of a perturbation method."""
 
 LIMIT = 3.0
-"""Seconds that one call may take; a longer one is skipped, or timed once where a plan has a higher limit."""
+"""Time limit of one call in seconds; a longer call is skipped, or timed once if a plan has a higher limit."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: every combination. A limit of its own stands unless the command line names one."""
+    """Every combination of models, methods, batches and types to measure. Its own limit holds unless the command line
+    sets one.
+    """
 
     models: tuple[str, ...] = ("resnet50",)
     methods: tuple[str, ...] = tuple(METHODS)
@@ -48,7 +50,9 @@ class Plan:
 
 
 _LIMITS = {"mobilenet_v3_large": 200.0, "resnet18": 30.0, "efficientnet_b0": 30.0}
-"""Where Score-CAM, and on the fastest model its two averages, end within minutes."""
+"""Time limits in seconds for fast models, on which Score-CAM ends within minutes; on the fastest one SS-CAM and IS-CAM
+too.
+"""
 
 DEFAULT: tuple[Plan, ...] = (
     *(Plan(models=(model,), limit=_LIMITS.get(model, LIMIT)) for model in MODELS),
@@ -56,28 +60,28 @@ DEFAULT: tuple[Plan, ...] = (
     Plan(methods=SOME, batches=(16,), dtypes=("bfloat16",)),
     Plan(batches=(4,), times=False, memory=True),
 )
-"""All methods on all models for one image; what more images and half precision change, and the memory, on one model."""
+"""All methods on all models for one image; on one model also more images, half precision, and memory."""
 
 QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "attention-rollout"), side=64, memory=True, limit=0.5),)
 
 
 def run(
-    model: Annotated[list[str] | None, typer.Option(help="of torchvision; several times for several")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="of gradcam_kit; several times for several")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="images in a batch; several times for several")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; several times for several")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="models of torchvision; can be repeated")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="methods of gradcam_kit; can be repeated")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="images in a batch; can be repeated")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; can be repeated")] = None,
     memory: Annotated[bool, typer.Option(help="also the peak memory of each chosen case")] = False,
     device: Device = "auto",
     rounds: Rounds = 3,
     limit: Annotated[
         float | None,
-        typer.Option(help=f"seconds that one call may take; else {LIMIT:g}, and more on small models"),
+        typer.Option(help=f"time limit of one call in seconds; default: {LIMIT:g}, more on small models"),
     ] = None,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Every method on many models; models, methods, batches or dtypes that are named replace the usual selection."""
+    """Measure every method on many models; named models, methods, batches or dtypes replace the usual selection."""
     device = device_of(device)
     plans = DEFAULT
     if model or method or batch or dtype or memory:
@@ -100,10 +104,10 @@ def run(
 
 
 def checked(plan: Plan) -> Plan:
-    """The plan, if all that it names exists.
+    """Return the plan, if all its names exist.
 
     Raises:
-        typer.BadParameter: something does not.
+        typer.BadParameter: a name does not exist.
     """
     from torchvision.models import list_models
 
@@ -119,7 +123,7 @@ def checked(plan: Plan) -> Plan:
 
 
 def measured(plan: Plan, device: str, rounds: int) -> Iterator[Row]:
-    """The rows of a plan."""
+    """Yield the rows of a plan."""
     for model in plan.models:
         for dtype in plan.dtypes:
             for batch in plan.batches:
@@ -163,14 +167,14 @@ def _fail(error: Exception) -> None:
 
 
 class Layers:
-    """The automatic layers of a model, by name: their choice runs the model and is no part of what is measured."""
+    """The automatic layers of a model, chosen once by running the model, which is not part of the measurement."""
 
     def __init__(self, network: nn.Module, images: Tensor) -> None:
         self.network, self.images = network, images
         self.known: dict[LayerChoice, list[str]] = {}
 
     def of(self, method: str) -> list[str] | None:
-        """What `target_layers=None` stands for; None where the method has no choice."""
+        """Return the layers for `target_layers=None`; None if the method has no choice."""
         choice = METHODS[method].layer_choice
         if choice.is_fixed:
             return None
@@ -220,7 +224,7 @@ def cam_work(
     dtype: str = "float32",
     limit: float = float("inf"),
 ) -> Work:
-    """A method that ends with an error when it takes too long; prepared in the process that runs it."""
+    """Return a method that raises an error when it takes too long, prepared in the process that runs it."""
     precision = getattr(torch, dtype)
     cam = METHODS[method](build_model(model, device, precision), layers, batch_size=CHUNK)
     images = build_images(batch, device, precision, side)

@@ -1,4 +1,4 @@
-"""What metrics cost beside plain forward passes of as many images, and the same work by other libraries."""
+"""Measure metrics beside plain forward passes of as many images, and beside other libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gradcam_kit.metrics import deletion, insertion, road_combined, road_curve
 MODEL, LAYER = "resnet18", "layer4"
 PERCENTAGES = (20.0, 40.0, 60.0, 80.0)
 CHUNK = 64
-"""Rows in one call of the model, the default of the metrics; on a CPU they make fewer of it where that is faster."""
+"""Number of rows in one call of the model, the default of the metrics; on a CPU they use fewer if that is faster."""
 _FLIPS = 12
 
 
@@ -38,7 +38,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Deletion, insertion and ROAD, against the plain forward pass of as many images."""
+    """Measure deletion, insertion and ROAD beside a plain forward pass of as many images."""
     side = 224
     if quick:
         images, steps, rounds, side = 1, 2, 1, 64
@@ -48,7 +48,7 @@ def run(
 
 
 def forward_rows(count: int, steps: int, rounds: int, side: int) -> Iterator[Row]:
-    """Both curves, and ROAD in both orders, on heatmaps of Grad-CAM."""
+    """Yield rows for both curves, and for ROAD in both orders, on heatmaps of Grad-CAM."""
     for name, rows, work in (
         ("deletion + insertion", 2 * count * (steps + 1), partial(_curves, steps=steps)),
         ("ROAD, both orders", 2 * count * len(PERCENTAGES), _both_orders),
@@ -67,7 +67,7 @@ def _forward_rows(
 
 
 def peer_rows(count: int, rounds: int, side: int) -> Iterator[Row]:
-    """The same work by other libraries, beside ours; they go from image to image or from step to step on the host."""
+    """Yield rows for the same work by other libraries, which loop over images or steps on the host."""
     for peer, name, ours, build in (
         ("pytorch-grad-cam", "ROAD, both orders", _road, _grad_cam_road),
         ("Quantus", "ROAD, most relevant first", _road_curve, _quantus_road),
@@ -101,7 +101,7 @@ class _Batch:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """As Quantus takes them."""
+        """Return the arguments as arrays for Quantus."""
         x, y, a = (one.numpy() for one in (self.images, self.classes, self.heatmaps[:, None]))
         return {"model": self.model, "x_batch": x, "y_batch": y, "a_batch": a, "batch_size": CHUNK, "device": "cpu"}
 
@@ -147,7 +147,9 @@ def _quantus_road(batch: _Batch) -> Work:
 
 
 def _quantus_flipping(batch: _Batch) -> Work:
-    """It removes values of single channels, a quarter of the positions' number at a time: 12 steps for 3 channels."""
+    """Return Quantus' pixel flipping, which removes single values: 12 steps, each of a quarter of the positions, for 3
+    channels.
+    """
     features = batch.heatmaps[0].numel() * batch.images.shape[1] // _FLIPS
     metric = installed("quantus").PixelFlipping(
         features_in_step=features, perturb_baseline="black", disable_warnings=True

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Annotated
 import torch
 import typer
 
-Rounds = Annotated[int, typer.Option(help="how often each work is timed", min=1)]
+Rounds = Annotated[int, typer.Option(help="number of timings of each work", min=1)]
 Threads = Annotated[int, typer.Option(help="threads of torch", min=1)]
 Limit = Annotated[float, typer.Option(help="seconds that one call may take; a longer one is skipped")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is")]
-Out = Annotated[Path | None, typer.Option(help="where the JSON goes; without it, benchmarks/results")]
-Quick = Annotated[bool, typer.Option("--quick", help="the least that shows that it works; nothing is stored")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available")]
+Out = Annotated[Path | None, typer.Option(help="path of the JSON file; default: in benchmarks/results")]
+Quick = Annotated[bool, typer.Option("--quick", help="smallest case that shows that it works; nothing is stored")]
 
 
 def device_of(device: str) -> str:
-    """The device's name, checked; one that is known and not at hand is for the suite to skip.
+    """Return the checked name of the device; the suite skips a valid device that is not available.
 
     Raises:
-        typer.BadParameter: a device that is unknown.
+        typer.BadParameter: an unknown device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter(f"no device {device!r}; expected auto, cpu or cuda")

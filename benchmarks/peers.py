@@ -1,4 +1,4 @@
-"""The same work through other libraries, interleaved with ours, with the largest difference of the maps beside it."""
+"""Measure the same work by other libraries, interleaved with ours, with the largest difference of the maps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Case = dict[str, str | int]
 OURS = "gradcam_kit"
 GRAD_CAM, TORCH_CAM, CAPTUM = "pytorch-grad-cam", "torch-cam", "captum"
 CHUNK = 16
-"""Rows in one forward pass of a perturbation method, for all libraries."""
+"""Number of rows in one forward pass of a perturbation method, for all libraries."""
 
 _CLASSES = {
     GRAD_CAM: {
@@ -51,7 +51,10 @@ _CLASSES = {
 }
 
 NOTES = {
-    (GRAD_CAM, "grad-cam++"): "Equation 19 with 1e-6 added to the denominator, which is large beside small gradients",
+    (
+        GRAD_CAM,
+        "grad-cam++",
+    ): "Equation 19 with 1e-6 added to the denominator, which is large compared with small gradients",
     (GRAD_CAM, "eigen-cam"): "centers the activations; the sign of its component is left to the solver",
     (GRAD_CAM, "score-cam"): "masks upsampled with aligned corners; 1e-8 added to their range",
     (
@@ -61,7 +64,7 @@ NOTES = {
     (TORCH_CAM, "grad-cam++"): "its division is lost (applied to a copy), which leaves the sum of ReLU(gradient)^3",
     (TORCH_CAM, "score-cam"): "masks normalized before they are upsampled",
 }
-"""Where a formula is known to differ from the paper's, so that a difference of the maps is expected."""
+"""Known differences from the formula of the paper, because of which the maps differ."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Group:
     layer: str = "layer4"
     side: int = 224
     earlier: str = ""
-    """A layer where formulas that agree at the last one differ; maps are compared there too, in float64, untimed."""
+    """A layer where formulas that agree at the last layer differ; maps are compared there too, in float64, untimed."""
 
 
 GROUPS = (
@@ -94,7 +97,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """The same work through pytorch-grad-cam, torch-cam and captum (extra `peers`); one that is missing is skipped."""
+    """Compare with pytorch-grad-cam, torch-cam and captum (extra `peers`); a missing library is skipped."""
     device = device_of(device)
     groups, memory, rounds = (QUICK, (), 1) if quick else (GROUPS, MEMORY, rounds)
     times = (row for group in groups for row in time_rows(group, device, rounds, limit))
@@ -104,12 +107,12 @@ def run(
 
 
 def peers_of(method: str) -> list[str]:
-    """The libraries that have a method."""
+    """Return the libraries that have a method."""
     return [library for library, classes in _CLASSES.items() if method in classes]
 
 
 def time_rows(group: Group, device: str, rounds: int, limit: float) -> Iterator[Row]:
-    """Time of ours / time of each peer, and the largest difference of the maps."""
+    """Yield the time of ours / time of each other library, and the largest difference of the maps."""
     for method in group.methods:
         measured = partial(_compared, group, method, device, rounds, limit)
         yield from attempt({**_case(group, method, device), "peer": "all"}, measured)
@@ -143,7 +146,7 @@ def _beside(group: Group, case: Case, runs: Mapping[str, Run], images: Tensor, c
 
 
 def _difference_earlier(group: Group, library: str, method: str, device: str, classes: list[int]) -> Figure | None:
-    """That of the formulas alone: in float64, where rounding is no part of it."""
+    """Return the difference of the formulas alone, computed in float64 to exclude rounding."""
     if not group.earlier:
         return None
     model = build_model(group.model, device, torch.float64)
@@ -155,7 +158,7 @@ def _difference_earlier(group: Group, library: str, method: str, device: str, cl
 
 
 def memory_rows(group: Group, device: str) -> Iterator[Row]:
-    """Growth of the peak memory of a fresh process, ours and each peer's."""
+    """Yield the growth of the peak memory of a fresh process, for ours and each other library."""
     for method in group.methods:
         for library in _all(method):
             case = {**_case(group, method, device), "peer": library, "what": "memory"}
@@ -177,12 +180,12 @@ def _case(group: Group, method: str, device: str) -> Case:
 
 
 def peer_work(library: str, method: str, model: str, layer: str, batch: int, device: str) -> Work:
-    """A method of a library, prepared in the process that runs it."""
+    """Return a method of a library, prepared in the process that runs it."""
     return _work(library, method, build_model(model, device), layer, build_images(batch, device), [0] * batch)
 
 
 def _work(library: str, method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Work:
-    """What a user of the library writes for heatmaps of these classes; hooks exist only while it runs."""
+    """Return the code that a user of the library writes for these heatmaps; hooks exist only while it runs."""
     build = {OURS: _ours, GRAD_CAM: _pytorch_grad_cam, TORCH_CAM: _torch_cam, CAPTUM: _captum}[library]
 
     def work() -> Any:
@@ -196,17 +199,17 @@ def _ours(method: str, model: nn.Module, layer: str, images: Tensor, classes: li
 
 
 def _pytorch_grad_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Any:
-    """Heatmaps at the size of the images, as an array."""
+    """Return heatmaps at the size of the images, as an array."""
     library = installed("pytorch_grad_cam", "grad-cam")
     targets = [library.utils.model_targets.ClassifierOutputTarget(index) for index in classes]
     cam = getattr(library, _CLASSES[GRAD_CAM][method])(model=model, target_layers=[model.get_submodule(layer)])
     cam.batch_size = CHUNK
-    with cam, contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    with cam, contextlib.redirect_stderr(io.StringIO()):  # no progress bars
         return cam(input_tensor=images, targets=targets)
 
 
 def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
-    """Normalized maps at the layer's resolution: less than heatmaps."""
+    """Return normalized maps at the layer's resolution, which is less than heatmaps."""
     library = installed("torchcam.methods", "torchcam")
     options = {"batch_size": CHUNK} if method == "score-cam" else {}
     with getattr(library, _CLASSES[TORCH_CAM][method])(model, layer, **options) as cam:
@@ -220,7 +223,7 @@ def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classe
 
 
 def _captum(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
-    """Maps at the layer's resolution, after ReLU: less than heatmaps."""
+    """Return maps at the layer's resolution, after ReLU, which is less than heatmaps."""
     library = installed("captum.attr", "captum")
     cam = getattr(library, _CLASSES[CAPTUM][method])(model, model.get_submodule(layer))
     target = torch.tensor(classes, device=images.device)
@@ -229,7 +232,7 @@ def _captum(method: str, model: nn.Module, layer: str, images: Tensor, classes: 
 
 
 def installed(module: str, package: str | None = None) -> Any:
-    """A module of another library."""
+    """Return a module of another library."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -237,7 +240,7 @@ def installed(module: str, package: str | None = None) -> Any:
 
 
 def _largest_difference(ours: Run, theirs: Run, images: Tensor) -> Figure:
-    """Of heatmaps in [0, 1]; the peer's maps go through our last stage, which leaves a finished heatmap as it is."""
+    """Return the largest difference of heatmaps in [0, 1]; the other maps are normalized and upsampled by our code."""
     maps = torch.as_tensor(theirs.result).float().to(images.device)
     heatmaps = normalize(upsample(normalize(maps.clamp(min=0)), images.shape[2:]))
     largest = float((heatmaps - ours.result).abs().max())

@@ -1,4 +1,4 @@
-"""The two plots of the report, as SVG whose bytes depend on the figures alone."""
+"""Draw the two plots of the report, as SVG whose bytes depend only on the figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2166ac"
 
 
 def draw_quality(rows: Sequence[Row], file: Path) -> None:
-    """Quality and time side by side, a line per method, the best on top."""
+    """Plot quality and time side by side, one line per method, the best on top."""
     chance = [row.figures["energy"].median for row in rows if row.case["method"] == CHANCE]
     methods = sorted((row for row in rows if "ratio" in row.figures), key=lambda row: row.figures["energy"].median)
     canvas = Canvas(figsize=(9, 1 + 0.24 * len(methods)), layout="constrained")
@@ -40,7 +40,7 @@ def draw_quality(rows: Sequence[Row], file: Path) -> None:
 
 
 def draw_batches(rows: Sequence[Row], file: Path) -> None:
-    """Milliseconds per image by batch size, a line per method."""
+    """Plot milliseconds per image by batch size, one line per method."""
     canvas = Canvas(figsize=(7, 4), layout="constrained")
     axes = canvas.subplots()
     _plain(axes)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks proof`: the tables of docs/diagnostics-proof.md, made from what was stored."""
+"""`python -m benchmarks proof`: make the tables of docs/diagnostics-proof.md from stored results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ COST, FAULTS, LIMITS = "diagnostics-cpu.json", "faults.json", "thresholds-cpu.js
 CAPABILITIES = "capabilities-cpu.json"
 
 HISTORY_GOAL = 64
-"""Most KiB that the history of a layer may take."""
+"""Maximum memory in KiB for the history of a layer."""
 HISTORY_KIB, HISTOGRAMS_KIB = ROWS * (4 * len(FIELDS) + 2 * COARSE) / 1024, 2 * 8 * BINS / 1024
 
 
 def run(
-    page: Annotated[Path, typer.Option(help="page with the markers")] = PAGE,
+    page: Annotated[Path, typer.Option(help="page that contains the markers")] = PAGE,
     results: Annotated[Path, typer.Option(help="folder of stored results")] = RESULTS,
 ) -> None:
     """Write the tables of docs/diagnostics-proof.md between its markers, from stored results."""
@@ -35,7 +35,7 @@ def run(
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
-    """The text of the page with every block as the results say."""
+    """Return the text of the page with every block filled from the results."""
     for name, block in BLOCKS.items():
         begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
         head, rest = text.split(begin)
@@ -44,7 +44,7 @@ def filled(text: str, results: Path = RESULTS) -> str:
 
 
 def cost_table(results: Path) -> str:
-    """What a training step takes with each tool, beside a plain one and the goal, and which goals are missed."""
+    """Return the time of a training step with each tool, beside a plain step and the goal, and the missed goals."""
     stored = load(results / COST)
     measured = {str(row.case["work"]): row for row in stored.rows if "ratio" in row.figures}
     goals = {name: tool.goal for name, tool in TOOLS.items() if tool.goal is not None}
@@ -84,7 +84,7 @@ def cost_table(results: Path) -> str:
 
 
 def fault_table(results: Path) -> str:
-    """What is said of every planted fault."""
+    """Return the findings about every planted fault."""
     rows = json.loads((results / FAULTS).read_text())["rows"]
     return _table(
         ("", "planted", "at", "found by", "says", "names", "in words"),
@@ -100,7 +100,7 @@ def fault_table(results: Path) -> str:
 
 
 def limit_table(results: Path) -> str:
-    """How far healthy models stay away from every limit."""
+    """Return the distance of healthy models from every limit."""
     stored = load(results / LIMITS)
     rows = []
     for row in stored.rows:
@@ -142,7 +142,7 @@ def limit_table(results: Path) -> str:
 
 
 def capability_table(results: Path) -> str:
-    """Capability, anchor, what ours adds, cost and test."""
+    """Return the table of capabilities: existing tool, what ours adds, cost and test."""
     stored = load(results / CAPABILITIES)
     costs = {str(row.case.get("work")): row for row in stored.rows}
     rows = [

@@ -1,4 +1,4 @@
-"""Time against quality on pictures whose objects are known, and what fewer channels cost Score-CAM."""
+"""Measure time against quality on pictures with known objects, and the loss of Score-CAM with fewer channels."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ SHARES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 CHANCE = "chance"
 EXACT = "Score-CAM with all channels"
 FIRST_SEED = HELD_OUT + 1000
-"""Pictures beyond the bundled ones that no training has seen."""
+"""Number of pictures besides the bundled ones, none of which was used in training."""
 
 CHUNK = 32
-"""Rows in one forward pass of a perturbation method."""
+"""Number of rows in one forward pass of a perturbation method."""
 
 
 def run(
     device: Device = "auto",
-    images: Annotated[int, typer.Option(help="pictures that are drawn", min=1)] = 32,
+    images: Annotated[int, typer.Option(help="number of generated pictures", min=1)] = 32,
     rounds: Rounds = 3,
     limit: Limit = 30.0,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """How much of each method's heatmaps lies on the object, beside its time; Score-CAM with some of the channels."""
+    """Measure the share of each method's heatmaps on the object, beside its time; Score-CAM also with some of its
+    channels.
+    """
     device = device_of(device)
     methods, shares, layers = list(METHODS), SHARES, [LAYER, EARLIER]
     if quick:
@@ -75,7 +77,9 @@ def _rows(
 
 
 def method_rows(model: nn.Module, batch: Batch, methods: Sequence[str], rounds: int, limit: float) -> Iterator[Row]:
-    """Time and quality of each method for the predicted classes, at the last stage unless the method says otherwise."""
+    """Yield time and quality of each method for predicted classes, at the last stage unless the method chooses
+    otherwise.
+    """
 
     def work(name: str) -> Work:
         layers = LAYER if METHODS[name].layer_choice is LayerChoice.LAST else None
@@ -106,7 +110,7 @@ def _method_row(case: Case, timed: Run, baseline: Run, batch: Batch) -> list[Row
 
 
 def energies(heatmaps: Tensor, masks: Tensor) -> list[float]:
-    """Share of each heatmap that lies on the object, of the images whose map is not empty."""
+    """Return the share of each nonempty heatmap that lies on the object."""
     inside, whole = (heatmaps * masks).sum((1, 2)), heatmaps.sum((1, 2))
     shares: list[float] = (inside / whole)[whole > 0].tolist()
     return shares
@@ -115,7 +119,7 @@ def energies(heatmaps: Tensor, masks: Tensor) -> list[float]:
 def channel_rows(
     model: nn.Module, images: Tensor, layer: str, shares: Sequence[float], rounds: int, limit: float
 ) -> Iterator[Row]:
-    """Time of Score-CAM with some of the channels / with all, and how well the maps' positions keep their order."""
+    """Yield the time of Score-CAM with some of its channels / with all, and the rank correlation of the maps."""
 
     def work(**options: Any) -> Work:
         cam = ScoreCAM(model, layer, batch_size=CHUNK, **options)
@@ -146,7 +150,7 @@ def _channel_row(case: Case, timed: Run, runs: Mapping[str, Run], count: int) ->
 
 
 def rank_correlations(maps: Tensor, others: Tensor) -> list[float]:
-    """Spearman's correlation of each map with the other of its image, of the images where both maps vary."""
+    """Return Spearman's correlation of each pair of maps, for images where both maps vary."""
     ranks = [rankdata(one.flatten(1).numpy(force=True), axis=1) for one in (maps, others)]
     first, second = (one - one.mean(1, keepdims=True) for one in ranks)
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)

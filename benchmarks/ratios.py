@@ -1,4 +1,4 @@
-"""What a heatmap costs beside a plain forward pass: time as interleaved ratios, memory as growth of a fresh process."""
+"""Measure a heatmap beside a plain forward pass: time as interleaved ratios, memory as growth of a fresh process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GRADIENT_METHODS = (
     "seg-eigen-cam",
     "cam",
 )
-"""Ten that one pass serves."""
+"""Ten methods that share one pass."""
 
 MODEL, LAYER = "resnet50", "layer4"
 
@@ -45,7 +45,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """What a heatmap costs beside a plain forward pass."""
+    """Measure heatmaps beside a plain forward pass."""
     device, side = device_of(device), 224
     if quick:
         rounds, batch, side = 1, 1, 64
@@ -59,12 +59,12 @@ def run(
 
 
 def forward_of(count: int, side: int) -> str:
-    """What a plain forward pass is called in results."""
+    """Return the name of a plain forward pass in results."""
     return f"{FORWARD} of {count} images of {side}²"
 
 
 def gradient_rows(device: str, batch: int, rounds: int, side: int) -> Iterator[Row]:
-    """Gradient methods, EinsumCAM, EigenCAM, Ablation-CAM and Recipro-CAM on ResNet-50, against its forward pass."""
+    """Yield rows for gradient methods, EinsumCAM, EigenCAM, Ablation-CAM and Recipro-CAM on ResNet-50."""
     model, images = build_model(MODEL, device), build_images(batch, device, side=side)
     every_class = torch.arange(1000).expand(batch, -1)
     last = images.contiguous(memory_format=torch.channels_last)
@@ -94,13 +94,13 @@ def gradient_rows(device: str, batch: int, rounds: int, side: int) -> Iterator[R
 
 
 def shared(model: nn.Module) -> list[BaseCAM]:
-    """The ten gradient methods at the last stage."""
+    """Return the ten gradient methods at the last stage."""
     return [METHODS[name](model, LAYER) for name in GRADIENT_METHODS]
 
 
 def replay_rows(device: str, rounds: int) -> Iterator[Row]:
-    """Recipro-CAM and Ablation-CAM in the middle of ResNet-50 against one whole pass per masked row."""
-    side, count = 128, 64  # the layer has 8 x 8 positions
+    """Yield rows for Recipro-CAM and Ablation-CAM in the middle of ResNet-50, beside one whole pass per masked row."""
+    side, count = 128, 64  # the layer has 8 x 8 positions, hence 64 rows
     model, image = build_model(MODEL, device), build_images(1, device, side=side)
     recipro = gradcam_kit.ReciproCAM(model, "layer3", batch_size=count)
     ablation = gradcam_kit.AblationCAM(model, "layer3", channels=count, batch_size=count)
@@ -114,7 +114,7 @@ def replay_rows(device: str, rounds: int) -> Iterator[Row]:
 
 
 def score_cam_rows(device: str, rounds: int) -> Iterator[Row]:
-    """Score-CAM on one image of ResNet-18 against one forward pass per live channel, in the same batches."""
+    """Yield rows for Score-CAM on one image of ResNet-18, beside a forward pass per live channel in equal batches."""
     model, images = build_model("resnet18", device), build_images(1, device)
     cam = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32)
     tenth = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32, channels=0.1)
@@ -148,13 +148,13 @@ def _features(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def rows_beside(model: str, runs: Mapping[str, Run], baseline: str) -> Iterator[Row]:
-    """A row for every run, each beside the one of this name, which is among them."""
+    """Yield a row for every run, each beside the run of this name, which is among them."""
     for work, run in runs.items():
         yield row(model, work, run, runs[baseline], "" if work == baseline else baseline)
 
 
 def row(model: str, work: str, run: Run, baseline: Run, beside: str) -> Row:
-    """Time of a work, and its ratios to a baseline, which is called `beside`; empty if it is the work itself."""
+    """Return the time of a work, and its ratios to a baseline named `beside`; empty if it is the baseline itself."""
     case = {"model": model, "work": work}
     if run.skipped or baseline.skipped:
         return Row(case, skipped=run.skipped or f"nothing to compare with: {baseline.skipped}")
@@ -163,7 +163,9 @@ def row(model: str, work: str, run: Run, baseline: Run, beside: str) -> Row:
 
 
 def memory_rows(device: str, batch: int) -> Iterator[Row]:
-    """Growth of the peak memory; of several processes, because the allocator's luck differs between them."""
+    """Yield the growth of the peak memory, measured in several processes, because the allocator behaves differently in
+    each.
+    """
     works: dict[tuple[str, str], tuple[Any, ...]] = {
         (MODEL, FORWARD): (forward_work, MODEL, batch, device),
         (MODEL, "GradCAM"): (cam_work, "grad-cam", [LAYER], MODEL, batch, device),
@@ -180,14 +182,14 @@ def _memory_row(case: Mapping[str, str], device: str, *build: Any) -> list[Row]:
 
 
 def score_cam_work(channels: int, device: str) -> Work:
-    """Score-CAM on one image, for a fresh process."""
+    """Return Score-CAM on one image, for a fresh process."""
     cam = gradcam_kit.ScoreCAM(build_model("resnet18", device), LAYER, channels=channels, batch_size=16)
     images = build_images(1, device)
     return lambda: cam(images)
 
 
 def import_rows() -> Iterator[Row]:
-    """Seconds of imports in fresh processes."""
+    """Yield the seconds of imports in fresh processes."""
     for module in ("torch", "gradcam_kit"):
         case = {"model": "", "work": f"import {module}"}
         yield from attempt(case, partial(_import_row, case, module))

@@ -1,4 +1,4 @@
-"""The tables and plots of docs/, made from stored results."""
+"""Make the tables and plots of docs/ from stored results."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PEERS = (GRAD_CAM, TORCH_CAM, CAPTUM)
 
 def run(
     results: Annotated[Path, typer.Option(help="folder of stored results")] = RESULTS,
-    summary: Annotated[Path, typer.Option(help="file with the two markers")] = ROOT / "docs" / "cost.md",
-    docs: Annotated[Path, typer.Option(help="folder of the plots and of the page with all tables")] = ROOT / "docs",
+    summary: Annotated[Path, typer.Option(help="file that contains the two markers")] = ROOT / "docs" / "cost.md",
+    docs: Annotated[Path, typer.Option(help="folder for the plots and for the page with all tables")] = ROOT / "docs",
 ) -> None:
     """Write the tables of docs/cost.md between its markers, and two plots and a page with all tables into docs/."""
     stored = {}
     for path in sorted(results.glob("*.json")):
-        with suppress(ValueError):  # other results have other forms, and pages of their own
+        with suppress(ValueError):  # other results have other formats and pages of their own
             stored[path.stem] = load(path)
     if not stored:
         raise typer.BadParameter(f"no results in {results}; run another command first, such as `ratios`")
@@ -43,7 +43,7 @@ def run(
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot in docs/, with what docs/cost.md says of it."""
+    """A plot in docs/, with its description in docs/cost.md."""
 
     file: str
     title: str
@@ -51,7 +51,7 @@ class Picture:
 
 
 def draw(stored: Mapping[str, Results], docs: Path) -> list[Picture]:
-    """The plots for which there are results."""
+    """Draw the plots for which there are results, and return their descriptions."""
     from benchmarks.plots import draw_batches, draw_quality
 
     pictures = []
@@ -69,13 +69,13 @@ def draw(stored: Mapping[str, Results], docs: Path) -> list[Picture]:
 
 
 def quality_rows(quality: Results) -> list[Row]:
-    """Methods whose time and quality are known, and chance; none without such a method."""
+    """Return methods with known time and quality, and the chance level; empty without such a method."""
     rows = [row for row in quality.where(what="method") if "energy" in row.figures]
     return rows if any("ratio" in row.figures for row in rows) else []
 
 
 def batch_rows(methods: Results) -> list[Row]:
-    """Times at several batch sizes of one model, of the methods that were measured at the largest of them."""
+    """Return times at several batch sizes of one model, for methods that were measured at the largest one."""
     rows = [row for row in methods.where(model="resnet50", dtype="float32") if "seconds_per_image" in row.figures]
     largest = max((int(row.case["batch"]) for row in rows), default=1)
     kept = {row.case["method"] for row in rows if row.case["batch"] == largest} if largest > 1 else ()
@@ -83,19 +83,19 @@ def batch_rows(methods: Results) -> list[Row]:
 
 
 def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -> str:
-    """The text with what stands between the markers replaced.
+    """Return the text with everything between the markers replaced.
 
     Raises:
-        typer.BadParameter: the markers are not there once each, in order.
+        typer.BadParameter: the markers do not occur exactly once each, in order.
     """
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise typer.BadParameter(f"expected the lines {begin} and, behind it, {end} once each")
+        raise typer.BadParameter(f"expected the lines {begin} and, after it, {end} once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
 def shown(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: str) -> str:
-    """Return what docs/cost.md shows: costs, other libraries, runs and metrics of every device, and the plots."""
+    """Return the content of docs/cost.md: costs, other libraries, runs and metrics of every device, and the plots."""
     parts = []
     for command, (caption, table) in _SECTIONS.items():
         for device in _DEVICES:
@@ -108,7 +108,7 @@ def shown(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: st
 
 
 def cost_table(results: Results) -> str:
-    """Every work with its speed and its ratio to the one that it ran beside; that one has the ratio 1."""
+    """Return every work with its speed and its ratio to the work beside which it ran; that work has the ratio 1."""
     rows = [row for row in results.rows if "ratio" in row.figures]
     cases = names_in(row.case for row in rows)
     speed = "pictures_per_second" if results.command == "runs" else "seconds"
@@ -131,17 +131,17 @@ def _ratio(row: Row) -> str:
 
 
 def device_table(results: Results) -> str:
-    """The costs, and which methods wait for the device before their end."""
+    """Return the costs, and which methods wait for the device before their end."""
     costs = [row for row in results.rows if not str(row.case["work"]).endswith(ALONE)]
     shares = [row for row in results.rows if "share" in row.figures]
     waiting = [str(row.case["work"]).partition(" ")[0] for row in shares if row.figures["share"].median < 1]
-    said = f"Calls of {len(shares) - len(waiting)} of {len(shares)} methods wait for the device at their end alone"
+    said = f"Calls of {len(shares) - len(waiting)} of {len(shares)} methods wait for the device only at their end"
     others = f"; not those of {', '.join(waiting)}" if waiting else ""
     return f"{cost_table(replace(results, rows=costs))}\n\n{said}{others}."
 
 
 def peer_table(peers: Results) -> str:
-    """A row per method, a column per library."""
+    """Return a row per method and a column per library."""
     by_method: dict[tuple[str, str], dict[str, str]] = {}
     for row in peers.rows:
         if "ratio" in row.figures:
@@ -170,11 +170,13 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
         cost_table,
     ),
 }
-"""By command, in the order of docs/cost.md: what is said of its results, from their settings, and their table."""
+"""For each command, in the order of docs/cost.md, a description of its results, made from their settings, and their
+table.
+"""
 
 
 def page(stored: Mapping[str, Results]) -> str:
-    """All tables."""
+    """Return all tables."""
     parts = ["# Figures", "Made by `python -m benchmarks report`. Medians, with quartiles in brackets."]
     for name, results in stored.items():
         parts += [f"## {name}", f"{_conditions(results)}, commit {str(results.environment.get('commit'))[:12]}."]
@@ -192,7 +194,7 @@ def page(stored: Mapping[str, Results]) -> str:
 
 
 def matrix(methods: Results) -> str:
-    """Ratios of one image, methods by models; a dash where a method is not for the model or takes too long."""
+    """Return ratios for one image, methods by models; a dash if a method does not suit the model or takes too long."""
     rows = [row for row in methods.rows if _in_matrix(row)]
     models = list(dict.fromkeys(str(row.case["model"]) for row in rows))
     by_method: dict[str, dict[str, str]] = {}
@@ -233,6 +235,6 @@ def _conditions(results: Results) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Return a table as Markdown."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in escaped)

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: rows of figures with their spread, and all that they depend on, as JSON."""
+"""Results of benchmarks as JSON: rows of figures with their spread, and everything that they depend on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "grad-cam", "torc
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number: median and quartiles of its repetitions, all equal where it was measured once."""
+    """A measured number: median and quartiles of its repetitions, all equal if it was measured once."""
 
     median: float
     low: float
@@ -32,7 +32,7 @@ class Figure:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """Median and quartiles."""
+        """Return median and quartiles."""
         ordered = sorted(values)
         quarter = len(ordered) // 4
         return cls(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter])
@@ -47,12 +47,12 @@ class Row:
     """One case of a benchmark.
 
     Attributes:
-        case: what was measured; tells the row from all others of the file.
+        case: what was measured; distinguishes the row from all others of the file.
         figures: name -> figure. `seconds` of one call, `ratio` to the baseline that the command names, `passes`:
-            floating point operations / those of a plain forward pass, `peak_mb`: growth of the peak memory, ...
-        beside: what `ratio` is measured beside; empty where there is none.
-        skipped: why there are no figures; empty where there are.
-        note: what a reader has to know of the figures.
+            floating-point operations / those of a plain forward pass, `peak_mb`: growth of the peak memory, ...
+        beside: the work to which `ratio` is relative; empty without a ratio.
+        skipped: why there are no figures; empty if there are.
+        note: a remark on the figures for readers.
     """
 
     case: Mapping[str, str | int]
@@ -69,32 +69,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of one command and what they depend on."""
+    """The rows of one command, and what they depend on."""
 
     command: str
     environment: Mapping[str, Any]
     rows: Sequence[Row]
 
     def where(self, **case: str | int) -> list[Row]:
-        """The measured rows of these cases."""
+        """Return the measured rows of these cases."""
         return [row for row in self.rows if row.figures and case.items() <= row.case.items()]
 
     def finish(self, out: Path | None) -> None:
-        """Print the rows and, if wanted, write them."""
+        """Print the rows and, if requested, write them."""
         console().print(self.table())
         if out:
             self.save(out)
             console().print(f"written to {out}")
 
     def save(self, out: Path) -> None:
-        """Write the rows; a reader meets the file as it was or as it is, whenever this is interrupted."""
+        """Write the rows atomically, so that a reader sees the old or the new file even if this is interrupted."""
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = out.with_name(f"{out.name}.new")
         beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
         beside.replace(out)
 
     def table(self) -> Table:
-        """All rows, a column for each figure that any of them has."""
+        """Return all rows, with a column for each figure that any of them has."""
         cases = names_in(row.case for row in self.rows)
         figures = names_in(row.figures for row in self.rows)
         table = Table(*cases, *figures, "beside", "remark")
@@ -106,10 +106,10 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """Read what `Results.finish` wrote.
+    """Read results that `Results.finish` wrote.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file does not hold results.
     """
     stored = json.loads(path.read_text())
     if not {"command", "environment", "rows"} <= set(stored):
@@ -122,12 +122,12 @@ def load(path: Path) -> Results:
 
 
 def file_of(command: str, device: str) -> Path:
-    """Where the results of a command are stored."""
+    """Return the path of a command's stored results."""
     return RESULTS / f"{command}-{device}.json"
 
 
 def environment(device: str, **settings: Any) -> dict[str, Any]:
-    """What a figure depends on besides its case: hardware, versions, commit, and the command's settings."""
+    """Return what a figure depends on besides its case: hardware, versions, commit, and the command's settings."""
     return {
         "processor": _processor(),
         "cores": len(_usable_cores()),
@@ -144,22 +144,24 @@ def environment(device: str, **settings: Any) -> dict[str, Any]:
 
 
 def digits(value: float) -> str:
-    """Three digits that count, and more of what is large."""
+    """Return a number with three significant digits, or more for large numbers."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def as_json(value: object) -> str:
-    """Readable JSON of records."""
+    """Return records as readable JSON."""
     return json.dumps(value, indent=1, default=lambda record: record.__dict__) + "\n"
 
 
 def names_in(mappings: Iterable[Mapping[str, object]]) -> list[str]:
-    """Every key of any of them, in order of appearance."""
+    """Return every key of any of the records, in order of appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
 def console() -> Console:
-    """Where tables are printed, brackets as they are: rich would take the extra of a package for markup."""
+    """Return the console for tables, which prints brackets unchanged: rich would take the extra of a package for
+    markup.
+    """
     return Console(width=None if Console().is_terminal else 180, markup=False)
 
 
@@ -189,7 +191,7 @@ def _memory_gb() -> float | None:
 
 
 def _commit() -> str | None:
-    """The commit that is checked out, with a plus where files differ from it."""
+    """Return the checked-out commit, with a plus if files differ from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""A run beside bare loops: pictures per second, memory and time as a folder grows, planning a million paths."""
+"""Measure runs beside bare loops: speed, memory and time as a folder grows, and planning a million paths."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ BARE, GROWING, PLANNING = "decode and forward pass, no heatmaps", "run of the bu
 
 def run(
     pictures: Annotated[int, typer.Option(help="JPEGs of mixed sizes", min=1)] = 2000,
-    growth: Annotated[int, typer.Option(help="pictures of the smallest of the growing runs")] = 2000,
-    paths: Annotated[int, typer.Option(help="paths that are planned")] = 1_000_000,
+    growth: Annotated[int, typer.Option(help="number of pictures of the smallest of the growing runs")] = 2000,
+    paths: Annotated[int, typer.Option(help="number of planned paths")] = 1_000_000,
     rounds: Rounds = 3,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """What a dataset run costs beside bare loops, with ResNet-50; memory and time as it grows; planning."""
+    """Measure a data set run beside bare loops, with ResNet-50, memory and time as it grows, and planning."""
     if quick:
         pictures, growth, paths, rounds = 4, 20, 1000, 1
     settings = {"seed": SEED, "pictures": pictures, "growth": growth, "paths": paths, "rounds": rounds, "batch": BATCH}
@@ -64,7 +64,7 @@ def run(
 
 
 def draw(folder: Path, count: int) -> None:
-    """JPEGs with structure, of mixed sizes."""
+    """Draw JPEGs with structure, of mixed sizes."""
     generator = np.random.default_rng(SEED)
     folder.mkdir()
     for i in range(count):
@@ -75,7 +75,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
-    """The works, interleaved; ratios are to the bare loop of the same round."""
+    """Yield rows for the interleaved works; ratios are relative to the bare loop of the same round."""
     draw(root / "pictures", pictures)
     request = RunRequest("torchvision:resnet50", source=str(root / "pictures"), layers=("layer4",), processes=True)
     plan = make_plan(request.source, "", 1000)
@@ -95,7 +95,7 @@ def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
             start = time.perf_counter()
             try:
                 work()
-            except Exception as error:  # the others go on
+            except Exception as error:  # the other works continue
                 skipped[name] = reason(error)
             seconds[name].append(time.perf_counter() - start)
     plan.close()
@@ -111,7 +111,7 @@ def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
 
 
 def bare(explainer: Explainer, files: Sequence[str]) -> None:
-    """Read in one thread, predict in batches."""
+    """Read pictures in one thread, and predict in batches."""
     for start in range(0, len(files), BATCH):
         images = torch.stack([IMAGENET(read_picture(path)) for path in files[start : start + BATCH]])
         with torch.inference_mode():
@@ -119,13 +119,13 @@ def bare(explainer: Explainer, files: Sequence[str]) -> None:
 
 
 def decode_only(files: Sequence[str]) -> None:
-    """Read and prepare, no model."""
+    """Read and prepare pictures, without a model."""
     for path in files:
         IMAGENET(read_picture(path))
 
 
 def ours(request: RunRequest, explainer: Explainer, out: Path, overlays: int | None) -> None:
-    """All that a run does after the model is loaded."""
+    """Do everything that a run does after the model is loaded."""
     asked = RunRequest(**{**vars(request), "out": str(out), "overlays": overlays})
     shutil.rmtree(out, ignore_errors=True)
     plan = make_plan(asked.source, asked.out, asked.shard_size)
@@ -135,7 +135,7 @@ def ours(request: RunRequest, explainer: Explainer, out: Path, overlays: int | N
 
 
 def theirs(files: Sequence[str], out: Path) -> None:
-    """One picture after the other, as the examples of pytorch-grad-cam do it."""
+    """Explain one picture after the other, as the examples of pytorch-grad-cam do it."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
@@ -153,7 +153,7 @@ def theirs(files: Sequence[str], out: Path) -> None:
 
 
 def growth_rows(root: Path, count: int) -> Iterator[Row]:
-    """The bundled model on a folder, and on ten and fifty times as many, each in a process of its own."""
+    """Yield rows for the bundled model on folders of one, ten and fifty times the size, each in a separate process."""
     measured: list[Mapping[str, float]] = []
     for factor in GROWTH:
         folder = root / f"times{factor}"
@@ -172,7 +172,7 @@ def growth_rows(root: Path, count: int) -> Iterator[Row]:
 
 
 def write_small(root: Path, index: int) -> Path:
-    """One of the pictures that the growing folders link to."""
+    """Write one of the pictures to which the growing folders link."""
     path = root / "small" / f"{index}.jpg"
     path.parent.mkdir(exist_ok=True)
     pixels = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
@@ -181,7 +181,7 @@ def write_small(root: Path, index: int) -> Path:
 
 
 def planning_row(root: Path, paths: int) -> list[Row]:
-    """A list file with many paths, none of which is opened."""
+    """Return a row for a list file with many paths, none of which is opened."""
     listed = root / "many.txt"
     with listed.open("w") as file:
         file.writelines(f"pictures/{i * 7919 % paths:09}.jpg\n" for i in range(paths))
@@ -191,7 +191,7 @@ def planning_row(root: Path, paths: int) -> list[Row]:
 
 
 def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
-    """Seconds of a work and the peak memory of its process, without the start of the interpreter."""
+    """Return the seconds of a work and the peak memory of its process, without the start of the interpreter."""
     code = f"from benchmarks.runs import child; child({what!r}, {list(arguments)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
@@ -201,7 +201,7 @@ def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
 
 
 def child(what: str, arguments: list[str]) -> None:
-    """The work of `in_process`."""
+    """Do the work of `in_process`."""
     from typer.testing import CliRunner
 
     from gradcam_kit.cli import app

@@ -1,4 +1,4 @@
-"""How every command measures: case by case; one that fails is skipped with the reason, and what is known is kept."""
+"""Measure case by case: a case that fails is skipped with the reason, and earlier results are kept."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from benchmarks.measure import memory_bounded, reason
 from benchmarks.results import Results, Row, console, environment, file_of
 
-NO_CUDA = "no CUDA device is at hand"
+NO_CUDA = "no CUDA device is available"
 
 
 def attempt(case: Mapping[str, str | int], rows: Callable[[], Iterable[Row]]) -> Iterator[Row]:
-    """The rows, and where measuring them fails a last one: the case, skipped with the reason."""
+    """Yield the rows; if measuring fails, end with a skipped row that has the case and the reason."""
     try:
         yield from rows()
     except Exception as error:  # whatever happens to one case must not end the suite
@@ -32,14 +32,14 @@ def record(
     quick: bool = False,
     **settings: Any,
 ) -> None:
-    """Take the rows one after the other, which measures them, print them, and store them.
+    """Measure the rows one after the other, print them, and store them.
 
-    They are stored where `out` says; else a full run replaces the stored results, and a quick one is not stored. The
-    file is replaced when all rows are there; until then they are beside it, in one whose name ends in `.partial`.
-    Without a GPU, what asks for one is a single skipped row, and stored results are left alone.
+    Rows are stored in `out`. Without it, a full run replaces the stored results, and a quick run is not stored. The
+    file is replaced when all rows are complete; until then they are in a file beside it whose name ends in `.partial`.
+    Without a GPU, a benchmark for GPUs gives a single skipped row, and stored results stay.
 
     Args:
-        rows: nothing is measured before they are taken; what may fail is an `attempt`.
+        rows: iterator that measures each row when it is taken; cases that may fail are wrapped in `attempt`.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -55,7 +55,7 @@ def record(
                 taken.append(row)
                 if place:
                     results.save(partial_of(place))
-    except BaseException:  # such as Ctrl-C
+    except BaseException:  # for example Ctrl-C
         results.finish(None)
         if place:
             console().print(f"not complete: the rows so far are in {partial_of(place)}")
@@ -66,5 +66,5 @@ def record(
 
 
 def partial_of(place: Path) -> Path:
-    """Where the rows of a run are that is not complete."""
+    """Return the path of the rows of an incomplete run."""
     return place.with_name(f"{place.name}.partial")

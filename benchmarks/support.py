@@ -1,4 +1,4 @@
-"""Which architectures are explained without any setting: automatic layer, shape of its map, trace left, time."""
+"""Test which architectures work without any setting: automatic layer, shape of its map, trace left, time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gradcam_kit.errors import GradCamKitError
 
 QUICK = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "transformers:DeiTForImageClassificationWithTeacher")
 _STARTING = 120.0
-"""Seconds that a fresh process gets on top of a case's own for loading the libraries."""
+"""Seconds that a fresh process gets for loading the libraries, besides the time of the case."""
 
 
 def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
-    """The cases whose names a regular expression finds, of the libraries that are installed."""
+    """Return the cases of installed libraries whose names match a regular expression."""
     wanted = {name.partition(":")[0] for name in QUICK} if quick else set(LIBRARIES)
     libraries = [library for library in LIBRARIES if library in wanted and find_spec(library)]
     found = [case for library in libraries for case in cases(library).values() if re.search(only, case.name)]
@@ -36,12 +36,12 @@ def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
 
 
 def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
-    """Explain seeded random images by the automatic layer, at the first size that the architecture takes."""
-    warnings.simplefilter("ignore")  # of other libraries, which are not the matter here
+    """Explain seeded random images at the automatic layer, at the first size that the architecture takes."""
+    warnings.simplefilter("ignore")  # warnings of other libraries are irrelevant here
     torch.manual_seed(0)
     try:
         model = case.build()
-    except Exception as error:  # whatever an architecture raises is a row of the matrix
+    except Exception as error:  # whatever an architecture raises becomes a row of the matrix
         return Outcome(case.name, case.family, "left out", f"cannot be built: {_line(error)}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if parameters > most_parameters:
@@ -50,7 +50,7 @@ def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
     _wake(model)
     for size in case.sizes:
         _calibrate(model, size)
-        model.train()  # explained in eval mode whatever it is in, and left as it was
+        model.train()  # explained in eval mode and left in the mode in which it was
         outcome = _explain(case, model, size, parameters)
         if outcome.status == "ok":
             break
@@ -93,7 +93,7 @@ def _explain(case: Case, model: nn.Module, size: tuple[int, ...], parameters: in
 
 
 def _own_failure(model: nn.Module, images: Tensor) -> str | None:
-    """Why the model does not run without any explanation, if it does not."""
+    """Return why the model does not even run without an explanation; None if it runs."""
     try:
         with torch.no_grad():
             model.eval()(images)
@@ -109,7 +109,7 @@ def _line(error: Exception) -> str:
 
 
 def _wake(model: nn.Module) -> None:
-    """Give weights that start as zeros, as those of many heads and residual branches do, small random values."""
+    """Replace weights that start as zeros, as in many heads and residual branches, by small random values."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -121,8 +121,9 @@ def _wake(model: nn.Module) -> None:
 
 
 def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Let batch norms take their statistics from random images, as in training: with those they start with the signal
-    of deep networks vanishes or explodes."""
+    """Let batch norms compute their statistics from random images, as in training, because with the initial ones the
+    signal of deep networks vanishes or explodes.
+    """
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momentum = [norm.momentum for norm in norms]
@@ -132,14 +133,14 @@ def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
     try:
         with torch.no_grad():
             model(torch.rand(IMAGES, 3, *size, generator=torch.Generator().manual_seed(1)))
-    except Exception:  # the explanation itself will say why
+    except Exception:  # the explanation itself will report the reason
         pass
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
 
 
 def _trace(model: nn.Module) -> list[object]:
-    """Whatever a call could leave behind, as values that can be compared."""
+    """Return everything that a call could leave behind, as values that can be compared."""
     modules = [
         (
             module.training,
@@ -156,7 +157,7 @@ def _trace(model: nn.Module) -> list[object]:
 
 
 def run(wanted: Iterable[Case], workers: int, seconds: float, most_parameters: int) -> Iterator[Outcome]:
-    """Explain the cases in processes of their own, so that a crash or too long a wait ends one case and not the run."""
+    """Explain the cases in separate processes, so that a crash or a timeout ends one case and not the run."""
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for _ in range(workers):
         idle.put(_Worker())
@@ -179,14 +180,14 @@ def run(wanted: Iterable[Case], workers: int, seconds: float, most_parameters: i
 
 @dataclass
 class _Worker:
-    """One process that explains case after case, replaced when it dies or has to be ended."""
+    """A process that explains case after case, and is replaced when it dies or has to be stopped."""
 
     process: Any = None
     connection: Connection | None = None
     loaded: set[str] = field(default_factory=set)
 
     def explain(self, case: Case, seconds: float, most_parameters: int) -> Outcome:
-        """The outcome of one case."""
+        """Return the outcome of one case."""
         library = case.name.partition(":")[0]
         if self.process is None:
             self._start()

@@ -1,4 +1,4 @@
-"""The architectures of the support matrix: how each is built without weights, at which sizes, and what is explained."""
+"""The architectures of the support matrix: how to build each without weights, at which sizes, and what to explain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradcam_kit.targets import DetectionTarget, EmbeddingSimilarity, Segmentati
 LIBRARIES = ("torchvision", "timm", "transformers", "open_clip")
 _SIDE = 96
 _PER_FILE = 4
-# How small architectures call themselves, smallest first.
+# Parts of names of small architectures, smallest first.
 _SMALLEST = ("atto", "femto", "pico", "nano", "xxs", "xxt", "tiny", "xs", "s0", "b0", "_s", "small", "18", "26", "50")
 _MORE_TIMM = (
     "convnext_tiny",
@@ -66,7 +66,7 @@ _OPEN_CLIP = (
 
 @dataclass(frozen=True)
 class Case:
-    """An architecture, how it is built, and what is explained; `sizes` are the image sizes to try, small ones first."""
+    """An architecture, how to build it, and what to explain; `sizes` are the image sizes to try, small ones first."""
 
     name: str
     family: str
@@ -76,7 +76,7 @@ class Case:
 
 
 def cases(library: str) -> dict[str, Case]:
-    """All cases of a library, by name."""
+    """Return all cases of a library by name."""
     makers = {
         "torchvision": torchvision_cases,
         "timm": timm_cases,
@@ -87,7 +87,7 @@ def cases(library: str) -> dict[str, Case]:
 
 
 def torchvision_cases() -> Iterator[Case]:
-    """All classification, segmentation, detection and video architectures of torchvision."""
+    """Yield all classification, segmentation, detection and video architectures of torchvision."""
     models = torchvision.models
     small = ((_SIDE, _SIDE),)
     region = SegmentationTarget(torch.ones(_SIDE, _SIDE), 1)
@@ -117,7 +117,7 @@ def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 
 def timm_cases() -> Iterator[Case]:
-    """Small architectures from each of timm's source files, up to four that start with different names."""
+    """Yield small architectures from each of timm's source files, up to four whose names start differently."""
     import timm
     from timm.models._registry import _model_to_module
 
@@ -153,7 +153,7 @@ def _timm(timm: Any, name: str, family: str) -> Case:
     def build() -> nn.Module:
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **options)
-        except TypeError:  # an architecture that takes any size takes no `img_size`
+        except TypeError:  # an architecture for any size has no `img_size`
             model = timm.create_model(name, pretrained=False)
         return model
 
@@ -161,7 +161,7 @@ def _timm(timm: Any, name: str, family: str) -> Case:
 
 
 def transformers_cases() -> Iterator[Case]:
-    """Image models of Hugging Face, built from small configurations; detectors are explained by their best query."""
+    """Yield image models of Hugging Face with small configurations; detectors are explained by their best query."""
     import transformers
 
     block = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
@@ -236,7 +236,7 @@ def _best_query(output: Any) -> Tensor:
 
 
 def open_clip_cases() -> Iterator[Case]:
-    """Image towers of open_clip, explained by the similarity to an embedding."""
+    """Yield image towers of open_clip, explained by the similarity to an embedding."""
     import open_clip
 
     for name in _OPEN_CLIP:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks support`: which architectures are explained without any setting, one by one."""
+"""`python -m benchmarks support`: test which architectures work without any setting, one by one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from benchmarks.support_outcomes import load, save, summarize
 
 def run(
     only: Annotated[str, typer.Option(help="regular expression that the names must match, such as '^timm:vit'")] = "",
-    workers: Annotated[int, typer.Option(help="processes side by side")] = 1,
-    threads: Annotated[int, typer.Option(help="threads of torch in each process")] = 1,
-    seconds: Annotated[float, typer.Option(help="the most time for one architecture")] = 600,
-    parameters: Annotated[float, typer.Option(help="the largest model to try, in million parameters")] = 150,
-    out: Annotated[Path | None, typer.Option(help="JSON whose rows of these architectures are replaced")] = None,
+    workers: Annotated[int, typer.Option(help="number of parallel processes")] = 1,
+    threads: Annotated[int, typer.Option(help="number of torch threads per process")] = 1,
+    seconds: Annotated[float, typer.Option(help="time limit for one architecture")] = 600,
+    parameters: Annotated[float, typer.Option(help="largest model to try, in millions of parameters")] = 150,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file in which the rows of these architectures are replaced")
+    ] = None,
     new: Annotated[bool, typer.Option("--new", help="only architectures that the JSON does not have yet")] = False,
-    quick: Annotated[bool, typer.Option(help="three architectures, to see that it works")] = False,
+    quick: Annotated[bool, typer.Option(help="test only three architectures, as a quick check")] = False,
 ) -> None:
-    """Which architectures are explained without any setting, one by one."""
+    """Test which architectures work without any setting, one by one."""
     torch.set_num_threads(threads)
     console = Console()
     chosen = matrix.chosen_cases(only, quick)
@@ -37,7 +39,7 @@ def run(
         line = f"{one.status:8} {one.name}  {one.layer} {shape}  {one.seconds:.1f} s  {one.reason}"
         console.print(line, markup=False, soft_wrap=True)
         if out:
-            save([one], out)  # at once, so that an interrupted run can be taken up with --new
+            save([one], out)  # saved at once, so that an interrupted run can be resumed with --new
     groups = summarize(outcomes)
     table = Table("architectures", *(statuses := ("ok", "refused", "failed", "left out")))
     for group, counts in groups.items():

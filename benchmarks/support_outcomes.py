@@ -1,4 +1,4 @@
-"""What happened to the architectures of `python -m benchmarks support`, and the file that holds it."""
+"""Outcomes of `python -m benchmarks support` for each architecture, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from benchmarks.results import as_json, environment
 from benchmarks.support_cases import LIBRARIES
 
 IMAGES = 2
-"""Images that each architecture explains."""
+"""Number of images that each architecture explains."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one architecture.
+    """The outcome for one architecture.
 
     Attributes:
-        status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": anything
-            else that is not as it should be; "left out": not tried, and why.
+        status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": any other
+            problem; "left out": not tried, with the reason.
         layer: the automatic layer, with the `shape` of its map for images of `size`.
         traceless: whether every hook, mode, flag, gradient, buffer and random state was as before.
-        seconds: of the explanation, the model's construction not included.
-        reason: of whatever is not ok.
+        seconds: time of the explanation, without building the model.
+        reason: reason for a status other than "ok".
     """
 
     name: str
@@ -65,7 +65,7 @@ def save(outcomes: Iterable[Outcome], file: Path) -> None:
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
-    """Count the architectures of each library by status; of torchvision, also by task."""
+    """Count the architectures of each library by status, for torchvision also by task."""
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         library = outcome.name.partition(":")[0]

@@ -1,4 +1,4 @@
-"""What each speed trick that leans on private parts of torch gains: with it beside without it, round by round."""
+"""Measure the gain of each speed trick that relies on private parts of torch, with and without it, round by round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Off = Callable[[], AbstractContextManager[object]]
 def run(
     device: Device = "auto", rounds: Rounds = 5, threads: Threads = 2, out: Out = None, quick: Quick = False
 ) -> None:
-    """What each speed trick that leans on private parts of torch gains."""
+    """Measure the gain of each speed trick that relies on private parts of torch."""
     device = device_of(device)
     if quick:
         rounds = 1
@@ -59,7 +59,7 @@ def _tricks(device: str, quick: bool) -> Iterator[tuple[str, str, Off, Callable[
     yield "resnet50", "packed weights, ScoreCAM", _own_weights, score_cam
     yield "resnet50", "channels-last images, GradCAM", _own_order, grad_cam
     yield "resnet50", "rows copied when they are read, AblationCAM at layer3", _read_at_once, ablation
-    if device != "cpu":  # on the host, neither is used
+    if device != "cpu":  # neither is used on the host
         yield "resnet50", "squarings in place of eigh, EigenCAM", _by_eigh, eigen_cam
         yield "resnet50", "remembered answers, AblationCAM at layer3", _asked_anew, ablation
 
@@ -78,17 +78,17 @@ def _rows(
 
 
 def _own_weights() -> AbstractContextManager[object]:
-    """Convolutions read their parameters as they are."""
+    """Make convolutions read their unconverted parameters during the block."""
     return patch.object(memory_format.PackedWeights, "standing_in", lambda *_: nullcontext())
 
 
 def _own_order() -> AbstractContextManager[object]:
-    """Images keep the order in memory that they came in."""
+    """Keep the memory order of the images during the block."""
     return patch.object(memory_format, "_pays", lambda _: False)
 
 
 def _read_at_once() -> AbstractContextManager[object]:
-    """Every row of a replay is copied, whether or not a module reads it."""
+    """Copy every row of a replay during the block, whether or not a module reads it."""
     lazy = LazyRows.__new__
 
     def read(*arguments: Any) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _read_at_once() -> AbstractContextManager[object]:
 
 
 def _by_eigh() -> AbstractContextManager[object]:
-    """Eigenvectors come from LAPACK's kin."""
+    """Compute eigenvectors by `torch.linalg.eigh` during the block."""
 
     def solved(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values, vectors = torch.linalg.eigh(symmetric)
@@ -108,5 +108,5 @@ def _by_eigh() -> AbstractContextManager[object]:
 
 
 def _asked_anew() -> AbstractContextManager[object]:
-    """The host waits for the answer to every question about the model."""
+    """Make the host wait for the answer to every question about the model during the block."""
     return patch.object(Checks, "cached_bool", lambda self, question, condition: bool(condition))

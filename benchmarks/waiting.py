@@ -1,4 +1,4 @@
-"""How threads should wait: Score-CAM with threads that spin or sleep, alone and beside a busy process."""
+"""Compare ways in which threads wait: Score-CAM with threads that spin or sleep, alone and beside a busy process."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ FIRST = f"{SPIN}, {ALONE}"
 _BUSY = "while True: pass"
 _CHILD = "from benchmarks.waiting import child; child({threads}, {channels}, {side})"
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""What decides how many threads there are and how they wait."""
+"""Environment variables that determine the number of threads and how they wait."""
 
 
 def run(
     rounds: Rounds = 7,
-    channels: Annotated[int, typer.Option(help="channels that Score-CAM masks", min=1)] = 64,
+    channels: Annotated[int, typer.Option(help="number of channels that Score-CAM masks", min=1)] = 64,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Whether waiting threads should spin or sleep, alone and beside a busy process."""
+    """Measure whether waiting threads should spin or sleep, alone and beside a busy process."""
     side = 224
     if quick:
         rounds, channels, side = 1, 2, 64
@@ -49,9 +49,10 @@ def run(
 
 
 def waiting_rows(rounds: int, threads: int, channels: int, side: int) -> Iterator[Row]:
-    """Every way to wait in both situations, in turns; ratios are to threads that spin, alone, of the same round.
+    """Yield every way to wait in both situations, in turn; ratios are to spinning threads without load in the same
+    round.
 
-    How threads wait is decided once in a process, so each way has one of its own; it sleeps while the others work.
+    A process decides once how its threads wait, so each way has a separate process, which sleeps while the others work.
     """
     if not hasattr(signal, "SIGSTOP"):
         raise SkippedError("this system cannot stop and continue processes")
@@ -67,7 +68,7 @@ def waiting_rows(rounds: int, threads: int, channels: int, side: int) -> Iterato
             for way, (own, more) in ways.items()
         }
         for worker in workers.values():
-            _answer(worker)  # it is loaded, and has run once
+            _answer(worker)  # the worker has loaded everything and has run once
         neighbor = stack.enter_context(_process(_BUSY, {}))
         for _ in range(rounds):
             for where, wanted in ((ALONE, signal.SIGSTOP), (BESIDE, signal.SIGCONT)):
@@ -115,7 +116,7 @@ def _answer(worker: subprocess.Popen[str]) -> str:
 
 
 def child(threads: int, channels: int, side: int) -> None:
-    """Run Score-CAM once, and then once for each line that is read; tell how long it took."""
+    """Run Score-CAM once, and then once for each line that is read; report how long it took."""
     torch.set_num_threads(threads)
     cam = ScoreCAM(build_model("resnet18", "cpu"), "layer4", channels=channels, batch_size=32)
     images = build_images(1, "cpu", side=side)

@@ -1,4 +1,4 @@
-"""The models, images and plain forward passes that the benchmarks share; weights and images are seeded and random."""
+"""Models, images and plain forward passes that the benchmarks share; weights and images are random, from a seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS = (
 
 
 def build_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A torchvision architecture with random weights, in eval mode."""
+    """Return a torchvision architecture with random weights, in eval mode."""
     torch.manual_seed(SEED)
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
     with torch.no_grad():
@@ -33,12 +33,12 @@ def build_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float
 
 
 def build_images(batch: int, device: str = "cpu", dtype: torch.dtype = torch.float32, side: int = 224) -> Tensor:
-    """Noise in the shape of normalized pictures."""
+    """Return noise in the shape of normalized pictures."""
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(SEED)).to(device, dtype)
 
 
 def forward(model: nn.Module, images: Tensor) -> Work:
-    """What a user runs who explains nothing."""
+    """Return a plain forward pass, without any explanation."""
 
     def work() -> object:
         with torch.inference_mode():
@@ -48,6 +48,6 @@ def forward(model: nn.Module, images: Tensor) -> Work:
 
 
 def forward_work(name: str, batch: int, device: str = "cpu", side: int = 224, dtype: str = "float32") -> Work:
-    """A plain forward pass, prepared in the process that runs it."""
+    """Return a plain forward pass, prepared in the process that runs it."""
     precision = getattr(torch, dtype)
     return forward(build_model(name, device, precision), build_images(batch, device, precision, side))

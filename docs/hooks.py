@@ -94,7 +94,7 @@ def _records(command: Any, context: Any) -> Iterator[tuple[str, str]]:
 
 
 def methods() -> str:
-    """Return a section for every method: its picture, what it is good for, class, price, paper and formula."""
+    """Return a section for every method: its picture, what it is good for, class, cost, paper and formula."""
     good_for, parts = recommended(), []
     for name, method in sorted(METHODS.items()):
         module = inspect.getmodule(method)
@@ -127,7 +127,7 @@ def metrics() -> str:
         f"| `{name}` | {_cell(_what_it_is(one.function))} | {one.better} | {_cell(one.cost)} | {_cell(one.paper)} |"
         for name, one in sorted(METRICS.items())
     ]
-    return "\n".join(["| name | measures | better | price | source |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| name | measures | better | cost | source |", "|---|---|---|---|---|", *rows])
 
 
 def _what_it_is(function: Callable[..., object]) -> str:

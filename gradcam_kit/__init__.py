@@ -92,7 +92,7 @@ _HOMES = {
     "overlays": "gradcam_kit.render",
     "read_picture": "gradcam_kit.pixels.decoding",
 }
-_HOME = "gradcam_kit.methods"  # of all others
+_HOME = "gradcam_kit.methods"  # the module of all other names
 
 __all__ = [
     "CAM",

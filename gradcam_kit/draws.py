@@ -29,7 +29,8 @@ def uniform(
         shape: shape of the draws of one image.
         identities: identity of each image.
         seed: an int of at most 64 bits.
-        stream: another number gives independent draws of the same image; one for all, or one each.
+        stream: a different number gives independent draws of the same image; one number for all images, or one per
+            image.
     """
     seed = whole("seed", seed)
     key = _mix(torch.full_like(identities, seed * _GOLDEN & _WORD, dtype=torch.long))
@@ -41,7 +42,7 @@ def uniform(
     count = math.prod(shape)
     numbers = torch.arange(1, count + 1, device=identities.device) * _GOLDEN & _WORD
     words = _mix(_mix(key[:, None] ^ numbers) + key[:, None])
-    # 23 bits and a half: exact in float32, and symmetric around 1/2.
+    # A 23-bit integer plus one half is exact in float32, and the draws are symmetric around 1/2.
     return (((words >> 9).float() + 0.5) * 2.0**-23).reshape(len(identities), *shape)
 
 

@@ -35,7 +35,7 @@ class TargetError(GradCamKitError, ValueError):
 
 
 class ClassIndexError(GradCamKitError, IndexError):
-    """A class index outside of the model's classes."""
+    """A class index outside the model's classes."""
 
 
 class DetectionIndexError(GradCamKitError, IndexError):
@@ -47,7 +47,7 @@ class InputError(GradCamKitError, TypeError):
 
 
 class OptionError(GradCamKitError, ValueError):
-    """An option with a value outside of its range."""
+    """An option with a value outside its range."""
 
 
 class NonFiniteError(GradCamKitError, ValueError):
@@ -81,7 +81,7 @@ class MissingExtraError(GradCamKitError, ImportError):
 def extra_hint(extra: str) -> str:
     """Return how to install an extra of `pyproject.toml`, from the checkout until there is a release.
 
-    Not from the package index, where a different package may have the same name.
+    The package index is not used, because a different package there may have the same name.
     """
     return f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
 

@@ -44,7 +44,7 @@ NAMES = {
     "SemanticSegmentationTarget": "gradcam_kit.targets.SegmentationTarget(mask, classes)",
     "FasterRCNNBoxScoreTarget": "gradcam_kit.targets.DetectionTarget(boxes, labels)",
     "ActivationsAndGradients": "gradcam_kit.diagnostics.capture_features(model, layers, gradients=True)",
-    "ClassifierOutputReST": "ShapleyCAM(model), which scores classes so: the logit plus the log-probability",
+    "ClassifierOutputReST": "ShapleyCAM(model), which scores classes by the logit plus the log-probability",
     "FinerWeightedTarget": "gradcam_kit.targets.FinerTarget(281)",
     "AblationLayer": "not needed: AblationCAM(model, layer) replaces the channels of any layer",
     "vit_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
@@ -97,7 +97,9 @@ def says_what_it_is_here(function: _C) -> _C:
 
 
 def missing_name(module: str, name: str) -> Exception:
-    """Return the error of a module for a name that it does not have, with what a name of another library is here."""
+    """Return a module's error for a name that it does not have, with the counterpart here if another library has the
+    name.
+    """
     if name in NAMES:  # an import by name would hide the text of an AttributeError
         return ImportError(f"{module} has no {name}; here it is {NAMES[name]}")
     return AttributeError(f"module {module!r} has no attribute {name!r}")

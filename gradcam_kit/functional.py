@@ -102,7 +102,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
 
     Args:
         images: any number of position axes.
-        kernel: cells of the window, an odd number.
+        kernel: size of the window in cells, an odd number.
         sigma: width of the Gaussian, in cells.
     """
     for axis in range(2, images.ndim):
@@ -140,7 +140,7 @@ def finite_probe(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
-_ROUNDING = 16  # units in the last place, more than the rounding of sums and blurs of equal values
+_ROUNDING = 16  # in units in the last place; larger than the rounding of sums and blurs of equal values
 
 
 def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "*other"]) -> Float[Tensor, "*any"]:

@@ -22,7 +22,7 @@ class Cost:
 
     Attributes:
         seconds: time from start to end, with the device synchronized.
-        flops: floating point operations in convolutions, matrix products and attention.
+        flops: floating-point operations in convolutions, matrix products and attention.
         peak_bytes: peak memory of the tensors made during the work.
     """
 

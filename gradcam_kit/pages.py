@@ -62,7 +62,7 @@ def open_page(page: str | Path) -> str | None:
         page: a file, or an address that begins with `http://` or `https://`.
 
     Returns:
-        None, or where there is no display or browser a line that says where the page is.
+        None; without a display or browser, a line that says where the page is.
     """
     is_address = str(page).startswith(("http://", "https://"))
     if "://" in str(page) and not is_address:

@@ -47,7 +47,7 @@ def former_arguments(**names: str) -> Callable[[_C], _C]:
 
     def decorated(function: _C) -> _C:
         if isinstance(function, type):
-            # Through getattr and setattr, because types allow neither reading nor replacing `__init__`.
+            # Use getattr and setattr, because type checkers allow neither reading nor replacing `__init__`.
             setattr(function, "__init__", decorated(getattr(function, "__init__")))  # noqa: B009, B010
             return function
         title = function.__qualname__.removesuffix(".__init__")

@@ -97,8 +97,8 @@ def overlay(
         ShapeError: several pictures or heatmaps (`overlays` takes them), no axis of 1, 3 or 4 channels, or a box that
             is not four numbers.
         InputError: values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside of [0, 1].
-        OptionError: `alpha` outside of [0, 1], or a box without area or outside of the picture.
+        PictureError: values that are NaN or outside [0, 1].
+        OptionError: `alpha` outside [0, 1], or a box without area or outside the picture.
         UnknownNameError: an unknown colormap.
     """
     values = tensor_of(heatmap, "a heatmap")

@@ -16,14 +16,14 @@ Images = Tensor | Sequence[Any] | Mapping[str, Any]
 """Inputs of a model: one tensor `(n, c, *t)`, or a tuple (positional) or mapping (keywords) of inputs."""
 
 Target = Callable[[Any], Tensor]
-"""From the model's output to one score per sample `(n,)`."""
+"""A function from the model's output to one score per sample `(n,)`."""
 
 Reshape = Callable[[Any], Tensor]
-"""From a layer's output to maps `(n, k, *s)`; a rearrangement of its values, without arithmetic."""
+"""A function from a layer's output to maps `(n, k, *s)`, which only rearranges values."""
 
 
 GradientRule = Literal["exact", "balanced"]
-"""Rule of gradients behind a layer: exact, or with normalizations, gates and attention held constant."""
+"""Rule of gradients after a layer: exact, or with normalizations, gates and attention held constant."""
 
 
 class Evidence(Flag):
@@ -33,7 +33,7 @@ class Evidence(Flag):
     GRADIENTS = auto()
     """d scores / d activations: one backward pass that stops at the layer."""
     HEAD = auto()
-    """The weights of a linear head behind mean pooling, if the model has one."""
+    """The weights of a linear head after mean pooling, if the model has one."""
     WEIGHT_GRADIENTS = auto()
     """Per sample, the gradient of the layer's summed output with respect to the layer's own weight."""
     CURVATURE = auto()
@@ -57,7 +57,7 @@ class Evidence(Flag):
     PROBE = auto()
     """Activations and gradients of changed inputs: further forward and backward passes."""
     REPLAY = auto()
-    """Scores of changed activations: further passes of the part behind the layer."""
+    """Scores of changed activations: further passes of the part after the layer."""
     DETECTIONS = auto()
     """Similarity of detections in changed inputs to the explained one; for targets that are boxes."""
     RULED = GRADIENTS | BIASES | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS | PROBE
@@ -70,7 +70,7 @@ class LayerChoice(Enum):
     BLOCK = auto()
     """The input normalization of the last transformer block."""
     LAST = auto()
-    """The last layer that still has positions and on which the score depends."""
+    """The last spatial layer on which the score depends."""
     CONVOLUTIONS = auto()
     """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
     RESOLUTIONS = auto()
@@ -93,7 +93,7 @@ class Rescore(Protocol):
     """Scores of changed inputs."""
 
     def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
-        """Score each row with the target of sample `index[row]`; `(m,)`, or `(m, targets)` after `(n, m)` targets."""
+        """Score each row with the target of sample `index[row]`: `(m,)`, or `(m, targets)` for `(n, m)` targets."""
         ...
 
 
@@ -124,7 +124,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head behind mean pooling, verified on the samples of the batch.
+    """A linear head after mean pooling, verified on the samples of the batch.
 
     `logits = mean_s(activations) @ weight.T + bias`. `target_weights` is the row of the explained class, or for
     targets that are functions of the logits, the gradient of the score with respect to the logits times `weight`.
@@ -209,10 +209,10 @@ class LayerCapture:
         rescore_similarity: similarity of the detections in changed images to the explained one, for targets that are
             boxes. Evidence.DETECTIONS.
         replay: scores as if the layer had produced these activations, `replay(activations (r, k, *s), index (r,))`;
-            only the part of the model behind the layer runs. Evidence.REPLAY.
+            only the part of the model after the layer runs. Evidence.REPLAY.
         images: the model's images.
         probe: the layer's activations and gradients for changed images. Evidence.PROBE.
-        head: the linear head behind mean pooling, if the model has one. Evidence.HEAD.
+        head: the linear head after mean pooling, if the model has one. Evidence.HEAD.
         weight_gradients: Evidence.WEIGHT_GRADIENTS, for models without such a head.
         residual: the layer's input where it bypasses the layer; for `replay`.
         curvature: Evidence.CURVATURE.

@@ -1,4 +1,4 @@
-"""`python -m benchmarks faults`: plant every fault, and write down what is said of it."""
+"""`python -m benchmarks faults`: plant every fault, and record the findings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STORED = RESULTS / "faults.json"
 
 
 def run(
-    only: Annotated[int, typer.Option(help="the number of one fault, which is shown and not stored")] = 0,
-    out: Annotated[Path, typer.Option(help="JSON of what was said")] = STORED,
+    only: Annotated[int, typer.Option(help="number of a single fault, which is shown and not stored")] = 0,
+    out: Annotated[Path, typer.Option(help="JSON file for the findings")] = STORED,
 ) -> None:
-    """Plant every fault and its healthy twin, and tell what the diagnostics say of them."""
+    """Plant every fault and its healthy twin, and record what the diagnostics report about them."""
     rows = [said(fault) for fault in FAULTS if only in (0, fault.number)]
     table = Table("", "planted", "found by", "says", "names", "twin")
     for row in rows:
@@ -41,7 +41,7 @@ def _chosen(only: int) -> list[Fault]:
 
 
 def said(fault: Fault) -> dict[str, Any]:
-    """What is said of a fault and of its twin, as JSON takes it."""
+    """Return the findings about a fault and its twin as values for JSON."""
     answer = fault.answer(fault.said(planted=True))
     return {
         "number": fault.number,
@@ -58,7 +58,7 @@ def said(fault: Fault) -> dict[str, Any]:
 
 
 def is_right(row: dict[str, Any], fault: Fault) -> bool:
-    """Whether the guilty module is named, and nothing is said of the twin."""
+    """Whether the faulty module is named, and the healthy twin has no finding."""
     return (row["level"], row["kind"], row["layer"]) == (fault.level, fault.kind, fault.layer) and not row["twin"]
 
 

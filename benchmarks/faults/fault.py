@@ -1,4 +1,4 @@
-"""Faults that are planted on purpose, each with a healthy twin: what is said of one, and nothing of the other."""
+"""Faults that are planted on purpose, each with a healthy twin, for which nothing must be found."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Case = Callable[[bool], Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault and what must be said of it.
+    """A fault and the findings that it must cause.
 
     Attributes:
-        number: of the list of faults; several variants share one.
-        title: what is planted.
-        at: where: a dotted name of a module or a parameter; "" for data, the loop and the model as a whole.
-        tool: what finds it.
-        level: of the finding.
-        kind: of the finding.
+        number: number in the list of faults; variants share a number.
+        title: description of the fault.
+        at: dotted name of the faulty module or parameter; "" for data, the loop and the model as a whole.
+        tool: the tool that finds the fault.
+        level: expected level of the finding.
+        kind: expected kind of the finding.
         layer: the module that must be named.
-        case: the findings with the fault (True) and of the twin without it (False).
+        case: returns the findings with the fault (True), or of the twin without it (False).
     """
 
     number: int
@@ -40,32 +40,34 @@ class Fault:
     case: Case
 
     def said(self, planted: bool) -> list[Finding]:
-        """What the tool says, the worst first."""
+        """Return the findings of the tool, the worst first."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return worst_first(findings_of(self.case(planted)))
 
     def answer(self, said: Sequence[Finding]) -> Finding | None:
-        """The finding of the expected kind, if there is one; of several, the first that names the expected module."""
+        """Return the finding of the expected kind, preferably one that names the expected module; None if there is
+        none.
+        """
         own = [finding for finding in said if finding.kind == self.kind]
         return next((finding for finding in own if finding.layer == self.layer), next(iter(own), None))
 
 
 FAULTS: list[Fault] = []
-"""All of them, in the order of their numbers."""
+"""All faults, in the order of their numbers."""
 
 
 def fault(
     number: int, title: str, *, at: str = "", tool: str = "ModelDiagnostics", says: tuple[str, str, str]
 ) -> Callable[[Case], Case]:
-    """Add a function of `planted` that returns findings, a report or the origins of NaN.
+    """Register a function of `planted` that returns findings, a report or the origins of NaN.
 
     Args:
-        number: of the list.
-        title: what is planted.
-        at: where.
-        tool: what finds it.
-        says: level, kind and layer that are expected.
+        number: number in the list of faults.
+        title: description of the fault.
+        at: dotted name of the faulty module or parameter.
+        tool: the tool that finds the fault.
+        says: expected level, kind and layer.
     """
 
     def add(case: Case) -> Case:
@@ -77,7 +79,7 @@ def fault(
 
 
 def findings_of(answer: Any) -> list[Finding]:
-    """The findings of whatever a tool returns; an origin of NaN is one of kind "nonfinite"."""
+    """Return the findings in the result of any tool; an origin of NaN becomes a finding of kind "nonfinite"."""
     if isinstance(answer, Origins):
         found = [origin for origin in (answer.forward, answer.backward) if origin is not None]
         return [

@@ -16,7 +16,7 @@ CROSS_ENTROPY = nn.CrossEntropyLoss()
 
 
 class Branched(nn.Module):
-    """A trunk and a branch, added, and a head."""
+    """A trunk, a branch that is added to it, and a head."""
 
     def __init__(self, detached: bool) -> None:
         super().__init__()
@@ -104,14 +104,12 @@ def missing_zero_grad(planted: bool) -> Report:
     return train(mlp(), 41, lr=1e-4, zero_grad=not planted)
 
 
-@fault(
-    36, "eval() is forgotten in front of an evaluation", at="4", tool="check_output", says=("warn", "random-eval", "4")
-)
+@fault(36, "eval() is not called before an evaluation", at="4", tool="check_output", says=("warn", "random-eval", "4"))
 def forgotten_eval(planted: bool) -> list[Finding]:
     return check_output(network().train(planted), batch())
 
 
-@fault(36, "train() is forgotten in front of a training", at="1", tool="check_training", says=("warn", "frozen", "1"))
+@fault(36, "train() is not called before a training", at="1", tool="check_training", says=("warn", "frozen", "1"))
 def forgotten_train(planted: bool) -> list[Finding]:
     model = network().train(not planted)
     return check_training(model, [batch(), batch(seed=1)], CROSS_ENTROPY, torch.optim.Adam(model.parameters()))

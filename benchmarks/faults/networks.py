@@ -13,7 +13,7 @@ CLASSES = 4
 
 
 def images(n: int = 32, side: int = 12, seed: int = 0) -> Tensor:
-    """Normalized images without structure."""
+    """Return normalized images without structure."""
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
@@ -26,7 +26,7 @@ def batch(n: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def network(*end: nn.Module, dropout: float = 0.2, outputs: int = CLASSES) -> nn.Sequential:
-    """A small network with batch statistics and dropout, seeded, in train mode."""
+    """Return a small seeded network with batch statistics and dropout, in train mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -37,5 +37,5 @@ def network(*end: nn.Module, dropout: float = 0.2, outputs: int = CLASSES) -> nn
 
 
 def said(found: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Level and kind of each finding."""
+    """Return level and kind of each finding."""
     return [(finding.level, finding.kind) for finding in found]

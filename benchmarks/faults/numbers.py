@@ -29,7 +29,7 @@ def inputs(n: int = 4) -> Tensor:
 
 
 def after(function: Callable[[Tensor], Tensor]) -> nn.Sequential:
-    """Linear, ReLU, the function, linear."""
+    """Return a model of a linear layer, a ReLU, the function, and a linear layer."""
     return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), Function(function), nn.Linear(8, 2))
 
 
@@ -83,14 +83,14 @@ def overflow(planted: bool) -> Origins:
     return origins(model.half(), x.half()) if planted else origins(model, x)
 
 
-@fault(14, "the slope of a root at 0: NaN in the backward pass alone; the twin adds 1e-6", at="2",
+@fault(14, "the slope of a root at 0: NaN only in the backward pass; the twin adds 1e-6", at="2",
        tool="find_nonfinite", says=("bad", "nonfinite", "2"))  # fmt: skip
 def backward_alone(planted: bool) -> Origins:
     return origins(after(torch.sqrt if planted else lambda x: torch.sqrt(x + 1e-6)))
 
 
 class Masked(nn.Module):
-    """Scores, a mask of -inf, softmax, head."""
+    """Attention scores, a mask of -inf, a softmax and a head."""
 
     def __init__(self, full: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Planted faults 24 to 27 and 34: heads, gates, coefficients of a graph, levels of a pyramid."""
+"""Planted faults 24 to 27 and 34: attention heads, gates, coefficients of a graph, and levels of a pyramid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADS, WIDTH = 4, 16
 
 
 class Encoder(nn.Module):
-    """One attention over 8 tokens."""
+    """A single attention over 8 tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def stuck_head(planted: bool) -> Any:
 
 
 class Tagger(nn.Module):
-    """An LSTM and a head."""
+    """An LSTM followed by a head."""
 
     def __init__(self, forget: float) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Graph(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # of its own use of TorchScript
+        with warnings.catch_warnings():  # torch_geometric warns of its own use of TorchScript
             warnings.simplefilter("ignore")
             conv: Any = import_module("torch_geometric.nn").GATConv
         self.first = conv(4, 4, heads=2, add_self_loops=False)

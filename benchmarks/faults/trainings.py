@@ -16,7 +16,7 @@ from gradcam_kit.diagnostics import ModelDiagnostics, Report
 def batches(
     steps: int, n: int = 32, inputs: int = 16, classes: int = 8, seed: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of clusters, one per class, with noise."""
+    """Yield batches of noisy clusters, one cluster per class."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(classes, inputs, generator=generator)
     for _ in range(steps):
@@ -25,7 +25,7 @@ def batches(
 
 
 def he(module: nn.Module, gain: float = 1.0, seed: int = 0) -> nn.Module:
-    """Initialize linear and convolutional layers as He et al. do, with a gain."""
+    """Initialize linear and convolutional layers by He's method, times a gain."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for own in module.modules():
@@ -38,7 +38,7 @@ def he(module: nn.Module, gain: float = 1.0, seed: int = 0) -> nn.Module:
 
 
 def mlp(depth: int = 3, width: int = 32, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers with activations between them, 16 inputs and 8 classes."""
+    """Return linear layers with activations between them, for 16 inputs and 8 classes."""
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Linear(16 if i == 0 else width, width), activation()]
@@ -46,7 +46,7 @@ def mlp(depth: int = 3, width: int = 32, activation: Callable[[], nn.Module] = n
 
 
 class Functional(nn.Module):
-    """Linear - (norm) - functional ReLU - linear."""
+    """A linear layer, an optional normalization, a functional ReLU, and a linear layer."""
 
     def __init__(self, norm: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def train(
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
     **options: Any,
 ) -> Report:
-    """Train inside ModelDiagnostics, and return its report."""
+    """Train inside ModelDiagnostics, and return the report."""
     optimizer = optimizer or torch.optim.SGD([own for own in model.parameters() if own.requires_grad], lr=lr)
     with ModelDiagnostics(model, optimizer=optimizer, **options) as diagnostics:
         for step, (inputs, labels) in enumerate(data or batches(steps)):
@@ -84,5 +84,5 @@ def train(
 
 
 def found(report: Report, *levels: str) -> list[tuple[str, str]]:
-    """Kind and layer of all findings of these levels; of "bad" and "warn" if none is named."""
+    """Return kind and layer of all findings of these levels; by default "bad" and "warn"."""
     return [(one.kind, one.layer) for one in report.findings if one.level in (levels or ("bad", "warn"))]

@@ -39,7 +39,7 @@ def dead_function(planted: bool) -> Report:
     return train(model)
 
 
-@fault(3, "a functional ReLU behind batch normalization is dead", at="norm.bias", says=("bad", "dead", "norm"))
+@fault(3, "a functional ReLU after batch normalization is dead", at="norm.bias", says=("bad", "dead", "norm"))
 def dead_function_behind_norm(planted: bool) -> Report:
     model = Functional(norm=True)
     if planted:
@@ -78,7 +78,7 @@ def saturated_tanh(planted: bool) -> Report:
 
 @fault(
     6,
-    "a tanh is saturated (weights x 100); the twin has smaller weights, and large values in front of them",
+    "a tanh is saturated (weights x 100); the twin has smaller weights, and large values before them",
     at="2",
     says=("bad", "saturated", "3"),
 )
@@ -119,13 +119,13 @@ def constant_trunk(planted: bool) -> list[Finding]:
     return check_output(model, batch())
 
 
-@fault(21, "a layer answers the same to every input", at="2.weight", says=("bad", "constant", "2"))
+@fault(21, "the output of a layer is the same for every input", at="2.weight", says=("bad", "constant", "2"))
 def constant_layer(planted: bool) -> Report:
     model = mlp()
     if planted:
         nn.init.constant_(model[2].weight, 1e-30)  # type: ignore[arg-type]
         nn.init.ones_(model[2].bias)  # type: ignore[arg-type]
-    return train(model, data=batches(1, n=128))  # the first step gives the weights a direction
+    return train(model, data=batches(1, n=128))  # only one step, because further steps would change the weights
 
 
 @fault(22, "the features of a layer have rank 1", at="2.weight", says=("bad", "collapsed", "2"))

@@ -1,4 +1,4 @@
-"""Networks and data whose right answer is known: where each method finds it, and where it fails."""
+"""Networks and data whose right answer is known, which show where each method finds it and where it fails."""
 
 from benchmarks.ground_truth.command import run
 

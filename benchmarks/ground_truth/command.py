@@ -1,4 +1,4 @@
-"""`python -m benchmarks ground-truth`: the table, its JSON, and its figure."""
+"""`python -m benchmarks ground-truth`: write the table, its JSON, and its figure."""
 
 from __future__ import annotations
 
@@ -39,29 +39,31 @@ def run(
     quick: Quick = False,
     only: Annotated[list[str] | None, typer.Option(help="names of tests; default: all")] = None,
     method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
-    networks: Annotated[int | None, typer.Option(help="how many are trained for each column", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="of images, networks and intervals")] = 0,
+    networks: Annotated[int | None, typer.Option(help="number of trained networks per column", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="seed of images, networks and intervals")] = 0,
     threads: Threads = 1,
-    processes: Annotated[int, typer.Option(help="side by side; 0 = one per core", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="where the JSON goes instead, and nothing else is rewritten")] = None,
+    processes: Annotated[int, typer.Option(help="number of parallel processes; 0 = one per core", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="path of the JSON; no other file is rewritten")] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="where the figure (.png) goes instead, with the table (.md) beside it; likewise")
+        Path | None,
+        typer.Option(help="path of the figure (.png), with the table (.md) beside it; nothing else is written"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that this did not write")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace files that this command did not write")
+    ] = False,
 ) -> None:
-    """Where each method finds the right answer, and where it fails, on networks and data whose answer is known.
+    """Test where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 
-    Networks that are trained are trained several times, and each of them is
-    one observation of intervals and tests.
+    Trained networks are trained several times, and each of them is one observation of intervals and tests.
 
     A whole run rewrites what is stored in this checkout:
     benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
     and the tables and conclusions between the markers in
     docs/where-right.md.
 
-    With --out or --figure it writes those alone. With --quick, --only,
-    --method, --networks or another --seed nothing is written unless one of
-    the two says where. Each file is named when it is written.
+    With --out or --figure it writes only these files. With --quick, --only,
+    --method, --networks or another --seed nothing is written unless one of the two options is given. The command prints
+    the name of each file that it writes.
     """
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=tuple(method)) if method else plan
@@ -103,7 +105,9 @@ def run(
 
 
 def _rewrite_page(tables: str, results: Mapping[str, Any], console: Console) -> None:
-    """Put tables and conclusions on their page; conclusions stay as they are where the numbers do not support one."""
+    """Write tables and conclusions to their page; keep the old conclusions if the numbers do not support one of the
+    new.
+    """
     page = ROOT / "docs" / "where-right.md"
     text = between_markers(page.read_text(), tables, *_MARKERS)
     try:
@@ -131,7 +135,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Done:
-    """The columns of a task's tests, the seconds of each, and why others could not be run."""
+    """The columns of a task's tests, the seconds of each test, and why tests could not run."""
 
     columns: dict[str, Found]
     seconds: dict[str, float]
@@ -141,7 +145,7 @@ class _Done:
 def _columns(
     chosen: Sequence[Test], plan: Plan, threads: int, processes: int, console: Console
 ) -> tuple[dict[str, Column], dict[str, float], dict[str, str]]:
-    """Run the chosen tests on every network of the plan; columns come in the order of the tests."""
+    """Run the chosen tests on every network of the plan; return columns in the order of the tests."""
     groups: dict[str, list[Test]] = {}
     for test in chosen:
         groups.setdefault(test.group or test.name, []).append(test)
@@ -170,7 +174,7 @@ def _columns(
 
 
 def _all_done(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:
-    """Yield in the order of the tasks; side by side in processes, unless one is enough."""
+    """Yield results in the order of the tasks, computed in parallel processes unless one process is enough."""
     if workers == 1:
         yield from map(_done, tasks)
         return
@@ -194,7 +198,7 @@ def _done(task: _Task) -> _Done:
 
 
 def _check_own(out: Path | None, figure: Path | None) -> None:
-    """Refuse to replace files of others; a figure is one of this command's if the table beside it is."""
+    """Refuse to replace foreign files; a figure belongs to this command if the table beside it does."""
     table_of_figure = None if figure is None else figure.with_suffix(".md")
     marks = {out: '"command": "ground-truth"', figure: None, table_of_figure: "`python -m benchmarks ground-truth`"}
     for path, mark in marks.items():
@@ -207,7 +211,7 @@ def _check_own(out: Path | None, figure: Path | None) -> None:
 
 
 def _write(path: Path, text: str, console: Console) -> None:
-    """Write a file and say so: whoever runs this shall know what changed, without asking git."""
+    """Write a file and print its name, so that users see what changed without asking git."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     console.print(f"written to {path}", soft_wrap=True)

@@ -1,7 +1,7 @@
 """The conclusions of docs/where-right.md, each made from the stored numbers that support it.
 
-A sentence that says better asks `Stored.better`, which raises where the paired test does not say so; the pairs that
-sentences ask for are those that a run tests.
+A sentence that calls a method better uses `Stored.better`, which raises if the paired test does not support it. A run
+tests exactly the pairs that sentences use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EARLIER = ("GridPG, layer3", "GridPG, layer2")
 
 
 def linear_head(s: Stored) -> str:
-    """Grad-CAM where mean pooling and a linear head follow."""
+    """Write about Grad-CAM before mean pooling and a linear head."""
     for column in (*_SIZES, "two objects", "GridPG", "demo", "demo, GridPG"):
         for other in ("hires-cam", "xgrad-cam", "cam"):
             apart = abs(s.value(column, "grad-cam") - s.value(column, other))
@@ -32,7 +32,7 @@ def linear_head(s: Stored) -> str:
     two = [s.better("two objects", "grad-cam", other) for other in ("layer-cam", "grad-cam++", "score-cam")]
     grid = [s.better("GridPG", "grad-cam", other) for other in ("layer-cam", "grad-cam++", "score-cam")]
     return (
-        "**Behind mean pooling and a linear head**, take `GradCAM`; there `HiResCAM`, `XGradCAM` and `CAM` score the "
+        "**Before mean pooling and a linear head**, use `GradCAM`; there `HiResCAM`, `XGradCAM` and `CAM` score the "
         f"same to 0.01. Of two objects it shows the right one ({s.mean('two objects', 'grad-cam')} of what lies on "
         f"both): {two[0]} more than `LayerCAM`, {two[1]} more than `GradCAMPlusPlus` and {two[2]} more than "
         f"`ScoreCAM`. In mosaics of four pictures (GridPG) the differences are {grid[0]}, {grid[1]} and {grid[2]}, in "
@@ -41,12 +41,12 @@ def linear_head(s: Stored) -> str:
 
 
 def zero_is_zero(s: Stored) -> str:
-    """HiResCAM where a linear head follows at once."""
+    """Write about HiResCAM if a linear head follows at once."""
     half = [s.better("blind half", "hires-cam", other) for other in ("grad-cam", "score-cam", "ablation-cam")]
     part = [s.better("DiPart", "hires-cam", other) for other in ("grad-cam", "xgrad-cam", "ablation-cam")]
     s.require(s.value("blind half", "hires-cam") > 0.999, "blind half: hires-cam shows what cannot matter")
     return (
-        "**Where a linear head follows at once but weighs places differently, take `HiResCAM`.** It shows only "
+        "**Where a linear head follows at once but weighs positions differently, use `HiResCAM`.** It shows only "
         "what the score depends on, which is arithmetic and holds for that one layer: nothing of the blind half, "
         f"into which `GradCAM` puts {half[0]} more of its map, `ScoreCAM` {half[1]} and `AblationCAM` {half[2]}. In "
         f"mosaics whose other cells cannot matter at that layer (DiPart) it is {part[0]} better than `GradCAM`, "
@@ -55,7 +55,7 @@ def zero_is_zero(s: Stored) -> str:
 
 
 def earlier_layers(s: Stored) -> str:
-    """What holds one and two stages earlier."""
+    """Write about layers one and two stages before the last."""
     unclear = s.unclear(_EARLIER[0], "grad-cam", "hires-cam")
     gratings = s.better(_EARLIER[1], "grad-cam", "hires-cam")
     outlines = [s.in_all(f"demo, {column}", "hires-cam", "grad-cam") for column in _EARLIER]
@@ -75,7 +75,7 @@ def earlier_layers(s: Stored) -> str:
 
 
 def against(s: Stored) -> str:
-    """Class-agnostic methods."""
+    """Write about class-agnostic methods."""
     two, grid = s.better("two objects", "grad-cam", "eigen-cam"), s.better("GridPG", "grad-cam", "eigen-cam")
     for column in _SIZES:
         apart = abs(s.value(column, "grad-cam") - s.value(column, "eigen-cam"))
@@ -91,7 +91,7 @@ def against(s: Stored) -> str:
 
 
 def saturated(s: Stored) -> str:
-    """Gates."""
+    """Write about saturated gates."""
     for row in ("grad-cam", "hires-cam", "layer-cam", "grad-cam++"):
         s.require(s.all_empty("or", row), f"or: not all maps of {row} are empty")
     for row in ("integrated-grad-cam", "recipro-cam"):
@@ -107,7 +107,7 @@ def saturated(s: Stored) -> str:
 
 
 def small_objects(s: Stored) -> str:
-    """Maps that are coarser than objects."""
+    """Write about maps that are coarser than the objects."""
     guided = [s.better(column, "guided-grad-cam", "grad-cam") for column in ("small", "large")]
     chance = s.better("two objects", "guided-grad-cam", "guided-backprop")
     on_both = zip(s.by_network("small", "grad-cam"), s.by_network("large", "grad-cam"), strict=True)
@@ -125,7 +125,7 @@ def small_objects(s: Stored) -> str:
 
 
 def planted(s: Stored) -> str:
-    """A planted shortcut."""
+    """Write about a planted shortcut."""
     full, random = s.better("shortcut", "grad-cam", "full-grad"), s.not_shown("shortcut", "grad-cam", "random-cam")
     effects = [s.note("shortcut", f"correlation {one}", _EFFECT) for one in CORRELATIONS]
     shares = [100 * s.note("shortcut", f"correlation {one}", _SHARE, "grad-cam") for one in CORRELATIONS]
@@ -146,7 +146,7 @@ def planted(s: Stored) -> str:
 
 
 def transformers(s: Stored) -> str:
-    """Balanced gradients."""
+    """Write about balanced gradients."""
     rivals = ("hires-cam", "grad-cam", "attention-rollout", "grad-eclip", "random-cam")
     first = [s.better("transformer", "balanced-cam", other) for other in rivals]
     masks = s.better("transformer", "balanced-cam", "score-cam")
@@ -158,7 +158,7 @@ def transformers(s: Stored) -> str:
     s.require(other <= 0.05, f"balanced-cam has {other:.2f} on the other square")
     counted = f"{s.networks(_OTHERS['ignored'])} of {s.trained(_OTHERS['ignored'])}"
     return (
-        "**On vision transformers take [`BalancedCAM`](how-to/transformers.md).** It puts "
+        "**On vision transformers use [`BalancedCAM`](how-to/transformers.md).** It puts "
         f"{s.interval('transformer', 'balanced-cam')} of its map on the only square that matters, which is {first[0]} "
         f"more than `HiResCAM`, {first[1]} more than `GradCAM`, {first[2]} more than `AttentionRollout`, {first[3]} "
         f"more than `GradECLIP`, {first[4]} more than random channel weights, and {masks} more than `ScoreCAM`, which "
@@ -172,7 +172,7 @@ def transformers(s: Stored) -> str:
 
 
 def random_channels(s: Stored) -> str:
-    """One draw proves nothing."""
+    """Write that a single draw proves nothing."""
     unclear = s.unclear("transformer", "random-cam", "grad-cam")
     in_time = s.unclear("series, when", "random-cam", "random")
     spans = [s.draws(column, "random-cam") for column in ("transformer", "series, when")]
@@ -187,7 +187,7 @@ def random_channels(s: Stored) -> str:
 
 
 def series(s: Stored) -> str:
-    """In which of several series."""
+    """Write about finding the right one of several series."""
     which = s.better("series, which", "dcam", "grad-cam")
     return (
         "**In which of several series the pattern is**, only `dcam` is made to tell: its average precision is "
@@ -196,7 +196,7 @@ def series(s: Stored) -> str:
 
 
 def photographs(s: Stored) -> str:
-    """Six photographs rank nothing."""
+    """Write that six photographs do not rank methods."""
     unclear = s.unclear("photographs, share", "grad-cam", "random-cam")
     center = s.value("photographs, share", "center") > s.value("photographs, share", "random")
     s.require(center, "photographs: a map of the center is not above random ones")
@@ -226,7 +226,7 @@ CONCLUSIONS: tuple[Callable[[Stored], str], ...] = (
 
 
 def pairs() -> tuple[Pair, ...]:
-    """All pairs that a sentence asks for."""
+    """Return all pairs that the sentences use."""
     asked = Asked()
     for conclusion in CONCLUSIONS:
         conclusion(asked)
@@ -234,16 +234,16 @@ def pairs() -> tuple[Pair, ...]:
 
 
 def text(results: Mapping[str, Any]) -> str:
-    """The conclusions as a list, in lines of the page's width.
+    """Return the conclusions as a list, in lines of the page's width.
 
     Raises:
-        UnsupportedError: the numbers do not support one of them.
+        UnsupportedError: the numbers do not support one of the conclusions.
     """
     return "\n".join(_bullet(conclusion(Stored(results))) for conclusion in CONCLUSIONS)
 
 
 def _listed(numbers: Sequence[float], form: str) -> str:
-    """Numbers in a sentence."""
+    """Return numbers as text for a sentence."""
     said = [f"{round(number, 1) + 0.0:{form}}" for number in numbers]
     return f"{', '.join(said[:-1])} and {said[-1]}"
 

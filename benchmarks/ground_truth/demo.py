@@ -1,4 +1,4 @@
-"""The bundled demo model on its own pictures, whose classes are outlines: one network, trained for longer."""
+"""Test the bundled demo model on its own pictures, whose classes are outlines: one network, trained for longer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SURE = 0.8
 
 
 def demo(plan: Plan) -> dict[str, Found]:
-    """Medium objects at the last stage and two stages earlier; GridPG at three depths."""
+    """Score medium objects at the last stage and two stages earlier, and GridPG at three depths."""
     model = load_demo_model()
     batch = collate([draw(_FIRST + number, size="medium") for number in range(plan.count(_IMAGES))])
     subject = Subject(model, "layer4", batch.images, batch.labels, batch.masks, parts=THIRD)
@@ -41,7 +41,9 @@ def demo(plan: Plan) -> dict[str, Found]:
 
 
 def _small_and_sure(model: DemoNet, n: int) -> tuple[Tensor, Tensor]:
-    """Pictures of large objects at half the side, of which the model is sure; four of a mosaic differ in class."""
+    """Return halved pictures of large objects whose class the model predicts with confidence; the four of a mosaic
+    differ in class.
+    """
     images: list[Tensor] = []
     labels: list[int] = []
     seed = _FIRST + 5000

@@ -1,4 +1,4 @@
-"""The table methods x tests as a figure."""
+"""Render the table of methods and tests as a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradcam_kit.metrics import BASELINES
 
 
 def draw(cells: Cells, path: Path) -> None:
-    """The table as a figure: the darker, the better, relative to the chance level of the column (all ones)."""
+    """Plot the table; darker is better, relative to the chance level of the column (a map of ones)."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -24,7 +24,7 @@ def draw(cells: Cells, path: Path) -> None:
         for i, row in enumerate(rows):
             cell = cells[column].get(row)
             if cell is not None:
-                # Color an empty map like one at chance level.
+                # Color an empty map like a map at chance level.
                 values[i, j] = max(-1.0, (cell.mean - chance) / max(1 - chance, 1e-9)) if cell.n else 0.0
     figure, axes = plt.subplots(figsize=(0.62 * len(columns) + 2.2, 0.29 * len(rows) + 2.1), layout="constrained")
     axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")

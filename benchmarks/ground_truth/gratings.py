@@ -1,4 +1,6 @@
-"""Pictures of disks with a grating, whose direction and wavelength are the class, among plain disks, from a seed."""
+"""Draw pictures of disks from a seed; the direction and wavelength of a disk's grating are its class, other disks are
+plain.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,19 @@ from torch.nn.functional import interpolate
 SIDE = 64
 CLASSES = 8
 SIZES = {"small": (0.018, 0.03), "medium": (0.05, 0.08), "large": (0.12, 0.2)}
-"""The share of the picture that a disk covers, as in the pictures of the demo."""
+"""Share of the picture that a disk covers, as in the pictures of the demo."""
 
 _WAVELENGTHS = (4.0, 8.0)
 _PLAIN = 3
 _APART = 4
-"""Pixels between two disks with a grating."""
+"""Least distance in pixels between two disks with a grating."""
 
 _Y, _X = torch.meshgrid(torch.arange(SIDE).float(), torch.arange(SIDE).float(), indexing="ij")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with one or more objects: `image` `(3, h, w)`, and of each object its class and its mask."""
+    """A picture with one or more objects: `image` `(3, h, w)`, and the class and mask of each object."""
 
     image: Tensor
     labels: tuple[int, ...]
@@ -33,7 +35,7 @@ class Picture:
 
 
 def draw(seed: int, sizes: Sequence[str], labels: Sequence[int]) -> Picture:
-    """Draw disks of these sizes and classes that do not touch, on noise and plain disks."""
+    """Draw disks of these sizes and classes, which do not touch, on noise and plain disks."""
     generator = torch.Generator().manual_seed(seed)
     canvas = interpolate(0.6 * torch.randn(1, 3, 5, 5, generator=generator), SIDE, mode="bicubic")[0]
     canvas = canvas + 0.2 * torch.randn(3, SIDE, SIDE, generator=generator)
@@ -53,7 +55,7 @@ def draw(seed: int, sizes: Sequence[str], labels: Sequence[int]) -> Picture:
 
 
 def lessons(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures of all sizes and classes in equal parts, and their classes."""
+    """Return pictures of all sizes and classes in equal parts, and their classes."""
     sizes = list(SIZES)
     labels = [number % CLASSES for number in range(n)]
     pictures = [draw(seed + number, [sizes[number // CLASSES % 3]], [label]) for number, label in enumerate(labels)]
@@ -61,7 +63,7 @@ def lessons(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _grating(generator: torch.Generator, label: int) -> Tensor:
-    """Light and dark stripes of one color."""
+    """Return light and dark stripes of one color."""
     angle, wavelength = math.pi / 4 * (label % 4), _WAVELENGTHS[label // 4]
     phase = 2 * math.pi * _uniform(generator)
     waves = torch.cos(2 * math.pi / wavelength * (_X * math.cos(angle) + _Y * math.sin(angle)) + phase)
@@ -73,7 +75,7 @@ def _grating(generator: torch.Generator, label: int) -> Tensor:
 def _place(
     generator: torch.Generator, radius: float, placed: Sequence[tuple[float, float, float]]
 ) -> tuple[float, float]:
-    """A center from which the disk is inside, and apart from others."""
+    """Return a center at which the disk lies inside the picture and apart from others."""
     while True:
         x, y = ((radius + 1) + (SIDE - 3 - 2 * radius) * torch.rand(2, generator=generator)).tolist()
         if all(math.hypot(x - x2, y - y2) > radius + other + _APART for x2, y2, other in placed):

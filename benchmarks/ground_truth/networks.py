@@ -1,4 +1,4 @@
-"""Networks whose right answer is known by construction: nothing is trained."""
+"""Networks whose right answer is known by construction, without training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SCALE = 8.0
 
 
 class Wired(nn.Module):
-    """Detectors of red, green and blue, mean pooling, and a linear head whose weights are chosen.
+    """Detectors of red, green and blue, mean pooling, and a linear head with chosen weights.
 
-    Class 0: red counts for it, green against it, blue not at all. Class 1: green for it. So the contribution of each
-    position to a logit is known exactly, with its sign: weight * activation / positions.
+    Red counts for class 0, green counts against it, and blue has no effect. Green counts for class 1. So the
+    contribution of each position to a logit is known exactly, with its sign: weight * activation / positions.
 
     Args:
-        scale: of the weights.
+        scale: scale of the weights.
     """
 
     weights = ((1.0, -1.0, 0.0), (-0.5, 1.0, 0.0))
@@ -38,11 +38,11 @@ class Wired(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gate over "there is red" and "there is green", each a sum of its detector over all positions divided by `area`.
+    """A gate over "there is red" and "there is green", each the sum of a detector over all positions divided by `area`.
 
-    "and": relu(red + green - 1). "or": min(1, red + green), which is saturated where both are there: then no small
-    change matters, and none of the two alone. Both are times `SCALE`, as large as logits usually
-    are. Blue is detected and unused. The other class has the negative logit.
+    "and": relu(red + green - 1). "or": min(1, red + green), which is saturated if both are there: then neither a small
+    change nor the removal of one of them has an effect. Both are multiplied by `SCALE`, to be as large as usual logits.
+    Blue is detected but unused. The other class has the negative logit.
     """
 
     def __init__(self, gate: Gate, area: int) -> None:
@@ -61,7 +61,7 @@ class Gated(nn.Module):
 
 
 class HalfBlind(nn.Module):
-    """Random weights, and a head that sees the upper half of the last maps alone: what lies below cannot matter."""
+    """Random weights, and a head that sees only the upper half of the last maps: the lower half cannot matter."""
 
     def __init__(self, side: int = 32, channels: int = 8, classes: int = 4) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class HalfBlind(nn.Module):
 
 
 def half_blind(seed: int) -> HalfBlind:
-    """One with its own random weights; the global generator is untouched."""
+    """Return a half-blind network with its own random weights; the global generator is not changed."""
     generator = torch.Generator().manual_seed(seed)
     model = HalfBlind()
     with torch.no_grad():
@@ -88,16 +88,17 @@ def half_blind(seed: int) -> HalfBlind:
 
 
 class Grid(nn.Module):
-    """A network on a mosaic of 2 x 2 pictures whose every class exists once per cell: logit `cell * classes + class`.
+    """A network for mosaics of 2 x 2 pictures in which every class exists once per cell: logit `cell * classes +
+    class`.
 
-    Rao et al., CVPR 2022, arXiv 2205.10435. A logit of a cell is computed from that cell's positions alone, so evidence
-    in the other cells is wrong. `isolated` (DiFull): each cell is seen by itself. Otherwise (DiPart) the cells meet in
-    the receptive fields, and only the head separates them.
+    Rao et al., CVPR 2022, arXiv 2205.10435. The logit of a cell is computed only from the positions of this cell, so
+    evidence in other cells is wrong. `isolated` (DiFull): each cell is seen by itself. Otherwise (DiPart) the cells
+    meet in the receptive fields, and only the head separates them.
 
     Args:
-        body: from images to maps.
-        head: from pooled maps to logits.
-        isolated: see above.
+        body: function from images to maps.
+        head: function from pooled maps to logits.
+        isolated: True = DiFull, False = DiPart.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module, *, isolated: bool) -> None:
@@ -112,7 +113,7 @@ class Grid(nn.Module):
 
 
 def _split(maps: Tensor) -> Tensor:
-    """`(n, k, 2h, 2w)` -> `(4n, k, h, w)`, the cells of each in reading order."""
+    """Convert `(n, k, 2h, 2w)` to `(4n, k, h, w)`, with the cells of each image in reading order."""
     return torch.stack([cell for row in maps.chunk(2, 2) for cell in row.chunk(2, 3)], 1).flatten(0, 1)
 
 

@@ -17,31 +17,31 @@ from gradcam_kit.demo import DemoNet
 
 _TRAINING, _STEPS, _BATCH, _IMAGES, _MOSAICS = 1000, 160, 32, 12, 4
 _HELD_OUT = 1_000_000
-"""First seed of test pictures. Training seeds are smaller, and the ranges of different networks do not overlap."""
+"""First seed of test pictures. Seeds of training are smaller, and the ranges of different networks do not overlap."""
 
 
 @lru_cache(maxsize=1)
 def network(scale: float, seed: int) -> DemoNet:
-    """A network of the demo's architecture, trained in seconds."""
+    """Return a network of the demo's architecture, trained in seconds."""
     plan = Plan(scale=scale)
     images, labels = lessons(_TRAINING, seed)
     return train(DemoNet, images, labels, steps=plan.count(_STEPS), batch=_BATCH, seed=seed)
 
 
 def sizes(plan: Plan) -> dict[str, Found]:
-    """Pictures with one object, by its size, at the last stage."""
+    """Score pictures with one object, by its size, at the last stage."""
     return {size: _on(_of_size(plan, size), plan, "layer4") for size in SIZES}
 
 
 def earlier(plan: Plan) -> dict[str, Found]:
-    """The pictures with objects of medium size again, two stages earlier, where the maps are twice as fine."""
+    """Score the pictures with objects of medium size again, two stages earlier, where maps are twice as fine."""
     return {"earlier layer": _on(_of_size(plan, "medium"), at_earlier_layer(plan), "layer2", plan)}
 
 
 def two_objects(plan: Plan) -> dict[str, Found]:
-    """Pictures with objects of two classes: the maps of the two should differ.
+    """Score pictures with objects of two classes, for which the maps should differ.
 
-    Accuracy is the share of pictures of which the two classes have the highest scores.
+    Accuracy is the share of pictures whose two classes have the highest scores.
     """
     numbers = range(plan.count(_IMAGES))
     chosen = [(number % CLASSES, (number + 1 + number % (CLASSES - 1)) % CLASSES) for number in numbers]
@@ -63,9 +63,9 @@ def two_objects(plan: Plan) -> dict[str, Found]:
 
 
 def mosaics(plan: Plan) -> dict[str, Found]:
-    """GridPG at three depths, DiPart and DiFull, on the same mosaics of 2 x 2 pictures of different classes.
+    """Score GridPG at three depths, DiPart and DiFull, on the same mosaics of 2 x 2 pictures of different classes.
 
-    Accuracy is that on the pictures before they are put together.
+    Accuracy is measured on the pictures before they are put together.
     """
     model, count = network(plan.scale, plan.seed), plan.count(_MOSAICS)
     targets = torch.stack([torch.arange(4) * (1 + 2 * (number % 4)) + number for number in range(count)]) % CLASSES
@@ -90,7 +90,7 @@ def mosaics(plan: Plan) -> dict[str, Found]:
 
 
 def mosaics_of(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Four pictures each `(n, 4, c, h, w)` side by side, and where each of them is."""
+    """Put four pictures each, `(n, 4, c, h, w)`, side by side, and return the mask of each."""
     together = torch.cat([torch.cat([cells[:, 0], cells[:, 1]], 3), torch.cat([cells[:, 2], cells[:, 3]], 3)], 2)
     side = together.shape[-1] // 2
     masks = torch.zeros(len(together), 4, 2 * side, 2 * side, dtype=torch.bool)
@@ -101,7 +101,7 @@ def mosaics_of(cells: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on(pictures: Sequence[Picture], plan: Plan, layer: str, whole: Plan | None = None) -> Found:
-    """All methods of a plan; `whole` has those for which reasons are given where they are left out."""
+    """Score all methods of a plan; methods that only `whole` has get the reason for leaving them out."""
     model = network(plan.scale, plan.seed)
     images, labels = torch.stack([one.image for one in pictures]), torch.tensor([one.labels[0] for one in pictures])
     masks = torch.stack([one.masks[0] for one in pictures])
@@ -116,24 +116,24 @@ def _of_size(plan: Plan, size: str) -> list[Picture]:
 
 
 def _seed(plan: Plan, test: int) -> int:
-    """The first of the seeds of a test; of each network it has a thousand."""
+    """Return the first of the thousand seeds that a test has for each network."""
     return _HELD_OUT + 10 * plan.seed + 1000 * test
 
 
 def _reason(method: str) -> str:
-    """Why a method is left out at earlier layers; "" if it is not."""
+    """Return why a method is left out at earlier layers; "" if it is not."""
     if not takes_layer(method):
         return "does not depend on the layer"
     return "takes too long at this layer" if method in (*SLOW, "recipro-cam", "ablation-cam") else ""
 
 
 def at_earlier_layer(plan: Plan) -> Plan:
-    """Without methods that take a pass for each of many positions, and those whose map is of no one layer."""
+    """Drop methods that take a pass for each of many positions, and methods whose map does not depend on the layer."""
     return replace(plan, methods=tuple(name for name in plan.methods if not _reason(name)))
 
 
 def with_reasons(found: Found, whole: Plan | None) -> Found:
-    """Say why methods of the whole plan are left out."""
+    """Record why methods of the whole plan are left out."""
     if whole is not None:
         found.skipped |= {name: reason for name in whole.methods if (reason := _reason(name))}
     return found
@@ -157,7 +157,7 @@ TESTS = (
     _on_objects(
         "two objects",
         "Two gratings of two classes in one picture, both explained",
-        "of the map's share on the two disks, the part on the one that is explained",
+        "share of the explained disk in the part of the map that lies on the two disks",
         two_objects,
     ),
     _on_objects(

@@ -1,4 +1,4 @@
-"""Photographs with objects framed by hand, and a network with ImageNet weights: no truth, but a common-sense check.
+"""Photographs with objects framed by hand, and a network with ImageNet weights: a common-sense check, not ground truth.
 
 The photographs come with scikit-image, the weights with the package that `gradcam_kit.models.photos` names.
 """
@@ -28,10 +28,10 @@ class Photograph:
     """A picture with an object.
 
     Attributes:
-        read: the picture, `(h, w, 3)` or gray `(h, w)`.
+        read: returns the picture, `(h, w, 3)` or gray `(h, w)`.
         names: acceptable predictions of MobileNetV2; empty if its top class is not an object in the picture.
-        box: where the object is, `(x0, y0, x1, y1)` in the picture's pixels, by hand.
-        explained: the class that is explained; "" = the predicted one.
+        box: frame of the object, drawn by hand, `(x0, y0, x1, y1)` in the picture's pixels.
+        explained: the explained class; "" = the predicted class.
     """
 
     read: Callable[[], np.ndarray]
@@ -55,7 +55,7 @@ PHOTOGRAPHS: dict[str, Photograph] = {
 SHUTTLE = Photograph(data.astronaut, frozenset(), (350, 10, 490, 300), "space shuttle")
 """The space shuttle behind the astronaut."""
 
-# The last stage has 1280 channels, each of which would be a pass.
+# each of the 1280 channels of the last stage would take a pass
 _FEWER: dict[str, dict[str, Any]] = {
     "score-cam": {"channels": 64},
     "ss-cam": {"channels": 16},
@@ -65,12 +65,14 @@ _FEWER: dict[str, dict[str, Any]] = {
 }
 
 MEASURED = (*(PHOTOGRAPHS[name] for name in ("chelsea", "coffee", "camera", "motorcycle", "rocket")), SHUTTLE)
-"""Those whose class is the object in the box: of the astronaut the network sees the suit, or the flag."""
+"""Photographs whose class is the object in the box. In the photograph of the astronaut the network sees the suit or the
+flag.
+"""
 
 
 @cache
 def network() -> LoadedModel:
-    """MobileNetV2 with its weights.
+    """Return MobileNetV2 with its weights.
 
     Raises:
         MissingExtraError: the weights are not installed.
@@ -79,18 +81,18 @@ def network() -> LoadedModel:
 
 
 def pixels(photograph: Photograph) -> np.ndarray:
-    """The picture, with three channels."""
+    """The picture with three channels."""
     picture = photograph.read()
     return np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
 
 
 def image(photograph: Photograph) -> Tensor:
-    """The picture as the network takes it."""
+    """Return the picture as input of the network."""
     return network().transform(pixels(photograph))
 
 
 def mask(photograph: Photograph) -> Tensor:
-    """Where the object is in the network's input."""
+    """Return the mask of the object in the network's input."""
     left, top, right, bottom = network().transform.box(*pixels(photograph).shape[:2])
     x0, y0, x1, y1 = photograph.box
     centers = (torch.arange(_SIDE) + 0.5) / _SIDE
@@ -99,14 +101,16 @@ def mask(photograph: Photograph) -> Tensor:
 
 
 def index_of(name: str) -> int:
-    """The number of a class of ImageNet."""
+    """Return the index of an ImageNet class."""
     names = network().class_names
     assert names is not None
     return names.index(name)
 
 
 def photographs(plan: Plan) -> dict[str, Found]:
-    """The predicted class of each photograph, and the shuttle behind the astronaut: share of the box, and the peak."""
+    """Score the predicted class of each photograph, and the shuttle behind the astronaut: share in the box, and the
+    peak.
+    """
     shown = MEASURED[: plan.count(len(MEASURED))]
     images, masks = torch.stack([image(one) for one in shown]), torch.stack([mask(one) for one in shown])
     model = network().model
@@ -126,7 +130,7 @@ def photographs(plan: Plan) -> dict[str, Found]:
     for place, name in enumerate(("photographs, share", "photographs, peak")):
         scores = {row: values.unflatten(0, (-1, 2))[:, place] for row, values in found.scores.items()}
         columns[name] = Found(scores, found.skipped)
-    del columns["photographs, peak"].scores["ones"]  # which has no maximum
+    del columns["photographs, peak"].scores["ones"]  # an empty map has no maximum
     return columns
 
 

@@ -1,4 +1,4 @@
-"""Every method and every baseline on one subject, and what is measured of their maps."""
+"""Score the maps of every method and every baseline on one subject."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.metrics import BASELINES, mass_accuracy
 from gradcam_kit.types import LayerChoice
 
-# Fewer draws than in the papers, and fewer images, where a map takes hundreds of passes.
+# fewer draws and steps than in the papers, for methods that take hundreds of passes
 OPTIONS: dict[str, dict[str, Any]] = {
     "ss-cam": {"samples": 4},
     "is-cam": {"samples": 4},
@@ -25,17 +25,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 SLOW = ("score-cam", "ss-cam", "is-cam", "sess", "rise")
 THIRD = dict.fromkeys(SLOW, 3)
 SIXTH = {**dict.fromkeys(SLOW, 6), "score-cam": 3}
-"""Of so many images slow methods see one: where many networks are trained each of them sees few."""
+"""Slow methods see one of this many images; if many networks are trained, they see even fewer per network."""
 DRAWS = {"random": 10, "random-cam": 5}
-"""What is random alone is drawn so many times, and an image's score is the mean of its draws."""
+"""Number of draws for methods that are random; the score of an image is the mean over its draws."""
 
 SURE = 0.9
-"""Networks that name a smaller share of their images right are left out: where they err, the truth is unknown."""
+"""Networks with a smaller accuracy are left out, because the truth is unknown for images that they misclassify."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: which methods, how many images of each test, how many networks, and how long they are trained."""
+    """The extent of a run: methods, images per test, networks, and length of training."""
 
     methods: Sequence[str] = tuple(METHODS)
     scale: float = 1.0
@@ -43,17 +43,17 @@ class Plan:
     networks: int = 5
 
     def count(self, images: int) -> int:
-        """So many images, or fewer in a quick run."""
+        """Return the number of images, reduced in a quick run."""
         return max(2, round(self.scale * images))
 
     def of_network(self, number: int) -> Plan:
-        """The same with seeds of its own, so that weights and pictures of two networks have nothing in common."""
+        """Return the plan with other seeds, so that weights and pictures of two networks have nothing in common."""
         return replace(self, seed=self.seed + 1000 * number)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, a layer and images; `masks` say where the truth is: `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets."""
+    """A model, a layer and images; `masks` mark the truth: `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets."""
 
     model: nn.Module
     layer: str
@@ -61,21 +61,21 @@ class Subject:
     targets: Tensor
     masks: Tensor
     parts: Mapping[str, int] = field(default_factory=dict)
-    """Of how many images a method sees one; all others see all."""
+    """For each slow method, the number of images of which it sees one; all other methods see all images."""
     has_tokens: bool = False
-    """Whether methods that choose layers of tokens do so, in place of `layer`."""
+    """Whether methods that choose layers of tokens use their own choice instead of `layer`."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of methods that take still less than in `OPTIONS`."""
+    """Options of methods that need a smaller budget than in `OPTIONS`."""
 
 
 @dataclass
 class Found:
-    """The scores of each row of the table, and why others have none.
+    """The scores of each row of the table, and why other rows have none.
 
     Attributes:
-        scores: one per image, or `(n, m)` where each of n images has m targets; NaN where there is none.
-        skipped: row -> why there are no scores.
-        notes: what else was measured; `accuracy` is the share of its images that the network names right.
+        scores: one score per image, or `(n, m)` if each of n images has m targets; NaN for a missing score.
+        skipped: row -> why it has no scores.
+        notes: further measurements; `accuracy` is the share of images that the network classifies correctly.
     """
 
     scores: dict[str, Tensor] = field(default_factory=dict)
@@ -85,13 +85,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Column:
-    """What was found of one column of the table: of each row the scores of each network's images, one after the other.
+    """The results of one column of the table: for each row, the scores of the images of each network.
 
     Attributes:
         scores: row -> network -> images, or images and targets.
-        skipped: row -> why there are no scores.
-        notes: of each network.
-        left_out: what was found with networks that name less than `SURE` of their images right.
+        skipped: row -> why it has no scores.
+        notes: the notes of each network.
+        left_out: results of networks whose accuracy is below `SURE`.
     """
 
     scores: dict[str, list[Tensor]]
@@ -101,7 +101,9 @@ class Column:
 
     @classmethod
     def of(cls, found: Sequence[Found]) -> Column:
-        """Join the networks that are sure, or all if none is; a row has scores where all have some."""
+        """Join the results of accurate networks, or of all if none is accurate; a row has scores only if all networks
+        have some.
+        """
         sure = [one.notes.get("accuracy", 1.0) >= SURE for one in found]
         counted = [one for one, is_sure in zip(found, sure, strict=True) if is_sure or not any(sure)]
         left_out = [one for one, is_sure in zip(found, sure, strict=True) if not is_sure and any(sure)]
@@ -112,29 +114,29 @@ class Column:
 
     @property
     def accuracies(self) -> list[float]:
-        """Of the networks that count; none where nothing is named."""
+        """Return the accuracies of the networks that count; empty if the test does not classify."""
         return [float(one["accuracy"]) for one in self.notes if "accuracy" in one]
 
     @property
     def accuracies_left_out(self) -> list[float]:
-        """Of those that do not."""
+        """Return the accuracies of the networks that are left out."""
         return [float(one.notes["accuracy"]) for one in self.left_out]
 
 
 Measure = Callable[[Tensor, Tensor], Tensor]
-"""From heatmaps and masks, both `(r, *t)`, to a score for each, NaN where there is none."""
+"""A function from heatmaps and masks, both `(r, *t)`, to a score for each heatmap; NaN for a missing score."""
 
 
 def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """The share of the map that lies where the truth is; NaN for an empty map. A constant map has the chance level."""
+    """Return the share of the map inside the mask; NaN for an empty map. A constant map has the chance level."""
     return mass_accuracy(heatmaps, masks).values
 
 
 def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
-    """Measure the maps of all methods that apply, and of the baselines.
+    """Score the maps of all applicable methods and of the baselines.
 
-    The score of a map that is drawn several times is the mean over its draws without the empty ones;
-    `notes["draws"]` keeps the mean of each draw over its maps.
+    The score of a map that is drawn several times is the mean over its nonempty draws;
+    `notes["draws"]` has the mean score of each draw.
     """
     skipped: dict[str, str] = {}
     draws: dict[str, list[Tensor]] = {}
@@ -154,14 +156,14 @@ def found_of(draws: Mapping[str, Sequence[Tensor]], skipped: Mapping[str, str] |
 
 
 def _number(value: Tensor) -> float | None:
-    """A number of JSON; none where it is not defined."""
+    """Return a number for JSON; None if it is undefined."""
     return float(value) if value.isfinite() else None
 
 
 def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """The heatmaps of each method that applies and of each baseline; `skipped` gets the reasons of the others.
+    """Yield the heatmaps of each applicable method and each baseline; `skipped` receives the reasons of the others.
 
-    What is random alone comes several times under its name.
+    Methods and baselines that are purely random have several draws.
     """
     for name in plan.methods:
         some = -(-len(subject.images) // subject.parts.get(name, 1))
@@ -179,7 +181,7 @@ def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterat
 
 
 def explain(name: str, subject: Subject, some: int, **options: Any) -> Tensor:
-    """Heatmaps as the method returns them, at the subject's layer."""
+    """Return the heatmaps of a method at the subject's layer."""
     method = METHODS[name]
     layer = subject.layer if takes_layer(name, subject.has_tokens) else None
     cam = method(subject.model, layer, **{**OPTIONS.get(name, {}), **subject.options.get(name, {}), **options})
@@ -187,21 +189,21 @@ def explain(name: str, subject: Subject, some: int, **options: Any) -> Tensor:
 
 
 def takes_layer(name: str, has_tokens: bool = False) -> bool:
-    """Whether a method explains the layer that all others explain; some are defined by layers of their own."""
+    """Whether a method explains the subject's layer; some methods are defined by layers of their own."""
     choice = METHODS[name].layer_choice
     return choice is LayerChoice.LAST or (choice is LayerChoice.STREAM and not has_tokens)
 
 
 @dataclass(frozen=True)
 class Test:
-    """A column of the table, or several that share work."""
+    """A column of the table, or several columns that share work."""
 
     name: str
     question: str
     score: str
     run: Callable[[Plan], Mapping[str, Found]]
-    """Columns by name."""
+    """Returns the columns by name."""
     has_networks: bool = False
-    """Whether its networks are trained or drawn, so that it has to be run again with others."""
+    """Whether its networks are trained or drawn, so that it has to run again for other networks."""
     group: str = ""
-    """Tests of one group explain the same networks and run one after the other in one process."""
+    """Tests of one group explain the same networks, and run one after the other in one process."""

@@ -1,4 +1,6 @@
-"""A pattern injected into one of several random walks, after dCAM (Boniol et al., SIGMOD 2022): when, and in which?"""
+"""Inject a pattern into one of several random walks, after dCAM (Boniol et al., SIGMOD 2022), and ask when and in
+which.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 20, 40
 
 
 def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random walks `(n, D, t)` of unit deviation, labels, and where the pattern is; class 1 has one, class 0 none."""
+    """Return random walks `(n, D, t)` of unit deviation, labels, and the mask of the pattern; class 1 has one, class 0
+    none.
+    """
     generator = torch.Generator().manual_seed(seed)
     series = torch.randn(n, _DIMENSIONS, _TIMES, generator=generator).cumsum(2)
     series = (series - series.mean(2, keepdim=True)) / series.std(2, keepdim=True)
@@ -33,7 +37,7 @@ def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def over_time() -> nn.Module:
-    """A network of signals; its last maps are those of module "3"."""
+    """Return a network of signals; its last maps are the output of module "3"."""
     return nn.Sequential(
         nn.Conv1d(_DIMENSIONS, 16, 5, padding=2),
         nn.ReLU(),
@@ -46,7 +50,7 @@ def over_time() -> nn.Module:
 
 
 def over_cubes() -> nn.Module:
-    """A network of cubes, which keeps the rows apart; its last maps are those of module "3"."""
+    """Return a network of cubes, which keeps the rows apart; its last maps are the output of module "3"."""
     return nn.Sequential(
         nn.Conv2d(_DIMENSIONS, 16, (1, 5), padding=(0, 2)),
         nn.ReLU(),
@@ -59,7 +63,7 @@ def over_cubes() -> nn.Module:
 
 
 def when(plan: Plan) -> dict[str, Found]:
-    """All methods on a network of signals, and dCAM, which also says in which dimension, on one of cubes."""
+    """Score all methods on a network of signals, and dCAM, which also finds the dimension, on a network of cubes."""
     steps = plan.count(_STEPS)
     series, labels, _ = walks(_TRAINING, plan.seed + 1)
     signals = train(over_time, series, labels, steps=steps, seed=plan.seed)
@@ -71,7 +75,7 @@ def when(plan: Plan) -> dict[str, Found]:
     ones = torch.ones(len(tests)).long()
     found = score_all(Subject(signals, "3", tests, ones, masks.any(1)), plan)
     found.notes["accuracy"] = over_all[0]
-    # A map over time says nothing of the dimensions: every one of them gets the same.
+    # a map over time is the same for every dimension
     flat = GradCAM(signals, "3")(tests, 1)[:, None].expand(-1, _DIMENSIONS, -1)
     maps = {"dcam": [DCAM(cubes, "3", permutations=_ORDERS, seed=plan.seed)(tests, 1)], "grad-cam": [flat]}
     for name, baseline in BASELINES.items():

@@ -1,4 +1,4 @@
-"""A planted shortcut: a patch that goes with the label, more or less, and how much each network relies on it."""
+"""Plant a shortcut, a patch that correlates with the label, and measure how much each network relies on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _TRAINING, _STEPS, _IMAGES = 1200, 260, 20
 
 
 def pictures(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Crosses (class 1) and squares (class 0) of random shade on noise: without patch, with it, labels, patch masks."""
+    """Return crosses (class 1) and squares (class 0) of random shade on noise: without a patch, with it, labels, patch
+    masks.
+    """
     generator = torch.Generator().manual_seed(seed)
     images = 0.35 * torch.randn(n, 3, _SIDE, _SIDE, generator=generator)
     labels = torch.arange(n) % 2
@@ -30,7 +32,7 @@ def pictures(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = torch.where(labels[:, None, None] == 1, cross, outline)
     shade = 0.8 + 0.6 * torch.rand(n, 1, 1, generator=generator)
     images = images + (shape * shade)[:, None]
-    # The patch lies anywhere where the shape is not.
+    # the patch lies anywhere outside the shape
     patched, masks = images.clone(), torch.zeros(n, _SIDE, _SIDE, dtype=torch.bool)
     for i in range(n):
         while True:
@@ -44,7 +46,7 @@ def pictures(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def network_of(correlation: float, plan: Plan) -> nn.Module:
-    """Trained where P(patch | class 1) = (1 + correlation) / 2 and P(patch | class 0) = (1 - correlation) / 2."""
+    """Train with P(patch | class 1) = (1 + correlation) / 2 and P(patch | class 0) = (1 - correlation) / 2."""
     plain, patched, labels, _ = pictures(_TRAINING, plan.seed + 1)
     generator = torch.Generator().manual_seed(plan.seed)
     chance = 0.5 + correlation * (labels.float() - 0.5)
@@ -54,7 +56,7 @@ def network_of(correlation: float, plan: Plan) -> nn.Module:
 
 
 def shortcut(plan: Plan) -> dict[str, Found]:
-    """The patch is added to all test pictures, whatever their class, and explained is the class that it stands for."""
+    """Add the patch to all test pictures, whatever their class, and explain the class that the patch stands for."""
     plain, patched, labels, masks = pictures(plan.count(_IMAGES), plan.seed + 2)
     targets = torch.ones(len(labels)).long()
     by_correlation, effects = [], []
@@ -70,14 +72,14 @@ def shortcut(plan: Plan) -> dict[str, Found]:
             "accuracy without patch": accuracy(model, plain, labels),
             "accuracy with a patch in every picture": accuracy(model, patched, labels),
         }
-    # Of the network that has no shortcut: the others are meant to be misled.
+    # accuracy of the network without a shortcut, because the others are meant to be misled
     notes["accuracy"] = notes[f"correlation {CORRELATIONS[0]}"]["accuracy without patch"]
     found = Found(skipped=by_correlation[0].skipped, notes=notes | by_correlation[-1].notes)
     measured = torch.stack(effects, 1)
     relied = {}
     for row, none in by_correlation[0].scores.items():
         shares = torch.stack([one.scores[row] for one in by_correlation], 1)
-        # An empty map shows no patch.
+        # an empty map shows no patch
         found.scores[row] = shares[:, -1].nan_to_num() - none.nan_to_num()
         relied[row] = spearman(shares.nan_to_num().flatten()[None], measured[: len(shares)].flatten()[None])
     for correlation, one in zip(CORRELATIONS, by_correlation, strict=True):
@@ -94,7 +96,8 @@ TESTS = (
         "shortcut",
         "A patch that goes with the label at correlation 0, 0.5, 0.9 and 1; four networks, and the patch's measured "
         "effect on each",
-        "share of the map on the patch for the network that relies on it, less that for the one that does not",
+        "share of the map on the patch for the network that relies on it, minus the share for the network that does "
+        "not",
         shortcut,
         has_networks=True,
     ),

@@ -1,4 +1,4 @@
-"""What is stored of a run, as sentences need it: a sentence that says better asks for the test that supports it."""
+"""The stored results of a run for sentences; a sentence that calls a method better needs the test that supports it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEVEL = 0.05
 
 
 class UnsupportedError(Exception):
-    """The stored numbers do not support what a sentence says."""
+    """The stored numbers do not support a sentence."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,27 @@ class Stored:
     """The JSON of a run.
 
     Attributes:
-        results: as `ground-truth.json` has it.
+        results: the content of `ground-truth.json`.
     """
 
     results: Mapping[str, Any]
 
     def mean(self, column: str, row: str) -> str:
-        """A mean, as the table shows it."""
+        """Return a mean as the table shows it."""
         return f"{self.value(column, row):.2f}"
 
     def interval(self, column: str, row: str) -> str:
-        """A mean with its interval."""
+        """Return a mean with its interval."""
         cell = self._cell(column, row)
         self.require(cell["low"] is not None, f"{column}: {row} has no interval")
         return _with_interval(cell["mean"], cell["low"], cell["high"])
 
     def all_empty(self, column: str, row: str) -> bool:
-        """Whether no map shows anything."""
+        """Whether all maps are empty."""
         return bool(self._column(column)["scores"][row]["n"] == 0)
 
     def better(self, column: str, better: str, worse: str) -> str:
-        """How much better one row is than another, with the interval.
+        """Return how much better one row is than another, with the interval.
 
         Raises:
             UnsupportedError: the difference is not positive, not beyond chance, with or without empty maps, or
@@ -57,10 +57,10 @@ class Stored:
         return _with_interval(pair["difference"], pair["low"], pair["high"])
 
     def unclear(self, column: str, one: str, other: str) -> str:
-        """The difference of two rows that are not shown to differ, with interval and p.
+        """Return the difference of two rows that are not shown to differ, with interval and p.
 
         Raises:
-            UnsupportedError: they are, or only the correction for many pairs says that they are not.
+            UnsupportedError: they are shown to differ, or only the correction for many pairs hides the difference.
         """
         pair = self._pair(column, one, other)
         if pair["low"] is None or pair["high"] is None or not pair["low"] < 0 < pair["high"]:
@@ -68,10 +68,10 @@ class Stored:
         return self.not_shown(column, one, other)
 
     def not_shown(self, column: str, better: str, worse: str) -> str:
-        """The difference of two rows that is not shown to be one, with interval and p; 0 may be outside of it.
+        """Return a difference of two rows that is not significant, with interval and p; the interval may exclude 0.
 
         Raises:
-            UnsupportedError: it is shown.
+            UnsupportedError: the difference is significant.
         """
         pair = self._pair(column, better, worse)
         if pair["p_holm"] is None or pair["p_holm"] < LEVEL:
@@ -80,10 +80,10 @@ class Stored:
         return f"{said}, p = {p_of(pair['p_holm'])} after Holm"
 
     def in_all(self, column: str, better: str, worse: str) -> str:
-        """The mean difference where it has the same sign in all observations, which are too few for a test.
+        """Return the mean difference if it has the same sign in all observations, which are too few for a test.
 
         Raises:
-            UnsupportedError: not in all, or a test shows it.
+            UnsupportedError: the signs differ, or a test already shows the difference.
         """
         pair = self._pair(column, better, worse)
         if pair["agreeing"] < pair["observations"] or pair["p_holm"] < LEVEL:
@@ -91,48 +91,48 @@ class Stored:
         return f"{pair['difference']:.2f}"
 
     def pictures(self, column: str, better: str, worse: str) -> int:
-        """How many pictures a pair rests on."""
+        """Return the number of pictures of a pair."""
         return int(self._pair(column, better, worse)["n"])
 
     def networks(self, column: str) -> int:
-        """How many count."""
+        """Return the number of networks that count."""
         return int(next(iter(self._column(column)["scores"].values()))["networks"])
 
     def trained(self, column: str) -> int:
-        """How many were trained."""
+        """Return the number of trained networks."""
         return self.networks(column) + len(self._column(column)["left out"])
 
     def note(self, column: str, *names: str) -> float:
-        """The mean over networks of what is noted under these names, each within the one before."""
+        """Return the mean over networks of the note under these names, each nested in the one before."""
         values = [float(reduce(getitem, names, one)) for one in self._column(column)["notes"]]
         return sum(values) / len(values)
 
     def draws(self, column: str, row: str) -> tuple[float, float]:
-        """The smallest and the largest mean of any draw on any network."""
+        """Return the smallest and the largest mean of any draw on any network."""
         notes = self._column(column)["notes"]
         means = [mean for one in notes for mean in one["draws"][row] if mean is not None]
         return min(means), max(means)
 
     def by_network(self, column: str, row: str) -> Sequence[float]:
-        """The mean of each network."""
+        """Return the mean of each network."""
         found: Sequence[float] = self._column(column)["by network"][row]
         return found
 
     def require(self, condition: bool, said: str) -> None:
-        """Check what no test of two rows says.
+        """Check a condition that no test of two rows covers.
 
         Raises:
-            UnsupportedError: it does not hold.
+            UnsupportedError: the condition does not hold.
         """
         if not condition:
             raise UnsupportedError(said)
 
     def value(self, column: str, row: str) -> float:
-        """A mean as a number."""
+        """Return a mean as a number."""
         return float(self._cell(column, row)["mean"])
 
     def low(self, column: str, row: str) -> float:
-        """The lower end of the interval of a mean."""
+        """Return the lower end of the interval of a mean."""
         return float(self._cell(column, row)["low"])
 
     def _column(self, column: str) -> Mapping[str, Any]:
@@ -160,54 +160,54 @@ class Stored:
 
 @dataclass(frozen=True)
 class Asked(Stored):
-    """Notes which pairs sentences ask for; all numbers are 0."""
+    """Records the pairs that sentences use; all numbers are 0."""
 
     results: Mapping[str, Any] = field(default_factory=dict)
     pairs: dict[Pair, None] = field(default_factory=dict)
 
     def all_empty(self, column: str, row: str) -> bool:
-        """Nothing is known."""
+        """Return True, because nothing is measured yet."""
         return True
 
     def better(self, column: str, better: str, worse: str) -> str:
-        """Note the pair."""
+        """Record the pair."""
         self._pair(column, better, worse)
         return ""
 
     def unclear(self, column: str, one: str, other: str) -> str:
-        """Note the pair."""
+        """Record the pair."""
         return self.better(column, one, other)
 
     def not_shown(self, column: str, better: str, worse: str) -> str:
-        """Note the pair."""
+        """Record the pair."""
         return self.better(column, better, worse)
 
     def in_all(self, column: str, better: str, worse: str) -> str:
-        """Note the pair."""
+        """Record the pair."""
         return self.better(column, better, worse)
 
     def networks(self, column: str) -> int:
-        """Nothing is known."""
+        """Return 0, because nothing is measured yet."""
         return 0
 
     def trained(self, column: str) -> int:
-        """Nothing is known."""
+        """Return 0, because nothing is measured yet."""
         return 0
 
     def note(self, column: str, *names: str) -> float:
-        """Nothing is known."""
+        """Return 0, because nothing is measured yet."""
         return 0.0
 
     def draws(self, column: str, row: str) -> tuple[float, float]:
-        """Nothing is known."""
+        """Return zeros, because nothing is measured yet."""
         return 0.0, 0.0
 
     def by_network(self, column: str, row: str) -> Sequence[float]:
-        """Nothing is known."""
+        """Return zeros, because nothing is measured yet."""
         return (0.0,)
 
     def require(self, condition: bool, said: str) -> None:
-        """Nothing is known."""
+        """Do nothing, because nothing is measured yet."""
 
     def _cell(self, column: str, row: str) -> Mapping[str, Any]:
         return {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1, "empty": 0}
@@ -218,6 +218,6 @@ class Asked(Stored):
 
 
 def _with_interval(mean: float, low: float, high: float) -> str:
-    # Adding 0 makes a rounded -0.0 positive.
+    # adding 0 turns a rounded -0.0 into 0.0
     said = [f"{round(number, 2) + 0.0:.2f}" for number in (mean, low, high)]
     return f"{said[0]} [{said[1]}, {said[2]}]"

@@ -1,4 +1,4 @@
-"""The table methods x tests: as records, on the screen, and as Markdown."""
+"""The table of methods and tests as records, on the screen, and as Markdown."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ GROUPS = {
     "Series": ("series, when", "series, which"),
     "Photographs": ("photographs, share", "photographs, peak"),
 }  # fmt: skip
-"""Columns that are shown side by side."""
+"""Groups of columns that are shown side by side."""
 
 
 def place_of(column: str) -> int:
-    """Where a column stands; one of no group comes last."""
+    """Return the position of a column; columns outside all groups come last."""
     ordered = [name for names in GROUPS.values() for name in names]
     return ordered.index(column) if column in ordered else len(ordered)
 
 
 def cells_of(columns: Mapping[str, Column], seed: int) -> Cells:
-    """Mean and interval of every row of every column."""
+    """Return mean and interval of every row of every column."""
     return {
         name: {row: summarize(scores, seed) for row, scores in column.scores.items()}
         for name, column in columns.items()
@@ -51,9 +51,11 @@ def cells_of(columns: Mapping[str, Column], seed: int) -> Cells:
 
 
 def rows_of(cells: Cells) -> list[str]:
-    """Methods by their mean place in the columns, those that apply to less than half of them last; then baselines.
+    """Return methods by their mean rank in the columns, those that apply to less than half of them last, then
+    baselines.
 
-    Places are those of the numbers as shown, ties by name: the digits behind them differ between machines.
+    Ranks are computed from the rounded numbers, with ties broken by name, because further digits differ between
+    machines.
     """
     places: dict[str, list[float]] = {}
     for column in cells.values():
@@ -74,9 +76,9 @@ def text(cell: Cell | None, *, interval: bool = True, pictures: int = 0) -> str:
     """A cell as text: "–" where a method does not apply, "empty" where all its maps are zero.
 
     Args:
-        cell: of one row.
-        interval: show it where there is one.
-        pictures: of the column; a row that saw fewer says how many.
+        cell: the cell of one row.
+        interval: show the interval, if there is one.
+        pictures: number of pictures of the column; a row that saw fewer states its number.
 
     Returns:
         A few words.
@@ -90,13 +92,13 @@ def text(cell: Cell | None, *, interval: bool = True, pictures: int = 0) -> str:
     if cell.empty_maps:
         asides.append(f"{max(1, round(100 * cell.empty_maps))} % empty")
     aside = f" ({', '.join(asides)})" if asides else ""
-    # Adding 0 makes a rounded -0.0 positive: the sign of next to nothing differs between machines.
+    # Adding 0 turns a rounded -0.0 into 0.0: the sign of tiny values differs between machines.
     mean, low, high = (f"{round(number, DIGITS) + 0.0:.{DIGITS}f}" for number in (cell.mean, cell.low, cell.high))
     return f"{mean} [{low}, {high}]{aside}" if interval and not math.isnan(cell.low) else f"{mean}{aside}"
 
 
 def on_screen(cells: Cells) -> list[Table]:
-    """Tables of a few columns each, so that they fit."""
+    """Print tables of a few columns each, so that they fit the screen."""
     columns = list(cells)
     tables = []
     for start in range(0, len(columns), 5):
@@ -108,7 +110,7 @@ def on_screen(cells: Cells) -> list[Table]:
     return tables
 
 
-# What docs/where-right.md shows: families that differ, dCAM (made for several series), and all baselines.
+# rows of docs/where-right.md: families that differ, dCAM (made for several series), and all baselines
 SHOWN = (
     "balanced-cam", "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++",
     "integrated-grad-cam", "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam",
@@ -124,9 +126,9 @@ def markdown(
     order: Cells | None = None,
     found: Mapping[str, Column] | None = None,
 ) -> str:
-    """The table, of all rows or of some, in the order of their places in `order`, or in the table itself.
+    """Return the table as Markdown, with all rows or some, ordered by `order` or by the table itself.
 
-    Where `found` has the columns, the last lines say how many networks count and how often they are right.
+    If `found` has the columns, the last lines state the number of networks that count and their accuracy.
     """
     columns = list(cells)
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -145,32 +147,32 @@ def markdown(
 
 
 def _pictures(column: Mapping[str, Cell]) -> int:
-    """How many pictures the rows saw that saw all."""
+    """Return the number of pictures of rows that saw all pictures."""
     return max(cell.n + cell.empty for cell in column.values())
 
 
 def _sizes(column: Mapping[str, Cell], left_out: int) -> str:
-    """Pictures of all networks that count, and the networks."""
+    """Return the number of pictures of all networks that count, and the number of networks."""
     networks = next(iter(column.values())).networks
     return f"*{_pictures(column)}, {networks}{f' of {networks + left_out}' if left_out else ''}*"
 
 
 def _accuracy(column: Column) -> str:
-    """Of the networks that count, and of those that are left out."""
+    """Return the accuracies of networks that count, and of networks that are left out."""
     spans = ["–".join(sorted({f"{min(own):.2f}", f"{max(own):.2f}"})) if own else ""
              for own in (column.accuracies, column.accuracies_left_out)]  # fmt: skip
     return f"*{spans[0] or '–'}{f' (left out: {spans[1]})' if spans[1] else ''}*"
 
 
 def grouped(cells: Cells) -> Iterator[tuple[str, Cells]]:
-    """Yield the groups of columns that are there; columns of no group come last."""
+    """Yield the groups of existing columns; columns outside all groups come last."""
     for title, names in {**GROUPS, "Others": [name for name in cells if place_of(name) == place_of("")]}.items():
         if own := {name: cells[name] for name in names if name in cells}:
             yield title, own
 
 
 def blocks(cells: Cells, found: Mapping[str, Column]) -> str:
-    """The tables that docs/where-right.md shows, one for each group of columns."""
+    """Return the tables of docs/where-right.md, one for each group of columns."""
     return "\n".join(
         f"**{title}**\n\n{markdown(own, SHOWN, interval=False, order=cells, found=found)}"
         for title, own in grouped(cells)
@@ -178,7 +180,7 @@ def blocks(cells: Cells, found: Mapping[str, Column]) -> str:
 
 
 def page(cells: Cells, found: Mapping[str, Column], tests: Sequence[Test], pairs: Sequence[Difference]) -> str:
-    """The whole table with intervals, the pairs that were tested, and what each test asks."""
+    """Return the page with the whole table and its intervals, the tested pairs, and the question of each test."""
     asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
     fewer = "; ".join(
         f"`{name}` with {', '.join(f'{option} {value}' for option, value in options.items())}"
@@ -215,12 +217,12 @@ _METHOD = (
 
 
 def p_of(p: float) -> str:
-    """A p-value."""
+    """Return a p-value as text."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def pair_table(pairs: Sequence[Difference]) -> str:
-    """What stands behind the sentences that say better or worse."""
+    """Return the table of tests that support comparisons in sentences."""
     lines = "\n".join(
         f"| {one.column} | {one.better} | {one.worse} | {one.difference:.2f} [{one.low:.2f}, {one.high:.2f}] "
         f"| {p_of(one.p_holm)} | {one.n} | {one.agreeing} of {one.observations} "
@@ -236,7 +238,7 @@ def pair_table(pairs: Sequence[Difference]) -> str:
 
 
 def records(columns: Mapping[str, Column], cells: Cells) -> dict[str, Any]:
-    """What is stored of each column; what is undefined is null."""
+    """Return the stored values of each column; undefined values are null."""
     return {
         column: {
             "scores": {row: _record(cell) for row, cell in rows.items()},
@@ -254,7 +256,7 @@ def records(columns: Mapping[str, Column], cells: Cells) -> dict[str, Any]:
 
 
 def pair_records(pairs: Sequence[Difference]) -> list[dict[str, Any]]:
-    """What is stored of each pair; what is undefined is null."""
+    """Return the stored values of each pair; undefined values are null."""
     return [
         {name: _or_none(value) if isinstance(value, float) else value for name, value in vars(one).items()}
         for one in pairs
@@ -267,7 +269,7 @@ def _record(cell: Cell) -> dict[str, Any]:
 
 
 def _network(scores: Tensor) -> float | None:
-    """The mean of one network."""
+    """Return the mean of one network."""
     return _or_none(float(np.nanmean(values)) if np.isfinite(values := per_picture(scores)).any() else math.nan)
 
 

@@ -1,4 +1,4 @@
-"""Vision transformers, trained in seconds to name the color of a square among gray ones."""
+"""Tests on small vision transformers, trained in seconds to name the color of a square among gray ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRAME = 3
 
 
 class Block(nn.Module):
-    """Attention and a hidden layer, each behind a normalization."""
+    """Attention and a hidden layer, each after a normalization."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,7 +36,9 @@ class Block(nn.Module):
 
 
 class SmallViT(nn.Module):
-    """8 x 8 patches of 4 pixels, three blocks, and a head behind the class token or the mean of all."""
+    """A transformer of 8 x 8 patches of 4 pixels, with three blocks, and a head on the class token or on the mean of
+    all.
+    """
 
     def __init__(self, width: int = 32, classes: int = 4, *, has_class_token: bool = True) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class SmallViT(nn.Module):
 
 
 def small_swin() -> SwinTransformer:
-    """Two stages of two blocks, windows of 4 x 4 patches, every second one shifted; a head behind the mean."""
+    """Return two stages of two blocks with windows of 4 x 4 patches, alternately shifted, and a head on the mean."""
     return SwinTransformer(
         patch_size=[4, 4],
         embed_dim=32,
@@ -71,7 +73,7 @@ def small_swin() -> SwinTransformer:
 
 @dataclass(frozen=True)
 class Family:
-    """How transformers are built; `layer` is the last from whose output gradients reach all patches."""
+    """A family of transformers; `layer` is the last layer from whose output gradients reach all patches."""
 
     build: Callable[[], nn.Module]
     layer: str
@@ -83,16 +85,16 @@ _WINDOWS = Family(small_swin, "features.3.1.norm1")
 
 
 def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw four squares on noise, of which the first ones have colors of their own and the others are gray.
+    """Draw four squares on noise; the first ones have colors of their own, the others are gray.
 
     Args:
-        n: images.
-        seed: of places, colors and noise.
-        colored: squares with a color.
-        frame: also a frame in a random color, in place of the outer cells.
+        n: number of images.
+        seed: seed of positions, colors and noise.
+        colored: number of squares with a color.
+        frame: also draw a frame in a random color, in place of the outer cells.
 
     Returns:
-        Images; the colors `(n, colored)`; where each of these squares is, `(n, colored, h, w)`.
+        Images; the colors `(n, colored)`; the masks of the colored squares, `(n, colored, h, w)`.
     """
     generator = torch.Generator().manual_seed(seed)
     images = 0.3 * torch.randn(n, 3, _SIDE, _SIDE, generator=generator)
@@ -120,7 +122,7 @@ def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[
 
 
 def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> dict[str, Found]:
-    """All methods at the last layer from which gradients reach the patches, and those with layers of their own."""
+    """Score all methods at the last layer from which gradients reach the patches, or at layers of their own."""
     images, labels, _ = pictures(_TRAINING, plan.seed + 1, frame=frame)
     model = train(family.build, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
     tests, truth, masks = pictures(plan.count(_IMAGES), plan.seed + 2, frame=frame)
@@ -131,9 +133,9 @@ def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> d
 
 
 def two_colors(plan: Plan) -> dict[str, Found]:
-    """Two colored squares, each explained; the network learned to name one of them, whichever was asked for.
+    """Score two colored squares, each explained; the network learned to name whichever of the two was asked for.
 
-    Accuracy is the share of pictures of which the two colors have the highest scores.
+    Accuracy is the share of pictures whose two colors have the highest scores.
     """
     images, labels, _ = pictures(_TRAINING, plan.seed + 3, colored=2)
     model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
@@ -154,7 +156,7 @@ _ON_SQUARE = "share of the map on the colored square"
 
 
 def _of_family(name: str, question: str, family: Family, frame: bool = False) -> Test:
-    """One colored square among gray ones, explained to transformers of one family."""
+    """Score one colored square among gray ones on transformers of one family."""
     run = partial(transformer, name, family, frame=frame)
     return Test(name, question, _ON_SQUARE, run, has_networks=True)
 
@@ -176,6 +178,6 @@ TESTS = (
         _CLASS_TOKEN,
         frame=True,
     ),
-    _of_family("transformer, mean", "The same as the first, with a head behind the mean of all patches", _MEAN),
+    _of_family("transformer, mean", "The same as the first, with a head after the mean of all patches", _MEAN),
     _of_family("transformer, windows", "The same as the first, with shifted windows and merged patches", _WINDOWS),
 )

@@ -1,4 +1,4 @@
-"""Training small networks from a seed, in seconds."""
+"""Train small networks from a seed, in seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train(
     seed: int = 0,
     augment: Augment | None = None,
 ) -> Network:
-    """A network trained by AdamW with a cosine schedule; the global generator is as before afterwards."""
+    """Train a network by AdamW with a cosine schedule; the global generator is restored afterwards."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -44,12 +44,12 @@ def train(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of right predictions."""
+    """Return the share of correct predictions."""
     return float((model(images).argmax(1) == labels).float().mean())
 
 
 def small_network(channels: int, classes: int) -> nn.Module:
-    """Three convolutions, mean pooling, one linear layer; its last maps are those of module "8"."""
+    """Return three convolutions, mean pooling and one linear layer; the last maps are the output of module "8"."""
     return nn.Sequential(
         nn.Conv2d(channels, 12, 3, padding=1),
         nn.BatchNorm2d(12),

@@ -1,9 +1,9 @@
-"""How sure a mean and a difference are: what one network shows says little about the next.
+"""Compute the uncertainty of means and differences; the result of one network says little about the next.
 
-Where several networks are trained, the mean of each network is one observation, and intervals and p come from
+If several networks are trained, the mean of each network is one observation, and intervals and p-values come from
 Student's t over these means (Student 1908). The cluster bootstrap, which draws networks and then the images of each
-(Davison and Hinkley 1997, section 3.8), is too sure with five networks, so its interval is stored beside the other
-and nothing is concluded from it.
+(Davison and Hinkley 1997, section 3.8), is overconfident with five networks, so its interval is stored beside the
+other, but no conclusion relies on it.
 
 With a single network, each picture is one observation, and the result says nothing about other networks: intervals
 come from Student's t, p-values from random flips of signs, as in `gradcam_kit.metrics.paired_differences`. Flips of
@@ -29,9 +29,11 @@ from gradcam_kit.significance import holm
 
 DRAWS = 10_000
 FEWEST = 5
-"""Pictures of one network below which there is no interval."""
+"""Fewer pictures of one network get no interval."""
 Scores = Sequence[Tensor]
-"""Of each network, the scores of its pictures `(n,)`, or of each target of its pictures `(n, m)`; NaN: empty map."""
+"""For each network, the scores of its pictures `(n,)`, or of the targets of its pictures `(n, m)`; NaN for an empty
+map.
+"""
 Values = Sequence[Float[np.ndarray, " pictures"]]
 
 
@@ -40,15 +42,15 @@ class Cell:
     """A row of a column.
 
     Attributes:
-        mean: over pictures; of several networks, the mean of their means.
-        low: of the 95 % interval; NaN where there is none.
-        high: likewise.
-        n: pictures that have a map.
-        empty: pictures all of whose maps are empty.
-        networks: that were trained or drawn.
+        mean: mean over pictures; for several networks, the mean of their means.
+        low: lower end of the 95 % interval; NaN without an interval.
+        high: upper end of the 95 % interval; NaN without an interval.
+        n: number of pictures with a map.
+        empty: number of pictures all of whose maps are empty.
+        networks: number of networks that were trained or drawn.
         empty_maps: the share of all maps that is empty, 0 to 1.
-        cluster_low: of the interval of the cluster bootstrap, which is too narrow; NaN with one network.
-        cluster_high: likewise.
+        cluster_low: lower end of the interval of the cluster bootstrap, which is too narrow; NaN for one network.
+        cluster_high: upper end of this interval.
     """
 
     mean: float
@@ -73,23 +75,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one row is than another on the same pictures of the same networks.
+    """The difference of two rows on the same pictures of the same networks.
 
     Attributes:
-        column: of the table.
+        column: column of the table.
         better: the row that is claimed to be better.
-        worse: the other.
+        worse: the other row.
         difference: mean of better - worse over targets for which both have a map, averaged as in `Cell`.
-        low: of its 95 % interval.
-        high: of its 95 % interval.
-        p: two-sided, of a mean of 0.
-        p_holm: the same, corrected for all pairs of the file.
-        n: pictures for which both have a map.
-        networks: that were trained or drawn.
-        agreeing: observations (networks, or the pictures of one) with a positive difference.
-        observations: how many there are.
-        low_with_empty: the same interval where an empty map counts as 0.
-        high_with_empty: likewise.
+        low: lower end of its 95 % interval.
+        high: upper end of its 95 % interval.
+        p: two-sided p-value of a mean of 0.
+        p_holm: the p-value corrected for all pairs of the file.
+        n: number of pictures for which both have a map.
+        networks: number of networks that were trained or drawn.
+        agreeing: number of observations (networks, or the pictures of one network) with a positive difference.
+        observations: number of observations.
+        low_with_empty: lower end of the interval if an empty map counts as 0.
+        high_with_empty: upper end of this interval.
     """
 
     column: str
@@ -110,7 +112,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its 95 % interval, p of a mean of 0, and the observations that it rests on."""
+    """A mean, its 95 % interval, the p-value of a mean of 0, and the underlying observations."""
 
     mean: float
     low: float
@@ -120,11 +122,11 @@ class Estimate:
 
 
 def summarize(scores: Scores, seed: int) -> Cell:
-    """Mean of a row with its interval, which does not leave the range of shares.
+    """Return the mean of a row with its interval, which does not leave the range of shares.
 
     Args:
-        scores: of each network.
-        seed: of draws.
+        scores: the scores of each network.
+        seed: seed of the draws.
 
     Returns:
         The cell.
@@ -134,7 +136,7 @@ def summarize(scores: Scores, seed: int) -> Cell:
     n = int(np.isfinite(joined).sum())
     maps = np.concatenate([one.double().flatten().numpy() for one in scores])
     found = estimate(values, seed)
-    # A share is within 0 and 1; what grows with reliance (shortcut) is a difference of two.
+    # a share is within 0 and 1; growth with reliance (shortcut) is a difference of two shares
     least = 0.0 if n and np.nanmin(joined) >= 0 else -1.0
     low, high = (float(np.clip(end, least, 1)) for end in (found.low, found.high))
     cluster = (
@@ -148,7 +150,7 @@ def summarize(scores: Scores, seed: int) -> Cell:
 
 
 def differences(columns: Mapping[str, Mapping[str, Scores]], pairs: Iterable[Pair], seed: int) -> list[Difference]:
-    """Test pairs on what both rows have seen; pairs whose rows or column are not there are left out."""
+    """Test pairs on pictures that both rows have seen; leave out pairs whose rows or column do not exist."""
     found = [
         _difference(pair, columns[pair.column][pair.better], columns[pair.column][pair.worse], seed)
         for pair in pairs
@@ -159,14 +161,14 @@ def differences(columns: Mapping[str, Mapping[str, Scores]], pairs: Iterable[Pai
 
 
 def estimate(values: Values, seed: int) -> Estimate:
-    """The mean of networks, or of the pictures of one network.
+    """Estimate the mean of networks, or of the pictures of one network.
 
     Args:
-        values: of each network, those of its pictures; NaN where there is none.
-        seed: of draws.
+        values: for each network, the values of its pictures; NaN for a missing value.
+        seed: seed of the draws.
 
     Returns:
-        The estimate; NaN where nothing can be said.
+        The estimate; NaN if there are too few values.
     """
     known = [one[np.isfinite(one)] for one in values]
     if len(values) > 1:
@@ -179,7 +181,7 @@ def estimate(values: Values, seed: int) -> Estimate:
 
 
 def cluster_means(values: Values, seed: int) -> Float[np.ndarray, " draws"]:
-    """The mean of each draw of networks, then of pictures; NaN where none of those that were drawn has a value."""
+    """Return the mean of each draw of networks and pictures; NaN if no drawn picture has a value."""
     joined = np.concatenate(values)
     counts = _counts(tuple(map(len, values)), seed)
     good = np.isfinite(joined)
@@ -213,20 +215,20 @@ def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Differe
 
 
 def per_picture(scores: Tensor) -> Float[np.ndarray, " pictures"]:
-    """The mean of the targets of each picture that have a score.
+    """Return for each picture the mean of its targets that have a score.
 
     Args:
         scores: `(n,)`, or `(n, m)` for m targets of each picture; NaN where the map is empty.
 
     Returns:
-        One for each picture, NaN where all of its maps are empty.
+        One mean per picture; NaN if all its maps are empty.
     """
     values: Float[np.ndarray, " pictures"] = (scores.nanmean(1) if scores.ndim == 2 else scores).double().numpy()
     return values
 
 
 def _student_p(means: Float[np.ndarray, " networks"]) -> float:
-    """The two-sided p of Student's t; NaN below two networks, and 1 where there is no difference at all."""
+    """Return the two-sided p of Student's t; NaN for fewer than two networks, 1 if there is no difference."""
     if len(means) < 2:
         return math.nan
     if np.abs(means).max() == 0:
@@ -241,9 +243,9 @@ def _mean(observations: Float[np.ndarray, " observations"]) -> float:
 
 @lru_cache(maxsize=8)
 def _counts(sizes: tuple[int, ...], seed: int) -> Float[np.ndarray, "draws images"]:
-    """How often each picture of each network is drawn: all rows of a column share their draws."""
+    """Return how often each picture of each network is drawn; all rows of a column share their draws."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), DRAWS)
-    # A network that is drawn twice has its pictures drawn twice, each time as many as it has.
+    # if a network is drawn twice, its pictures are drawn twice, each time as many as it has
     parts = [rng.multinomial(times * size, np.full(size, 1 / size)) for times, size in zip(drawn.T, sizes, strict=True)]
     return np.concatenate(parts, 1).astype(float)

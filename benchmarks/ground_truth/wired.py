@@ -1,4 +1,4 @@
-"""Tests on networks that are wired by hand: the truth needs no training and no belief."""
+"""Tests on networks that are wired by hand, whose truth needs neither training nor assumptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARGIN = 5
 
 
 def squares(n: int, colors: tuple[int, ...], seed: int, low: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Images with one square per color that do not overlap, and the masks `(colors, n, h, w)` of each."""
+    """Return images with one square per color, which do not overlap, and their masks `(colors, n, h, w)`."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.zeros(n, 3, SIDE, SIDE)
     masks = torch.zeros(len(colors), n, SIDE, SIDE, dtype=torch.bool)
@@ -38,7 +38,9 @@ def squares(n: int, colors: tuple[int, ...], seed: int, low: float = 0.5) -> tup
 
 
 def signs(plan: Plan) -> dict[str, Found]:
-    """Evidence for, against and of no importance; green and blue are as large as red and often brighter."""
+    """Score evidence for the class, against it, and without effect; green and blue are as large as red and often
+    brighter.
+    """
     images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed)
     targets = torch.zeros(len(images)).long()
     # A whole square of a color is worth `SCALE` logits.
@@ -47,7 +49,7 @@ def signs(plan: Plan) -> dict[str, Found]:
 
 
 def gates(plan: Plan) -> dict[str, Found]:
-    """Two squares that are needed together, or of which one is enough."""
+    """Score two squares of which both are needed, or of which one is enough."""
     found = {}
     for gate in get_args(Gate):
         images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed + 1, low=0.8)
@@ -65,10 +67,10 @@ def gates(plan: Plan) -> dict[str, Found]:
 
 @contextmanager
 def expecting_empty_maps() -> Iterator[None]:
-    """Without the warnings of empty maps.
+    """Suppress the warnings of empty maps.
 
-    A saturated gate has no gradient: that most maps are empty there is what the test is about, and the table says it.
-    Elsewhere an empty map is news.
+    A saturated gate has no gradient, so that most maps are empty; the test is about this case, and the table reports
+    it. In other tests, a warning of an empty map matters.
     """
 
     def is_news(record: logging.LogRecord) -> bool:
@@ -83,7 +85,7 @@ def expecting_empty_maps() -> Iterator[None]:
 
 
 def blind(plan: Plan) -> dict[str, Found]:
-    """A network with random weights on noise."""
+    """Score a network with random weights on noise."""
     generator = torch.Generator().manual_seed(plan.seed)
     images = torch.randn(_IMAGES, 3, SIDE, SIDE, generator=generator)
     seen = torch.zeros(_IMAGES, SIDE, SIDE, dtype=torch.bool)
@@ -103,13 +105,13 @@ TESTS = (
     ),
     Test(
         "gates",
-        "Hand-wired: two squares needed together (and), or one of two enough (or: saturated where both are there)",
+        "Hand-wired: two squares needed together (and), or one of two enough (or: saturated where both are present)",
         "twice the smaller of the two squares' shares of the map",
         gates,
     ),
     Test(
         "blind half",
-        "Random weights and a head that sees the upper half alone",
+        "Random weights and a head that sees only the upper half",
         "share of the map in the half that can matter",
         blind,
         has_networks=True,

@@ -1,1 +1,1 @@
-"""The numbers behind the limits of the diagnostics, over models that are healthy."""
+"""The numbers of healthy models from which the limits of the diagnostics were chosen."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks thresholds`: how far healthy models stay away from the limits of the diagnostics."""
+"""`python -m benchmarks thresholds`: measure how far healthy models stay away from the limits of the diagnostics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from benchmarks.thresholds.statistics import measure
 from gradcam_kit.diagnostics import Thresholds
 
 LIMITS: Mapping[str, tuple[str, str]] = {
-    "dead_warn": ("share of the units behind a ReLU that never answered", "above"),
+    "dead_warn": ("share of the units of a ReLU that were never active", "above"),
     "dead_bad": ("the same", "above"),
     "saturated_warn": ("share of the values where the slope is below 5 % of its maximum", "above"),
     "saturated_bad": ("the same", "above"),
-    "constant": ("share of the units that answer the same to every input", "above"),
+    "constant": ("share of the units whose output is the same for every input", "above"),
     "rank": ("effective rank of pooled features", "below"),
     "between": ("share of the mean square that differs between samples", "below"),
     "redundant": ("share of the units that correlate above 0.95 with another one", "above"),
@@ -37,12 +37,12 @@ LIMITS: Mapping[str, tuple[str, str]] = {
     "head_distance": ("Jensen-Shannon distance of two heads that are not nearly uniform", "below"),
     "sink": ("share of the attention that one token gets", "above"),
     "stuck_warn": ("share of the units with a gate that does not move", "above"),
-    "first loss": ("distance of the first loss from that of chance, relative", "above"),
+    "first loss": ("relative distance of the first loss from the loss of guessing", "above"),
 }
-"""Threshold -> what is compared with it, and on which side of the limit something is said."""
+"""Threshold -> the number that is compared with it, and the side of the limit on which a finding is reported."""
 
 SAME = {"dead_bad": "dead_warn", "saturated_bad": "saturated_warn", "gradient_bad": "gradient_warn"}
-"""Threshold -> the one that is compared with the same number."""
+"""Threshold -> another threshold for the same number."""
 
 LEFT_OUT: Mapping[str, str] = {
     "uniform": "marks a head in a table, and no finding rests on it",
@@ -53,35 +53,35 @@ LEFT_OUT: Mapping[str, str] = {
     "stuck_margin": "part of the number that `stuck_warn` limits",
     "stuck_std": "part of the number that `stuck_warn` limits",
 }
-"""Threshold that no number of a healthy model is compared with -> what it is instead."""
+"""Thresholds with which no number of a healthy model is compared -> their purpose."""
 
 FIRST_LOSS, FRESH = 0.2, 4
 
 
 def run(
-    steps: Annotated[int, typer.Option(help="steps of each training", min=4)] = 40,
-    seeds: Annotated[int, typer.Option(help="trainings of each model", min=1)] = 2,
+    steps: Annotated[int, typer.Option(help="number of steps of each training", min=4)] = 40,
+    seeds: Annotated[int, typer.Option(help="number of trainings of each model", min=1)] = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """How far healthy models, fresh and trained, stay away from every limit of the diagnostics."""
+    """Measure how far healthy models, fresh and trained, stay away from every limit of the diagnostics."""
     if quick:
         steps, seeds = 8, 1
     record("thresholds", "cpu", rows(steps, seeds), threads=1, out=out, quick=quick, steps=steps, seeds=seeds)
 
 
 def rows(steps: int, seeds: int) -> Iterator[Row]:
-    """One row per limit: the distribution over layers and models, its worst value, and the margin to the limit."""
+    """Yield one row per limit: the distribution over layers and models, the worst value, the margin to the limit."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     failed: list[Iterator[Row]] = []
     for name, healthy in MODELS.items():
-        for length in (FRESH, steps):  # fresh, and trained
+        for length in (FRESH, steps):  # fresh and trained models
             for seed in range(seeds):
                 case = {"threshold": "all", "statistic": f"{name}, {length} steps, seed {seed}"}
 
                 def read(healthy=healthy, length=length, seed=seed, name=name) -> Iterator[Row]:  # type: ignore[no-untyped-def]
                     for threshold, value, layer in measure(healthy, length, seed):
-                        if threshold == "first loss":  # read before the first step, so once for each seed
+                        if threshold == "first loss":  # read before the first step, so once per seed
                             if length == FRESH:
                                 found[threshold].append((value, name))
                             continue
@@ -95,12 +95,12 @@ def rows(steps: int, seeds: int) -> Iterator[Row]:
 
 
 def limit_of(threshold: str) -> float:
-    """The limit as it is set when nobody sets it."""
+    """Return the default of a limit."""
     return FIRST_LOSS if threshold == "first loss" else float(getattr(Thresholds(), threshold))
 
 
 def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
-    """The row of one threshold."""
+    """Return the row of one threshold."""
     statistic, side = LIMITS[threshold]
     case = {"threshold": threshold, "statistic": statistic}
     values = found.get(SAME.get(threshold, threshold), [])
@@ -119,7 +119,7 @@ def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
     }
     if margin != float("inf"):
         figures["margin"] = _single(margin)
-    return Row(case, figures, note=f"{side} the limit something is said; worst: {where}")
+    return Row(case, figures, note=f"findings are reported {side} the limit; worst: {where}")
 
 
 def _single(value: float) -> Figure:

@@ -1,4 +1,4 @@
-"""Healthy models, fresh and trained, over which the diagnostics must keep silent."""
+"""Healthy models, fresh and trained, for which the diagnostics must report nothing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Data = Iterator[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Healthy:
-    """A model that works, and how it is trained.
+    """A healthy model and its training.
 
     Attributes:
-        make: builds it; the global random state decides its weights.
-        data: a number of steps and a seed -> batches.
-        loss: of output and labels.
+        make: builds the model, whose weights depend on the global random state.
+        data: function from a number of steps and a seed to batches.
+        loss: function of output and labels.
         rate: learning rate of AdamW; 0 = only evaluated.
-        classes: how many; 0 where the first loss says nothing.
+        classes: number of classes; 0 if the first loss is not judged.
     """
 
     make: Callable[[], nn.Module]
@@ -38,7 +38,7 @@ class Healthy:
 
 
 def pictures(steps: int, seed: int = 0, n: int = 32, size: int = 32) -> Data:
-    """Noise, whose brightness tells the class."""
+    """Yield noise whose brightness determines the class."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         labels = torch.randint(0, 10, (n,), generator=generator)
@@ -47,7 +47,7 @@ def pictures(steps: int, seed: int = 0, n: int = 32, size: int = 32) -> Data:
 
 
 def sequences(steps: int, seed: int = 0) -> Data:
-    """Is the sum of the sequence positive?"""
+    """Yield sequences; the label tells whether the sum of the sequence is positive."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         x = torch.randn(32, 12, 6, generator=generator)
@@ -55,7 +55,7 @@ def sequences(steps: int, seed: int = 0) -> Data:
 
 
 def tokens(steps: int, seed: int = 0) -> Data:
-    """Each token is the one before and a small step."""
+    """Yield token sequences in which each token is the one before plus a small step."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         starts = torch.randint(0, 100, (16, 1), generator=generator)
@@ -64,19 +64,19 @@ def tokens(steps: int, seed: int = 0) -> Data:
 
 
 def drawn(steps: int, seed: int = 0) -> Data:
-    """The pictures of the demo."""
+    """Yield pictures of the demo."""
     first = 1000 * seed
     for batch in draw_batches(range(first, first + 32 * steps), 32):
         yield batch.images, torch.as_tensor(batch.labels)
 
 
 def clusters(steps: int, seed: int = 0) -> Data:
-    """Clusters with noise."""
+    """Return batches of noisy clusters."""
     return batches(steps, seed=seed)
 
 
 def next_token(output: Any, ids: Tensor) -> Tensor:
-    """Cross-entropy of a language model."""
+    """Return the cross-entropy of a language model."""
     return functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
@@ -100,7 +100,7 @@ def gpt2() -> nn.Module:
 
 
 class Recurrent(nn.Module):
-    """Two LSTM layers and a head."""
+    """Two LSTM layers followed by a head."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The numbers that the limits of the diagnostics are compared with, read off one training."""
+"""Collect the numbers that the limits of the diagnostics are compared with, from one training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradcam_kit.diagnostics.verdicts.updates import growth, judged
 from gradcam_kit.errors import GradCamKitError
 
 Value = tuple[str, float, str]
-"""A threshold of `Thresholds`, the number that is compared with it, and the layer that it is of."""
+"""A threshold of `Thresholds`, the number that is compared with it, and the layer of the number."""
 
 _LIMITS = Thresholds()
 _WINDOW = 10
@@ -99,7 +99,7 @@ def _of_updates(ledger: Ledger) -> Iterator[Value]:
 
 
 def _of_parts(model: nn.Module, healthy: Healthy, seed: int) -> Iterator[Value]:
-    """Heads of attention and gates of recurrent layers, where there are any."""
+    """Yield numbers of attention heads and of gates of recurrent layers, if there are any."""
     inputs = next(healthy.data(1, seed + 100))[0]
     model.eval()
     for read in (_of_heads, _of_gates):
@@ -114,7 +114,7 @@ def _of_heads(model: nn.Module, inputs: Any) -> Iterator[Value]:
     for row in attention.heads():
         where, own = f"{row.layer}, head {row.head}", spread[row.layer]
         yield "sink", row.sink, where
-        # Heads that are near to uniform are near to each other, so such pairs are not judged.
+        # Nearly uniform heads are near to each other, so such pairs are not judged.
         if row.distance is not None and row.distance < max(own[row.head], own[row.nearest]) / 2:
             yield "head_distance", row.distance, where
 

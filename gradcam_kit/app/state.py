@@ -33,7 +33,7 @@ RULES = ("exact", "balanced")
 """Gradient rules, for methods that have the option `gradient_rule`."""
 
 USUAL = ("grad-cam", "layer-cam", "eigen-cam")
-_LONGEST = 600  # characters of an error
+_LONGEST = 600  # maximum length of a displayed error
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Choice:
         target: the index of a class, or of a box for a detector.
         methods: names in `METHODS`.
         layer: "" leaves the choice to each method.
-        gradient_rule: "" = the method's own; methods without the option go without it.
+        gradient_rule: "" = the default of the method; ignored by methods without the option.
     """
 
     target: int
@@ -61,12 +61,12 @@ class MethodMap:
         method: its name.
         target: the explained target.
         cam: the method at its layers; None if it could not be made.
-        heatmap: in [0, 1], `(h, w)`; None where the method failed.
+        heatmap: heatmap `(h, w)` in [0, 1]; None if the method failed.
         layers: names of the target layers.
         cost: seconds, passes and memory in words.
         is_empty: whether there is no positive evidence.
         error: the error on one line; "" without an error.
-        code: from the opacity to the script that makes this map; None where there is no map.
+        code: function from the opacity to the script that makes this map; None without a map.
         check: what `cam.check` printed, or why it failed; "" before it ran.
     """
 
@@ -83,7 +83,7 @@ class MethodMap:
 
 
 def method_choices() -> list[tuple[str, str]]:
-    """Return labels and values of all methods, those that need one pass first; the label has the price."""
+    """Return labels and values of all methods, single-pass methods first; labels contain the cost."""
     quick = single_pass_methods()
     ordered = [*quick, *(name for name in METHODS if name not in quick)]
     return [(f"{name}  ({METHODS[name].cost or 'F'})", name) for name in ordered]
@@ -163,7 +163,7 @@ def _automatic(model: AppModel, view: View, method: type[BaseCAM], target: Named
 
 
 def check(view: View, found: MethodMap) -> MethodMap:
-    """Run `cam.check` for a map: six times the price of the map."""
+    """Run `cam.check` for a map, which costs six times as much as the map."""
     if found.cam is None:
         return found
     try:
@@ -201,10 +201,10 @@ def escaped(text: str) -> str:
 
 
 def said(error: Exception) -> str:
-    """Return an error on one line, as the page shows it, and drop the tensors that its traceback holds.
+    """Return an error on one line, as the page shows it, and free the tensors that its traceback holds.
 
     Raises:
-        BaseException: what a signal's handler raised.
+        BaseException: the exception of a signal handler.
     """
     raise_interruption(error)
     traceback.clear_frames(error.__traceback__)

@@ -40,7 +40,7 @@ SHOWN_SIDE = 768
 
 TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
 LEAST_SHARE = 0.01
-"""Classes of lower probability are not among the bars, except for the first; the list of all classes has them."""
+"""Classes with a lower probability get no bar, except the first one; the list of all classes contains them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class AppModel:
         request: the request of the model.
         loaded: the loaded model with its transform and class names.
         model: the plain module on its device.
-        device: where it runs.
+        device: the device of the model.
     """
 
     request: ModelRequest
@@ -77,13 +77,13 @@ class AppModel:
 
 @dataclass(frozen=True, eq=False)
 class NamedTarget:
-    """One thing that can be explained.
+    """A class or a box that can be explained.
 
     Attributes:
-        name: of the class.
-        score: of the class or of the detection.
+        name: name of the class.
+        score: score of the class or of the detection.
         target: argument of a method: the index of a class, or the target of a box.
-        box: of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`.
+        box: box of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`; None for a class.
     """
 
     name: str
@@ -97,9 +97,9 @@ class View:
     """The findings of the model in a picture.
 
     Attributes:
-        shown: the picture, at most `SHOWN_SIDE` pixels long.
+        shown: the picture, with a longer side of at most `SHOWN_SIDE` pixels.
         seen: the part of `shown` that the model sees, `(x0, y0, x1, y1)`.
-        source: where the picture comes from.
+        source: origin of the picture.
         images: the model's input, a batch of one.
         targets: the top classes or boxes, best first.
         is_detector: whether `targets` are boxes.
@@ -127,7 +127,7 @@ class View:
         return f"{score:.1%}" if self.in_percent else f"{score:.3g}"
 
     def bars(self) -> dict[str, int]:
-        """Return a label for each of `targets`, distinct, with the value that `target_choices` has for it."""
+        """Return a distinct label for each of `targets`, with its value in `target_choices`."""
         names = [one.name for one in self.targets]
         found = {}
         for place, one in enumerate(self.targets):
@@ -138,9 +138,9 @@ class View:
         return found
 
     def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
-        """Return labels and values of everything that can be explained: the top ones first, then all classes.
+        """Return labels and values of everything that can be explained: top predictions first, then all classes.
 
-        The value is the index of a class, of a detector the place among the boxes.
+        The value is the index of the class or, for a detector, of the box.
         """
         if self.is_detector:
             return [(f"{i + 1}. {one.name}, {self.said(one.score)}", i) for i, one in enumerate(self.targets)]
@@ -156,7 +156,7 @@ class View:
         return [(f"automatic ({chosen})" if chosen else "automatic", ""), *listed]
 
     def box_at(self, x: float, y: float) -> int | None:
-        """Return the place of the smallest box around a point of `shown`, in pixels; None if there is none."""
+        """Return the index of the smallest box around a point of `shown`, in pixels; None if there is none."""
         around = [
             ((box[2] - box[0]) * (box[3] - box[1]), place)
             for place, box in enumerate(one.box for one in self.targets)
@@ -195,7 +195,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
 
 
 def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tuple[LayerCandidate, ...]:
-    """Return the layers with positions for one target: which of them gradients reach may depend on the box."""
+    """Return the layers with positions for one target, because the box may decide which layers gradients reach."""
     if not view.is_detector:
         return view.layers
     resolved = resolve_target(target, ClassLogit)
@@ -213,7 +213,7 @@ def _shown(picture: RGB) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
-    """Return a box in the pixels of the shown picture, whose height and width come first, as those of the whole."""
+    """Return a box of the whole picture in the pixels of the shown picture; sizes are height and width."""
     y, x = shown[0] / size[0], shown[1] / size[1]
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 

@@ -184,7 +184,7 @@ class _Hook:
         """Stop running the function, even for a running call that has already looked up the hook."""
         self.function = _do_nothing
 
-    def __reduce__(self) -> tuple[Any, ...]:  # for classes that copy their modules themselves
+    def __reduce__(self) -> tuple[Any, ...]:  # used by classes that copy their modules themselves
         return _inert, ()
 
 

@@ -107,7 +107,7 @@ def check_images(images: Tensor, checks: Checks) -> None:
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(images[sample]).all():
-            return None  # only their sum overflowed
+            return None  # a false alarm: only the sum of the values overflowed
         return NonFiniteError(f"image {sample} of the batch has NaN or infinite values; expected finite numbers")
 
     checks.add(~torch.isfinite(finite_probe(images)), error)
@@ -130,7 +130,7 @@ def check_activations(name: str, activations: Tensor, checks: Checks) -> None:
 def no_patch_gradient(name: str, _sample: int) -> CaptureError:
     """Return the error for a score that does not depend on the patch tokens of a layer."""
     return CaptureError(
-        f"no gradient reaches the patch tokens of layer {name!r}: behind it the score depends only on the "
-        "class token; choose the input normalization of the last block, or target_layers=None, which finds "
+        f"no gradient reaches the patch tokens of layer {name!r}: after it, the score depends only on the class "
+        "token; choose the input normalization of the last block, or target_layers=None, which finds "
         "it"
     )

@@ -63,7 +63,7 @@ class Seen:
         if self.tensor.ndim != 4:
             return False
         _, first, second, d = self.tensor.shape
-        single = {(1, width) for _, width in tokens}  # the output of a query that pools the tokens
+        single = {(1, width) for _, width in tokens}  # this is the output of a query that pools the tokens
         return not {(first, second * d), (second, first * d)}.isdisjoint(tokens | single)
 
 
@@ -137,7 +137,7 @@ def explore(
         except GradCamKitError:
             if target is not None:
                 with torch.no_grad():
-                    score(target, output, inputs.n)  # raises, unless the output lacks only gradients
+                    score(target, output, inputs.n)  # this raises an error, unless the output lacks only gradients
             return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]

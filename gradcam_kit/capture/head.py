@@ -1,4 +1,4 @@
-"""Linear heads behind mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
+"""Linear heads after mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def find_head(
         target_weights = _target_weights(run, matrix, output, target)
         if target_weights is None:
             return None
-        # Behind a log-softmax a head is reproduced up to a constant, but the constant depends on the activations.
+        # After a log-softmax, a head is reproduced up to a constant, but the constant depends on the activations.
         is_linear = type(target) is ClassLogit and checks.cached_bool(
             (layer, name, "linear"), _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
         )
@@ -132,7 +132,7 @@ def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks:
     if samples != len(maps):
         raise CaptureError(
             f"layer {record.name!r} returned {samples} rows for {len(maps)} images, and the model has no linear head "
-            "behind mean pooling; choose a method that uses gradients"
+            "after mean pooling; choose a method that uses gradients"
         )
     batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == samples for leaf in leaves]
 
@@ -175,6 +175,6 @@ def _last_weight(record: LayerRecord, channels: int) -> tuple[str, Any]:
         break
     raise CaptureError(
         f"layer {record.name!r} has no weight with one entry for each of its {channels} channels, and the model has no "
-        "linear head behind mean pooling; choose a layer that ends with a convolution or normalization, "
+        "linear head after mean pooling; choose a layer that ends with a convolution or normalization, "
         "or a method that uses gradients"
     )

@@ -146,7 +146,7 @@ def choose_among(
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
     if lost := ", ".join(unknown_operations(model)):
-        listed = f"{listed}; layers behind {lost} are left out, because this operation may move positions"
+        listed = f"{listed}; layers after {lost} are left out, because this operation may move positions"
     raise LayerNotFoundError(
         f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
         f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="
@@ -196,7 +196,7 @@ def _stream(candidates: list[LayerCandidate]) -> list[str]:
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
-    """Return the last layer that still has positions and on which the score depends, in front of a dense output."""
+    """Return the last spatial layer on which the score depends, before a dense output."""
     usable = [one for one in seen if one.depends or one.hidden] if scored else seen
     usable = [one for one in usable if not one.is_output] or usable
     if not usable:
@@ -211,7 +211,7 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
     if last.reached:
         return _outermost(last, usable), "the last layer with positions on which the score depends"
     if last.hidden:  # do not fall back to another layer: methods that use gradients then say what hides them
-        return _outermost(last, usable), "the last layer with positions, inside of a reentrant checkpoint"
+        return _outermost(last, usable), "the last layer with positions, inside a reentrant checkpoint"
     reached = [one for one in usable if one.reached]
     if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached or one.hidden]):
         return norms[-1], "the last normalization that sends gradients to the patch tokens"

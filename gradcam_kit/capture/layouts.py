@@ -38,11 +38,11 @@ class ChannelsFirst:
     """`(n, k, *s)`, the output of convolutions."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
-        """Nothing to do."""
+        """Return the maps unchanged."""
         return output
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Nothing to do."""
+        """Return the maps unchanged."""
         return maps
 
 

@@ -68,7 +68,7 @@ def is_transformed() -> bool:
 
 
 def unobservable(value: object) -> str | None:
-    """Return why a leaf of an output has no statistics, in a few words; None if it has."""
+    """Return in a few words why a leaf of an output has no statistics; None if it has some."""
     if not isinstance(value, Tensor):
         return f"{kind_of(value)}, not a tensor"
     if value.layout != torch.strided:

@@ -61,16 +61,16 @@ class Observer:
     """Receives the events of passes; a subclass overrides the methods it needs. Return values are ignored."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note that the whole model is about to run."""
+        """Handle the start of a pass of the whole model."""
 
     def enter(self, call: Call) -> None:
-        """Note that a layer is about to run."""
+        """Handle the start of a call of a layer."""
 
     def leave(self, call: Call) -> None:
-        """Note that a layer has run."""
+        """Handle the end of a call of a layer."""
 
     def end(self, step: int, output: Any) -> None:
-        """Note that the whole model has run."""
+        """Handle the end of a pass of the whole model."""
 
 
 @dataclass(eq=False)

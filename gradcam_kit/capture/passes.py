@@ -95,7 +95,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
-        except InDoubtError:  # once per model and shapes of its inputs
+        except InDoubtError:  # done once per model and input shapes
             gather(model, inputs)
             captured = stack.enter_context(_pass(model, inputs, request))
         yield captured
@@ -103,7 +103,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
-    """Run an `untouched` model, and keep alive what its results refer to."""
+    """Run an `untouched` model, and keep the objects alive to which its results refer."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     checks = Checks(model)
@@ -180,7 +180,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             yield captured
         except Exception as error:
             raise_interruption(error)
-            checks.raise_first()  # without synchronization NaN may be the real cause, and should be named
+            checks.raise_first()  # without synchronization, NaN may be the real cause and should be named
             raise
         checks.raise_first()
 
@@ -246,5 +246,5 @@ def _for_each(values: Tensor, n: int) -> Tensor:
 
 
 def _detach(output: Any) -> Any:
-    # Contiguous, as it would be without the channels-last memory format of the images.
+    # Make it contiguous, as it would be without the channels-last memory format of the images.
     return map_output(lambda leaf: leaf.detach().contiguous(), output)

@@ -44,7 +44,7 @@ class LayerRecord:
     spec: TreeSpec | None = None
     layout: Layout | None = None
     versions: list[int] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)  # one per target, in the layer's own layout
+    gradients: list[Tensor] = field(default_factory=list)  # gradients, one tensor per target, in the layer's own layout
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
     rearrangement: Any = None  # set by `capture.rerun.native`: the origin of the values of a custom layout
 
@@ -184,13 +184,14 @@ class Recorder:
                 record.layout = self._settle(record, leaves[chosen[0]].shape)
             return chosen
         if isinstance(output, Tensor) and batched:
-            self._settle(record, output.shape)  # raises: it has no positions
+            self._settle(record, output.shape)  # this raises an error, because the output has no positions
         found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
         path = split_name(self.model, record.name).path + f"#{record.call}" * (record.call is not None)
         levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
         raise CaptureError(
             f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
-            f"expected one floating tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or pass "
+            f"expected one floating-point tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or "
+            "pass "
             "reshape=, a callable from the layer's output to such a tensor"
         )
 
@@ -209,7 +210,7 @@ class Recorder:
             tensor = leaves[i]
             if self.graph and not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
-            with torch.set_grad_enabled(self.graph):  # even where the model runs a frozen part without gradients
+            with torch.set_grad_enabled(self.graph):  # needed even if the model runs a frozen part without gradients
                 leaves[i], passed_on[i] = tensor, tensor.clone()
         return leaves, tree_unflatten(passed_on, record.spec)
 

@@ -107,7 +107,7 @@ def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
     if _is_of_transformers(own):
         return [len(ids) for ids in own(texts, truncation=False, verbose=False)["input_ids"]]
     if hasattr(tokenizer, "encode") and hasattr(tokenizer, "sot_token_id"):
-        return [len(tokenizer.encode(text)) + 2 for text in texts]  # with the start and end tokens
+        return [len(tokenizer.encode(text)) + 2 for text in texts]  # includes the start and end tokens
     return []
 
 
@@ -124,7 +124,7 @@ def _tokenizer_of(model: nn.Module) -> Any:
         try:
             return import_module("transformers").AutoTokenizer.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError, ImportError, KeyError):
-            pass  # the message below tells the remedy
+            pass  # the message below has the remedy
     raise TargetError(
         f"the texts need the tokenizer of {type(model).__name__}, which it does not carry; pass "
         "TextTarget(texts, tokenizer=open_clip.get_tokenizer(NAME)) or a tokenizer of transformers"

@@ -87,7 +87,8 @@ def run(
         typer.Argument(
             metavar="SOURCE",
             help="A picture, a folder (recursive), a glob, a list file (.txt, one path on a line), or a table "
-            "(.csv, .tsv, .parquet) with a column 'path' and perhaps 'label'; also on remote storage, such as s3://...",
+            "(.csv, .tsv, .parquet) with a column 'path' and optionally 'label'; also on remote storage, such as "
+            "s3://...",
         ),
     ],
     model: Model,
@@ -109,7 +110,8 @@ def run(
         str, typer.Option(help="Pictures that get overlays: all, none, or a number.", rich_help_panel=OUTPUT)
     ] = "all",
     thumbnails: Annotated[
-        int, typer.Option(help="Thumbnails for the report, of evenly spaced pictures.", rich_help_panel=OUTPUT)
+        int,
+        typer.Option(help="Number of evenly spaced pictures with a thumbnail in the report.", rich_help_panel=OUTPUT),
     ] = 10_000,
     shard_size: Annotated[int, typer.Option(help="Pictures per file of rows.", rich_help_panel=OUTPUT)] = 1000,
     shard: Annotated[
@@ -204,7 +206,7 @@ def evaluate(
     masks: MaskFolder = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Weights of the run, if they have moved.", rich_help_panel=MODEL),
+        typer.Option(metavar="FILE", help="Path of the run's weights, if the file has moved.", rich_help_panel=MODEL),
     ] = None,
     batch_size: BatchSize = 32,
     workers: Workers = 0,
@@ -215,7 +217,7 @@ def evaluate(
     baselines: Annotated[
         bool,
         typer.Option(
-            help="Also score four model-independent baselines, the random one in five draws, each as long as a method.",
+            help="Also score four model-independent baselines, each at the cost of a method (random: five draws).",
             rich_help_panel=EXPLAIN,
         ),
     ] = True,

@@ -25,7 +25,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradCamKitError as error:
-            say("gradcam-kit: " + " ".join(str(error).split()))  # one line, whatever a user's code says
+            say("gradcam-kit: " + " ".join(str(error).split()))  # print one line, whatever the user's code raises
             raise typer.Exit(2) from None
         except SystemExit as error:  # our commands end differently, so this is the user's code
             code = "" if error.code is None else repr(error.code)

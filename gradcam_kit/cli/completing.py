@@ -1,4 +1,4 @@
-"""What the shell completes as the value of an option; nothing is loaded before it asks."""
+"""Shell completion of option values; nothing is loaded until the shell asks for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Completion = Callable[[str], list[str]]
 
 
 def one_of(*names: str) -> Completion:
-    """Return what completes one of some names."""
+    """Return a completion function for these names."""
 
     def completed(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -17,14 +17,14 @@ def one_of(*names: str) -> Completion:
 
 
 def methods(incomplete: str) -> list[str]:
-    """Return the methods that begin like this, in the order in which to try them."""
+    """Return the methods that begin with this text, in the order in which to try them."""
     from gradcam_kit.methods.recommended import recommended
 
     return one_of(*recommended())(incomplete)
 
 
 def metrics(incomplete: str) -> list[str]:
-    """Return the metrics that begin like this."""
+    """Return the metrics that begin with this text."""
     from gradcam_kit.metrics import METRICS
 
     return one_of(*METRICS)(incomplete)

@@ -23,7 +23,8 @@ def demo(
     every: Annotated[
         bool,
         typer.Option(
-            "--all", help="Every method, on eight bundled pictures with known objects: which find them? Takes minutes."
+            "--all",
+            help="Run every method on eight bundled pictures, and show which find the objects. Takes minutes.",
         ),
     ] = False,
     browse: Open = False,

@@ -51,7 +51,7 @@ def models(
         say(f"{model.spec:<{width}}  {about}", err=False)
     if not has_timm():
         say(f"timm is not installed, so its models are missing; {extra_hint('models')}")
-    say("Use one with --model NAME --weights WEIGHTS; DEFAULT are the best ones.")
+    say("Use a model with --model NAME --weights WEIGHTS; DEFAULT is the best set of weights.")
 
 
 def methods() -> None:

@@ -10,7 +10,7 @@ import typer
 from gradcam_kit.cli import completing
 from gradcam_kit.errors import OptionError
 
-# Panels of the help.
+# Titles of the panels in the help.
 MODEL = "Model"
 DATA = "Data"
 EXPLAIN = "What to explain"
@@ -31,7 +31,9 @@ Model = Annotated[
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weights: safetensors, or a PyTorch file of tensors.", rich_help_panel=MODEL),
+    typer.Option(
+        metavar="FILE", help="File of weights: safetensors, or a PyTorch file of tensors.", rich_help_panel=MODEL
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -171,7 +173,7 @@ ReplaceForeign = Annotated[
 ]
 Open = Annotated[
     bool,
-    typer.Option("--open", help="Open the result in the browser, if there is one.", rich_help_panel=OUTPUT),
+    typer.Option("--open", help="Open the result in the browser, if one is available.", rich_help_panel=OUTPUT),
 ]
 Method = Annotated[
     list[str] | None,

@@ -119,7 +119,7 @@ def _rounded(number: float) -> str:
 
 
 def note_unfinished(directory: str) -> None:
-    """Note how much of a run is missing in a result."""
+    """Show how much of a run is missing in a result."""
     from gradcam_kit.jobs import load_run
 
     run = load_run(directory)

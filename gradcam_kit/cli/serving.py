@@ -34,13 +34,11 @@ def open_app(
     std: Std = None,
     device: Device = None,
     open_browser: Annotated[
-        bool, typer.Option("--open", help="Open the page in the browser, where there is one.", rich_help_panel=SERVE)
+        bool, typer.Option("--open", help="Open the page in the browser, if one is available.", rich_help_panel=SERVE)
     ] = False,
     share: Annotated[
         bool,
-        typer.Option(
-            "--share", help="Also make a public link, through a server of Gradio's makers.", rich_help_panel=SERVE
-        ),
+        typer.Option("--share", help="Also create a public link through Gradio's servers.", rich_help_panel=SERVE),
     ] = False,
 ) -> None:
     """Explain pictures in the browser: choose class, method, layer and opacity, and copy the code."""

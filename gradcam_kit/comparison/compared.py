@@ -233,7 +233,7 @@ def with_balanced(
     own = ComparedMethod(BalancedCAM.name, BalancedCAM.name, BalancedCAM(advised[0].model, **options))
     try:
         return [*found, own], {**explanations, **explained([own], inputs, targets)}, {}
-    except GradCamKitError as error:  # such as operations hidden from balanced gradients
+    except GradCamKitError as error:  # for example operations hidden from balanced gradients
         return list(found), explanations, {own.label: str(error)}
 
 

@@ -111,7 +111,7 @@ def compare(
         check_model(model),
         with_channels(check_model(model), with_shared_images(found, inputs, targets)),
         targets,
-        scores="raw" if scores is None and isinstance(targets, TextTarget) else scores,  # cosines of texts
+        scores="raw" if scores is None and isinstance(targets, TextTarget) else scores,  # scores of texts are cosines
         masks=masks,
         batch_size=batch_size,
         seed=seed,

@@ -22,7 +22,7 @@ from gradcam_kit.pixels.pictures import RGB
 if TYPE_CHECKING:
     import pandas
 
-_LINES = 20  # pairs shown in the terminal and in a notebook
+_LINES = 20  # maximum number of pairs shown in the terminal and in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +61,7 @@ class ConfusedPair:
         label: class index of their label.
         predicted: class index of the prediction.
         label_name: name of the label, its index without names.
-        predicted_name: likewise.
+        predicted_name: name of the predicted class, its index without names.
         count: number of images.
         share: share of all images with this label.
         heatmap: mean over the images of the pair, for the predicted class.

@@ -15,7 +15,7 @@ from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_PAIRS = 60  # on the page
+_PAIRS = 60  # maximum number of pairs on the page
 
 
 def render_confusions(mistakes: Mistakes) -> str:

@@ -38,7 +38,7 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
     """Return comparisons of the same methods as one HTML text that needs no network.
 
     Args:
-        comparisons: of different images, such as the batches of a folder; at least one.
+        comparisons: at least one; comparisons of different images, such as the batches of a folder.
     """
     first = comparisons[0]
     rows = summary_of(comparisons)

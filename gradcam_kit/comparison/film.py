@@ -40,12 +40,13 @@ class HeatmapLogger:
         writer: a `Writer` or a sequence of them; gets one picture per frame and, with `features`, one per layer.
         pictures: pictures below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
             images themselves, each stretched to [0, 1] because model inputs are normalized.
-        targets: what is explained, as in calling the method; None = the class currently predicted.
+        targets: the explained targets, as in calling the method; None = the class currently predicted.
         features: layers whose feature maps are logged too: names, wildcards, modules or types.
         channels: number of feature maps to show of each layer.
         size: width and height of each picture in a frame, in pixels.
         name: name of the pictures in the writer.
-        most_frames: if there are more, every second frame is dropped, from then on too, so that memory stays constant.
+        most_frames: maximum number of frames; beyond it, every second frame is dropped, also from then on, so that
+            memory stays constant.
 
     Attributes:
         frames: RGB pictures `(height, width, 3)`, the oldest first.
@@ -202,7 +203,7 @@ def _grid(output: Any, channels: int, size: int) -> UInt8[np.ndarray, "height wi
     """Render the first feature maps of each image in one row, from its smallest value to its largest."""
     values = output if isinstance(output, Tensor) else next(iter(output))
     while values.ndim < 4:
-        values = values.unsqueeze(-2)  # units and tokens as stripes
+        values = values.unsqueeze(-2)  # show units and tokens as stripes
     maps = torch.nan_to_num(values.float())[:, :channels]
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     levels = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 """Most columns of a sheet or a figure, the picture included; further heatmaps continue in the next row."""
-_LARGEST = 448  # pixels; the largest displayed size
+_LARGEST = 448  # largest displayed size in pixels
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def render_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: flo
 def render_page(
     panels: Sequence[Panel], head: str, tables: Mapping[str, Sequence[Mapping[str, Any]]], foot: Sequence[str] = ()
 ) -> str:
-    """Return all panels as HTML that needs neither network nor kernel: pictures inside, a slider for the opacity.
+    """Return all panels as HTML that needs neither network nor kernel, with embedded pictures and an opacity slider.
 
     Args:
-        panels: what to show.
-        head: plain text above.
-        tables: by their titles; each a list of rows with the same keys.
-        foot: plain text below.
+        panels: the panels to show.
+        head: plain text above the panels.
+        tables: tables by title, each a list of rows with the same keys.
+        foot: plain text below the panels.
     """
     figures = "".join(_panel(panel) for panel in panels)
     shown = "".join(_table(title, rows) for title, rows in tables.items() if rows)
@@ -132,7 +132,7 @@ def shown_pictures(
     Args:
         images: the model's input.
         mean: mean of the normalization to undo; None = images outside [0, 1] are stretched to their own range.
-        std: likewise.
+        std: standard deviation of the normalization to undo.
     """
     values = images.detach().float().cpu()
     if mean is not None and std is not None and values.shape[1] == len(mean):

@@ -25,11 +25,11 @@ from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.types import Evidence
 
 RANDOM_DRAWS = 5
-"""Of the random baseline: one alone may be lucky, so its number for an image is the mean of so many."""
+"""Number of draws of the random baseline. A single draw may be lucky, so the number for an image is their mean."""
 
 
 def known_metric(name: str | Metric) -> Metric:
-    """Return the metric of a name.
+    """Return the metric with this name.
 
     Raises:
         UnknownNameError: not one of `METRICS`.
@@ -60,7 +60,7 @@ def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: 
 
 
 def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, draw: int = 0) -> Tensor:
-    """Return a draw of a baseline, the first if it has no other."""
+    """Return a draw of a baseline; baselines that are not random have only one."""
     assert one.baseline is not None
     drawn = one.baseline(question.inputs.images, question.seed + draw, question.identities)
     return drawn if targets is None else drawn[:, None].expand(-1, targets, *drawn.shape[1:])
@@ -96,8 +96,8 @@ def measure_all(
             maps = heatmaps[one.label]
             if callable(question.targets) and maps.ndim == rows.inputs.images.ndim:
                 raise OptionError(
-                    f"metrics measure one map of each image, and this target gives {maps.shape[1]}; compare with one "
-                    "target after the other, such as TextTarget('a cat')"
+                    f"metrics measure one map per image, but this target gives {maps.shape[1]}; compare one target at "
+                    "a time, such as TextTarget('a cat')"
                 )
             measured = []
             for draw in range(_draws_of(one)):
@@ -120,10 +120,11 @@ def measure_all(
 
 
 def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
-    """Return of each image the mean of the draws that count, and all of them in `details["draws"]`, NaN elsewhere.
+    """Return for each image the mean of the draws that count; `details["draws"]` has all draws, NaN where one does not
+    count.
 
     The other details are means of the same draws, such as the mean curve, whose area is the mean of the areas; a detail
-    whose shape differs from draw to draw is left out. The status of an image is OK where that of any draw is.
+    whose shape differs from draw to draw is left out. The status of an image is OK if the status of any draw is.
     """
     if len(draws) == 1:
         return draws[0]
@@ -144,7 +145,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
 
 
 def _mean_where(draws: Float[Tensor, "n draws *rest"], ok: Bool[Tensor, "n draws"]) -> Float[Tensor, "n *rest"]:
-    """Return the mean over the draws that count; the first draw where none does."""
+    """Return the mean over the draws that count; the first draw if none counts."""
     counted = ok.reshape(*ok.shape, *(1 for _ in draws.shape[2:]))
     return draws.where(counted, torch.nan).nanmean(1).where(counted.any(1), draws[:, 0])
 
@@ -154,7 +155,7 @@ def _draws_of(one: ComparedMethod) -> int:
 
 
 def _has_several(question: Question) -> bool:
-    """Whether each image has an axis of targets."""
+    """Whether the maps have an axis of targets."""
     return _targets_each(question) is not None
 
 

@@ -21,7 +21,7 @@ Frame = UInt8[np.ndarray, "height width 3"]
 def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFloat) -> Path:
     """Write RGB frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
 
-    Frames of another size than the first one are cut or filled with white at the right and at the bottom.
+    Frames whose size differs from the first one are cropped, or filled with white at the right and at the bottom.
 
     Args:
         path: output file; an existing file is replaced.

@@ -29,7 +29,7 @@ class Question:
         scores: kind of the class scores, see `ClassProbability`; None = by evidence.
         kinds: detected kind of each model's scores; for other models `scores`.
         masks: masks of the objects, `(n, *t)`, for metrics that need them.
-        batch_size: the most rows in one forward pass.
+        batch_size: maximum number of rows in one forward pass.
         seed: the seed of random draws.
         identities: a number per image from which its draws are derived; None = from the values of the image.
         keep_modes: leave modules in train mode as they are.

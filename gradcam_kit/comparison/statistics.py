@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _DRAWS = 10_000
 _DRAWS_PER_PAIR = 400
-"""So that p of a clear difference, corrected by Holm for all pairs, can be 1/20 of the level 0.05."""
+"""Resolution of p: for a clear difference, p corrected by Holm for all pairs can be as small as 1/20 of the level 0.05.
+"""
 _SHOWN = 12
 
 Numbers = Mapping[str, Float[np.ndarray, " n"]]
@@ -153,12 +154,12 @@ def _lines(metric: str, rows: Sequence[PairedDifference], what: str, draws: int)
 def _p_said(one: PairedDifference, draws: int) -> str:
     if one.count < FEWEST:
         return f"{one.count} images, too few for a test"
-    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far, so the true p may be smaller
+    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far from 0, so the true p may be smaller
     return f"p {'≤ ' if at_floor else ''}{one.p_holm:.2g}, {one.count:,} images"
 
 
 def _random_line(metric: str, values: Float[np.ndarray, " n"]) -> list[str]:
-    """Say the mean of the random baseline over draws and images, with the interval over images."""
+    """Return a line with the mean of the random baseline over draws and images, and the interval over images."""
     known = values[np.isfinite(values)].astype(np.float64)
     if len(known) < 2:
         return []

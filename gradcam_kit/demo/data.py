@@ -183,7 +183,7 @@ def _texture(rng: np.random.Generator, kinds: Sequence[str]) -> Field:
 
 
 def _noise(rng: np.random.Generator, cells: int, octaves: int) -> Field:
-    """Fractal value noise in [0, 1]: ``cells`` to a side, each octave twice as fine and half as strong."""
+    """Return fractal value noise in [0, 1]: ``cells`` to a side, each octave twice as fine and half as strong."""
     field = np.zeros((SIDE, SIDE))
     for octave in range(octaves):
         at = np.arange(SIDE) * cells * 2**octave / SIDE

@@ -56,7 +56,7 @@ class DemoNet(nn.Module):
         self.fc = nn.Linear(96, len(CLASS_NAMES))
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
-        """Logits of normalized images."""
+        """Return the logits of normalized images."""
         stem = self.relu(self.bn1(self.conv1(images)))
         activations = self.layer4(self.layer3(self.layer2(self.layer1(stem))))
         logits: Tensor = self.fc(self.avgpool(activations).flatten(1))

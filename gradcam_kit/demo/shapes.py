@@ -13,12 +13,12 @@ Field = Float[np.ndarray, "h w"]
 
 
 def rotate(x: Field, y: Field, angle: float) -> tuple[Field, Field]:
-    """Coordinates in a frame that is turned by ``angle`` (radians)."""
+    """Return the coordinates in a frame that is rotated by ``angle`` (radians)."""
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
 def stroke(knots: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
-    """Unsigned distance to the line through the knots."""
+    """Return the unsigned distance to the line through the knots."""
     nearest: Field = np.full(x.shape, np.inf)
     for (ax, ay), (bx, by) in pairwise(knots):
         ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
@@ -28,7 +28,7 @@ def stroke(knots: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
 
 
 def polygon(corners: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
-    """Signed distance to a closed polygon, by the even-odd rule."""
+    """Return the signed distance to a closed polygon, by the even-odd rule."""
     outline = np.concatenate([corners, corners[:1]])
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in pairwise(outline):
@@ -39,14 +39,14 @@ def polygon(corners: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
 
 
 def pebble(radius: float, stretch: float, phase: float, x: Field, y: Field) -> Field:
-    """Signed distance (right near the outline) to a long, lopsided blob that resembles no class."""
+    """Return the signed distance (exact near the outline) to a long, lopsided blob that resembles no class."""
     wobble = 0.15 * np.sin(3 * np.arctan2(y, x / stretch) + phase)
     distance: Field = np.hypot(x / stretch, y) - radius * (1 + wobble)
     return distance
 
 
 def _corners(radii: Sequence[float]) -> Float[np.ndarray, "p 2"]:
-    """Corners at even angles, one for each radius."""
+    """Return corners at equal angles, one for each radius."""
     angles = 2 * np.pi / len(radii) * np.arange(len(radii))
     corners: Float[np.ndarray, "p 2"] = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
     return corners
@@ -70,7 +70,7 @@ SHAPES: dict[str, Callable[[Field, Field], Field]] = {
 
 @cache
 def extent(name: str) -> tuple[float, float]:
-    """Area of a shape and its largest distance from the origin, in units of the shape."""
+    """Return the area of a shape and its largest distance from the origin, in units of the shape."""
     y, x = np.mgrid[-1.5:1.5:600j, -1.5:1.5:600j]
     inside = SHAPES[name](x, y) < 0
     return 9 * float(inside.mean()), float(np.hypot(x, y)[inside].max())

@@ -23,7 +23,7 @@ _EASY_LESSONS = [("large",)] * 5 + [("large", "medium")] * 2
 
 
 def draw_all(seeds: Sequence[int]) -> list[Sample]:
-    """Draw the samples of the seeds in all processor cores."""
+    """Draw the samples of the seeds on all processor cores."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         return list(pool.map(draw, seeds, chunksize=64))
 
@@ -88,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=12_000, help="training pictures (default: %(default)s)")
     parser.add_argument("--held-out", type=int, default=3_000, help="pictures to check on (default: %(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=8, help="passes over all pictures, after the easy lessons (default: %(default)s)"
+        "--epochs", type=int, default=8, help="epochs over all pictures, after the easy ones (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of weights, order and augmentation (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     model = train(draw_all(range(options.samples)), epochs=options.epochs, seed=options.seed)
     save_checkpoint(model, options.out)

@@ -16,7 +16,7 @@ from gradcam_kit.errors import CaptureError, InputError, MemoryLimitError, Optio
 from gradcam_kit.options import one_of, whole
 
 _LOOKED_FOR = (
-    "a softmax over the last axis that a matrix product weights values by, scaled_dot_product_attention, and "
+    "a softmax over the last axis that a matrix product uses as weights, scaled_dot_product_attention, and "
     "nn.MultiheadAttention"
 )
 
@@ -42,9 +42,9 @@ def capture_attention(
         model: any model, called any number of times.
         tokens: the words of a text, special tokens included, or one sequence of words for each sample.
         layers: keep only the attention of these modules and of those inside them: a dotted name, a wildcard, a
-            module, a type, a sequence of those; None = all.
+            module, a type, a sequence of these; None = all.
         keep: "device" keeps attention where it was computed, "cpu" on the host.
-        max_bytes: the most memory that captured attention may take.
+        max_bytes: maximum memory for captured attention.
         thresholds: limits of the findings.
 
     Yields:
@@ -82,7 +82,7 @@ def capture_attention(
 
 def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[str, str], seen: int) -> str:
     if not steps and not seen:
-        return f"no attention of {model} was captured, because it did not run inside the block; call the model in it"
+        return f"no attention of {model} was captured, because it did not run inside the block; call the model there"
     if seen:
         return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep all attention"
     found = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) or "no softmax at all"
@@ -134,6 +134,6 @@ def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
     for own in nested:
         if isinstance(own, str) or not isinstance(own, Sequence) or not all(isinstance(word, str) for word in own):
             raise InputError(
-                f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words each"
+                f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words per sample"
             )
     return tuple(tuple(own) for own in nested)

@@ -18,8 +18,8 @@ class AttentionCall:
 
     Attributes:
         step: number of the model's call to which it belongs, from 1.
-        probabilities: after the softmax, without dropout, float32 at least; the rows of a window transformer are its
-            windows.
+        probabilities: attention after the softmax, without dropout, in at least float32; for a window transformer, the
+            rows are the windows.
         output_norm: norm of `probabilities @ values` of each head and sample; None if it was not observed.
     """
 

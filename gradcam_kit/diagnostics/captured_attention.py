@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CapturedAttention(Mapping[str, LayerAttention]):
-    """Module name -> its attention, in the order in which the modules ran first.
+    """Attention by module name, in the order in which the modules first ran.
 
     A module that contains exactly one attention, such as a transformer block, may be named instead.
 
@@ -78,7 +78,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Findings about heads that repeat each other, attend to one token, or contribute nothing."""
+        """Return findings about heads that repeat each other, attend to one token, or contribute nothing."""
         return tuple(worst_first(finding for _, findings in self._judged() for finding in findings))
 
     def _judged(self) -> Iterator[tuple[list[HeadRow], list[Finding]]]:
@@ -145,7 +145,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             grid: rows and columns of the patches; None = inferred from images and tokens.
 
         Returns:
-            Shares of attention, not normalized; tokens in front of the patches are left out.
+            Shares of attention, not normalized; tokens before the patches are left out.
 
         Raises:
             ShapeError: the tokens fit no grid of the images, or several.
@@ -181,7 +181,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     def plot(
         self, name: str | None = None, *, picture: Any = None, sample: int = 0, query: int | None = None
     ) -> Figure:
-        """Draw the attention of each head of a layer: on the picture for images, else as a matrix of queries and keys.
+        """Plot the attention of each head of a layer: on the picture for images, else as a matrix of queries and keys.
 
         Args:
             name: the layer; None = the last one.
@@ -210,9 +210,9 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         Args:
             name: the layer; None = the last one.
             sample: index of the sample in the batch.
-            head: which head; None = the mean of all.
+            head: index of the head; None = the mean of all heads.
             query: the token whose attention is shown; None = the mean over all.
-            color: shade the words by escape codes, instead of a bar behind each.
+            color: shade the words by escape codes, instead of printing a bar after each.
 
         Raises:
             ShapeError: the number of words differs from the number of the layer's keys.
@@ -227,7 +227,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         Args:
             path: also write the page to this file.
             picture: what `overlay` takes; None = the maps alone.
-            sample: index of the sample in the batch is shown.
+            sample: index of the sample in the batch.
         """
         from gradcam_kit.diagnostics.show.attention_page import attention_page
 

@@ -36,7 +36,7 @@ _MOST_PENDING = 4096
 
 
 def decides_at_once(x: Tensor) -> bool:
-    """Whether reading a number of the tensor waits for nothing: true on the host."""
+    """Whether a number of the tensor can be read without waiting, as on the host."""
     return x.device.type == "cpu"
 
 
@@ -86,7 +86,7 @@ class Collector(Accumulators, Observer):
                 self._read(live, call, leaf)
             if self.gradients and leaf.requires_grad and not leaf.is_leaf and not (call.recomputed and live.had_graph):
                 self._watch_gradient(live, leaf)
-        if len(self.producers) > _MOST_PENDING:  # layers called directly, outside a step of the model
+        if len(self.producers) > _MOST_PENDING:  # layers are called directly, outside a step of the model
             self.end_step()
             self.forget_step()
 
@@ -174,7 +174,7 @@ class Collector(Accumulators, Observer):
         return summary
 
     def _read_later(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> None:
-        """Decisions on a GPU are postponed: what the host reads after a step applies to the next one."""
+        """Postpone decisions on a GPU: values that the host reads after a step apply to the next step."""
         m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
 
         def read(total: float, square: float, m2: float = 0.0) -> None:
@@ -192,7 +192,7 @@ class Collector(Accumulators, Observer):
         self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
 
     def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
-        """Return the layer that made the input, by identity within the step."""
+        """Record which layer made the input, recognized by identity within the step."""
         track = live.track
         first = call.args[0] if call.args else None
         known = self.producers.get(id(first))

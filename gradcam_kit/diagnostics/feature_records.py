@@ -48,7 +48,7 @@ class Gradients:
     """The gradients at the tensors of one output, filled in as they arrive.
 
     Attributes:
-        structure: the output, with places instead of its tensors.
+        structure: the output, with placeholders instead of its tensors.
         expected: whether the output had a graph, so that gradients can arrive.
     """
 
@@ -174,7 +174,7 @@ class Feature:
 
 
 class Features(Mapping[str, Feature]):
-    """Layer name -> its captured features, in the order in which the layers first ran.
+    """Captured features by layer name, in the order in which the layers first ran.
 
     Attributes:
         skipped: leaf of an output -> why it was not captured.
@@ -213,7 +213,7 @@ class Features(Mapping[str, Feature]):
         return f"Features({shown}{', ...' * (len(self) > 8)})"
 
     def plot(self, name: str, *, sample: int = 0, kind: str = "channels") -> Figure:
-        """Draw the output of a layer for one sample.
+        """Plot the output of a layer for one sample.
 
         Args:
             name: the layer.

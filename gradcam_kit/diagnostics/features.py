@@ -44,12 +44,12 @@ def capture_features(
 
     Args:
         model: any model, in any mode, called any number of times.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all leaves.
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
         what: "output", "input" or "both".
         gradients: also keep the gradient at each output when a backward pass runs.
-        keep: "device" copies on the device, "cpu" copies on the host, "stats" no tensors but `.statistics`.
+        keep: "device" keeps copies on the device, "cpu" keeps them on the host, "stats" keeps only `.statistics`.
         accumulate: concatenate along the first axis over the calls of the model, instead of one record for each.
-        max_bytes: the most memory that copies may take.
+        max_bytes: maximum memory for the copies.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
@@ -141,7 +141,9 @@ class _Recorder(Observer):
         return calls[call.index]
 
     def _watch_recomputed(self, call: Call) -> None:
-        """Reentrant checkpointing had no graph in the first pass; its gradients arrive at the recomputed output."""
+        """Watch the recomputed output of a reentrant checkpoint, because its first pass had no graph to receive
+        gradients.
+        """
         feature = self.features.features.get(call.name)
         if self.gradients and self.keep != "stats" and feature is not None:
             own = [one for one in feature.calls if one.step == call.step and one.gradients]

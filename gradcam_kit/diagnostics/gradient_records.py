@@ -17,7 +17,7 @@ class GradientRecord:
     """The gradients that arrived at one output or parameter.
 
     Attributes:
-        shape: of the last one.
+        shape: shape of the last gradient.
     """
 
     shape: tuple[int, ...] = ()
@@ -59,7 +59,7 @@ class GradientRecord:
 
 
 class GradientRecords(Mapping[str, GradientRecord]):
-    """Name of a layer (its output) or of a parameter -> the gradients that arrived, in the order of arrival."""
+    """The gradients that arrived, by the name of the layer (for its output) or parameter, in the order of arrival."""
 
     def __init__(self, layers: Iterable[str], parameters: Iterable[str]) -> None:
         self.parameters = frozenset(parameters)

@@ -15,7 +15,7 @@ from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, 
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
-# Behind these, an infinite slope at their edge also means unbounded gradients of the values close to it.
+# If the gradient at the edge of these is infinite, the gradients of values close to the edge are unbounded too.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
 _KEY = "gradcam_kit.diagnostics"
 
@@ -30,7 +30,7 @@ class GradientFinder(Protocol):
         """Return the record of a non-finite gradient, before it is known whether it does harm."""
 
     def backward(self, origin: Origin) -> None:
-        """Note that the gradient reached a parameter, an input, or came from the loss."""
+        """Report that the gradient reached a parameter or an input, or came from the loss."""
 
 
 @dataclass(eq=False)
@@ -62,8 +62,8 @@ class GradientTracer:
     """Tell which node made a gradient that is not finite, once this gradient reaches a leaf of the graph.
 
     A node is the origin if the gradients that it received were finite. What it passes on does harm only if it reaches
-    a parameter or an input of the model: a mask may zero it on the way. What a ReLU or a clamp zeroes counts all the
-    same: the operator behind it has an infinite slope at its edge.
+    a parameter or an input of the model: a mask may zero it on the way. A gradient that a ReLU or a clamp zeroes still
+    counts, because the next operator has an infinite slope at its edge.
     """
 
     def __init__(self, finder: GradientFinder, steps: int) -> None:

@@ -57,7 +57,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all leaves.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaves.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
@@ -101,7 +101,7 @@ def clip_gradients(
     Args:
         target: a model, whose parameters in `layers` are clipped together; a tensor or several, each clipped
             separately.
-        layers: of a model: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
         max_norm: scale the gradients down to this norm of all of them, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
@@ -130,7 +130,7 @@ def clip_gradients(
 
 
 def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm: bool) -> Any:
-    """Clip parameters when a backward pass ends; return a function that clips them at the latest."""
+    """Clip parameters when a backward pass ends; return a function that clips them if that has not happened yet."""
     waiting: list[bool] = []
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm:
         if not waiting:
             waiting.append(True)
             engine: Any = torch.autograd.Variable._execution_engine
-            engine.queue_callback(clip)  # runs when all gradients of this backward pass are there
+            engine.queue_callback(clip)  # runs when all gradients of this backward pass have arrived
 
     for parameter in parameters:
         attach.on_accumulation(parameter, arrived)
@@ -162,11 +162,11 @@ def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> 
 
     Args:
         target: a tensor, several tensors, or a model for its parameters in `layers`.
-        layers: of a model: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
         decay: d, from 0 (no smoothing) to below 1.
 
     Raises:
-        OptionError: a decay outside of [0, 1).
+        OptionError: a decay outside [0, 1).
     """
     kind = "a number of at least 0 and below 1"
     d = finite_number("decay", decay, kind)
@@ -201,7 +201,7 @@ def _parameters(model: nn.Module, selected: Mapping[str, nn.Module]) -> dict[str
 
 
 def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Tensors of a graph, and parameters."""
+    """Return the tensors of a graph and the parameters that the target stands for."""
     if isinstance(target, nn.Module):
         inner = check_observable(target)
         parameters = list(_parameters(inner, select_layers(inner, layers, target)).values())

@@ -38,7 +38,7 @@ class GraphLayer:
 
     @property
     def degree(self) -> Int[Tensor, " nodes"]:
-        """How many edges lead to each node, self-loops included."""
+        """The number of edges that lead to each node, self-loops included."""
         return torch.bincount(self.calls[-1].targets, minlength=self.calls[-1].nodes)
 
     @property
@@ -73,7 +73,7 @@ class GraphLayer:
 
 
 class GraphAttention(Mapping[str, GraphLayer]):
-    """Layer name -> its attention, in the order in which the layers ran first."""
+    """Attention by layer name, in the order in which the layers first ran."""
 
     def __init__(self, layers: dict[str, GraphLayer], thresholds: Thresholds) -> None:
         self.layers, self.thresholds = layers, thresholds
@@ -100,7 +100,7 @@ class GraphAttention(Mapping[str, GraphLayer]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Findings about heads that attend to a single neighbor."""
+        """Return findings about heads that attend to a single neighbor."""
         found = []
         for name, layer in self.items():
             call = layer.calls[-1]
@@ -131,7 +131,7 @@ def graph_attention(
     """Return the attention coefficients of every attention layer of a graph network, with the edges that it used.
 
     Works for the layers of torch_geometric that give their coefficients: GATConv, GATv2Conv, TransformerConv,
-    RGATConv, FAConv, and subclasses. Layers remove and append self-loops, so their edges are not the caller's. The
+    RGATConv, FAConv, and subclasses. Layers remove and append self-loops, so their edges differ from the caller's. The
     model runs once in eval mode and is left as it was.
 
     Args:

@@ -20,7 +20,7 @@ class History:
     Attributes:
         values: `(rows, fields)`; see `FIELDS`.
         shares: `(rows, 36)` shares of the coarse bins of the activations.
-        windows: how many windows each row stands for.
+        windows: number of windows that each row represents.
     """
 
     values: Any = field(default_factory=lambda: np.zeros((0, len(FIELDS)), dtype=np.float32))

@@ -26,15 +26,15 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
     module. -inf that a mask holds or that a softmax receives is not a finding, and neither is a gradient that is zeroed
     again before it reaches a parameter or an input: that one is in `notes`.
 
-    The value of a loss outside of the model is not seen, only its gradient. The logarithm of a negative output is NaN
+    The value of a loss outside the model is not observed, only its gradient. The logarithm of a negative output is NaN
     with a finite gradient: look at `torch.isfinite(loss)`, or use `check_loss`.
 
     Args:
         model: any model; it is not changed.
         raise_error: raise at the first one, inside the forward or the backward pass; False only collects.
         detail: also name operator and line in the forward pass: the guilty module runs once more on copies of its
-            inputs, which are made in front of every module. Buffers and random states are put back; what else a
-            `forward` changes, such as a counter, changes twice.
+            inputs, which are made before every module runs. Buffers and random states are restored; anything else that
+            a `forward` changes, such as a counter, changes twice.
 
     Raises:
         NonFiniteError: the first NaN or infinity; its text names the layer and the cause.
@@ -94,7 +94,7 @@ class _Finder:
                 raise NonFiniteError(str(self.origins.forward))
 
     def _again(self, module: nn.Module, recorded: Recorded, kind: str) -> Place:
-        """Find the operator, unobserved."""
+        """Find the operator, without observing the rerun."""
         assert self.observation is not None
         paused, self.observation.paused = self.observation.paused, True
         try:

@@ -64,14 +64,14 @@ class Recorded:
         return cls(copied_args, copied_kwargs, buffers, ((torch.device("cpu"), torch.get_rng_state()), *states))
 
     def find(self, module: nn.Module, kind: str) -> Place:
-        """Run the module again, outside of any graph, and return where the first value that is not finite was made.
+        """Run the module again without a graph, and return where the first non-finite value was produced.
 
         Buffers, modes and generators are restored afterwards. A module that fails the second time, because it
         changed more than that, leaves the place unknown.
 
         Args:
-            module: the one that was recorded.
-            kind: "nan" or "inf", what its output holds.
+            module: the recorded module.
+            kind: "nan" or "inf", whichever its output holds.
         """
         watch = _Watch()
         with left_as_found(module, self.args), torch.no_grad():
@@ -88,7 +88,9 @@ class Recorded:
 
 
 class _Watch(TorchDispatchMode):
-    """Looks at every operator: the first with finite inputs and another output, and the first that makes NaN."""
+    """Watches every operator: finds the first one with finite inputs and a non-finite output, and the first one that
+    makes NaN.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

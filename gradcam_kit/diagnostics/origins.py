@@ -18,14 +18,14 @@ class Origin:
     """The origin of the first NaN or infinity.
 
     Attributes:
-        layer: dotted name of the module; "" for the whole model and for what lies outside of any module.
+        layer: dotted name of the module; "" for the whole model and for anything outside the modules.
         kind: "nan" or "inf".
         phase: "forward" or "backward".
         cause: "input", "parameter NAME", "buffer NAME", "computed here" or "outside of any module".
         path: name of the tensor: `layer[0]` of an output, or the name of a parameter whose gradient it is.
         count: number of non-finite values in the tensor.
-        sample: the first sample of the batch with such a value; None where samples cannot be told.
-        trail: the last modules with the largest magnitudes of input and output, so that an overflow is seen coming; in
+        sample: the first sample of the batch with such a value; None if samples cannot be distinguished.
+        trail: the last modules with the largest magnitudes of input and output, which show an overflow in advance; in
             the backward pass those of the gradients that arrived and were passed on.
         operator: the operator that made it, such as "div"; in the backward pass the node of autograd, such as
             "SqrtBackward0". "" where it is not known; in the forward pass that takes `detail=True`.

@@ -60,8 +60,8 @@ def measure_overhead(
         tool: makes a context manager from a model, such as `ModelDiagnostics`.
         model: the model, which is copied and so not changed.
         images: input of the model.
-        step: what is measured, `step(model, images)`; by default a forward and a backward pass of the mean square of
-            its output.
+        step: the measured function `step(model, images)`; by default a forward and a backward pass of the mean square
+            of its output.
         rounds: pairs of measured steps; one more pair warms up.
 
     Example:

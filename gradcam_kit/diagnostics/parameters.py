@@ -19,7 +19,7 @@ from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
 
 EVERY = 10
 _MOST_NORMS = 64
-_FRAMES = 16  # callers that are looked at
+_FRAMES = 16  # number of callers to inspect
 
 
 class ParameterWatch:
@@ -116,7 +116,7 @@ class ParameterWatch:
             self.collector.scalars_of(next(reversed(groups))[0]).add(total)
 
     def _alive_units(self) -> None:
-        """Which units have a gradient at their own weights or bias: without one, what follows never lets it through."""
+        """Record which units have a gradient at their own weights or bias, which proves that they are alive."""
         for live in self.collector.live.values():
             module = live.module()
             if module is None:
@@ -132,7 +132,7 @@ class ParameterWatch:
 
 
 def note_scale(ledger: Ledger, observation: Observation) -> None:
-    """Say once that gradients at outputs carry the scale of a `GradScaler`, if one calls this step."""
+    """Add a note, once, that gradients at outputs carry the scale of a `GradScaler`, if one calls this step."""
     if ledger.scaled or ledger.optimizer_steps:
         return
     frame: FrameType | None = sys._getframe(1)
@@ -141,8 +141,8 @@ def note_scale(ledger: Ledger, observation: Observation) -> None:
             return
         if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
             observation.note(
-                "A GradScaler scales the loss, so gradients at outputs are told with its scale; those of parameters "
-                "are not. Pass ModelDiagnostics(..., scaler=scaler)."
+                "A GradScaler scales the loss, so gradients at outputs are reported with its scale, and gradients of "
+                "parameters without it. Pass ModelDiagnostics(..., scaler=scaler)."
             )
             return
         frame = frame.f_back

@@ -146,7 +146,7 @@ class Reservoir:
         return list(chosen), list(chosen.values())
 
     def take(self) -> Tensor | None:
-        """Return the rows, and start over."""
+        """Return the rows and clear them."""
         rows = None if self.rows is None else self.rows[: min(self.seen, self.size)]
         self.rows, self.seen = None, 0
         return rows

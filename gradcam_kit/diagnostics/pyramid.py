@@ -40,7 +40,7 @@ class PyramidLevel:
         activation: mean of |a| over all images, units and positions.
         anchors: number of anchors for an image; None if they cannot be read.
         sizes: smallest and largest side of its anchors, the root of their area, in pixels of the image as the detector
-            resizes it; None likewise.
+            resizes it; None if they cannot be read.
         objects: number of objects that it carries, by box size.
         strength: share of the score of all objects of a box size that this level carries; NaN where there are none.
         never: whether it cannot carry any object.
@@ -64,7 +64,7 @@ class CarriedObject:
         image: index of the image.
         box: (x0, y0, x1, y1) in pixels of the image as it was given.
         size: "small", "medium" or "large".
-        score: as the detector scores it.
+        score: score by the detector.
         level: name of the level.
     """
 
@@ -81,8 +81,8 @@ class PyramidLevels:
 
     Attributes:
         pyramid: dotted name of the module that returns the levels.
-        levels: in the order of the detector, the finest first as a rule.
-        objects: with the level of each.
+        levels: the levels in the order of the detector, usually the finest first.
+        objects: the objects, with the level of each.
         findings: one for each level that never carries an object.
         notes: remarks on the numbers.
     """
@@ -108,7 +108,7 @@ class PyramidLevels:
         return frame(rows)
 
     def plot(self) -> Figure:
-        """Draw the share of the score that each level carries by box size, and the activations of the levels.
+        """Plot the share of the score that each level carries by box size, and the activations of the levels.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -156,7 +156,7 @@ def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> P
         detector: any detector; it runs in eval mode and is not changed.
         images: a sequence of tensors `(c, h, w)` in [0, 1], as torchvision's detectors take them, or one tensor
             `(n, c, h, w)`; passed on as they are.
-        objects: the most objects of an image, the strongest first.
+        objects: maximum number of objects per image, the strongest first.
 
     Raises:
         InputError: a detector without a pyramid, or no images.

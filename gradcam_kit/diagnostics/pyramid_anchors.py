@@ -16,11 +16,14 @@ from gradcam_kit.diagnostics.pyramid_maps import Detected, PyramidMaps, call_det
 from gradcam_kit.errors import InputError
 
 _CANDIDATES = 4000  # number of strongest boxes of an image to inspect
-_STRONGEST = 20  # boxes of an image that stand for objects where the detector finds none
-_OVERLAP = 0.5  # least overlap of strongest boxes that are the same object
+_STRONGEST = 20  # number of boxes of an image that stand for objects if the detector finds none
+_OVERLAP = 0.5  # minimum overlap of boxes of the same object
 _MATCHED = 0.3  # intersection over union below which anchors are background, Ren et al. 2015
-_SMALLEST, _LARGEST = 4.0, 1333.0  # sides of boxes that a level could carry; torchvision resizes to 1333 at most
-_STEPS = 8  # sizes of boxes for each doubling
+_SMALLEST, _LARGEST = (
+    4.0,
+    1333.0,
+)  # range of box sides that a level could carry; torchvision resizes images to at most 1333
+_STEPS = 8  # number of box sizes per doubling
 _RATIOS = (0.5, 1.0, 2.0)
 _FCOS_RANGE = (4.0, 8.0)  # a location of FCOS answers for distances of 4 to 8 strides: Tian et al. 2019
 
@@ -81,7 +84,8 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
         for (name, own), count, shape, (_, high) in zip(maps, counts, shapes, reach, strict=True)
     ]
     notes = [
-        f"Level {own.name!r} is for boxes of {low:.0f} pixels and more, and these images have {largest}."
+        f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but these images have a longest side of "
+        f"{largest}."
         for own, (low, high) in zip(levels, reach, strict=True)
         if high and low > largest
     ]
@@ -105,7 +109,7 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
 def _parts(detector: nn.Module) -> _Parts | None:
     try:
         from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
-    except ImportError:  # an installation without torchvision's operators
+    except ImportError:  # this installation lacks torchvision's operators
         return None
     for prefix in ("", "rpn."):
         owner = getattr(detector, "rpn", None) if prefix else detector
@@ -127,8 +131,8 @@ def _counts(generator: Any, maps: Sequence[Tensor], total: int) -> list[int]:
     counts = [each * place for each, place in zip(generator.num_anchors_per_location(), places, strict=False)]
     if len(counts) != len(places) or sum(counts) != total:
         raise InputError(
-            f"the anchor generator gives {total} anchors for maps of {places} positions; expected the sum of a whole "
-            "number for each position of each level"
+            f"the anchor generator gives {total} anchors for maps of {places} positions; expected a whole number of "
+            "anchors for each position of each level"
         )
     return counts
 
@@ -137,7 +141,7 @@ def _candidates(
     detector: nn.Module, parts: _Parts, head: Any, anchors: list[Tensor]
 ) -> tuple[list[Float[Tensor, "a 4"]], list[Float[Tensor, " a"]]]:
     """Return the box and the best score of each anchor for each image, on the host."""
-    if not isinstance(head, dict):  # the first of two stages
+    if not isinstance(head, dict):  # use the first of two stages
         from torchvision.models.detection.rpn import concat_box_prediction_layers
 
         objectness, deltas = concat_box_prediction_layers(list(head[0]), list(head[1]))
@@ -196,7 +200,7 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
     """Return the smallest and the largest box of which an anchor of each level is the best match; (0, 0) for none.
 
     Anchors are dense, so shapes decide: boxes lie at the center of an anchor. A box in the shape of an anchor is
-    matched best by it, so a level is for nothing only if all its anchors are out of bounds.
+    matched best by it, so a level is useless only if all its anchors are out of bounds.
     """
     doublings = math.log2(_LARGEST / _SMALLEST)
     sides = _SMALLEST * 2 ** torch.linspace(0, doublings, round(_STEPS * doublings) + 1, dtype=torch.float64)
@@ -213,7 +217,7 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
 
 
 def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -> Float[Tensor, "s r"]:
-    """Return the largest intersection over union of boxes and anchors with one center."""
+    """Return the largest intersection over union of boxes and anchors with a common center."""
     if not len(shapes):
         return boxes.new_zeros(boxes.shape[:2])
     shared = torch.minimum(boxes[:, :, None], shapes).prod(3)

@@ -42,7 +42,7 @@ def trace_recurrent(
     Args:
         model: any model with recurrent layers, or such a layer.
         inputs: its argument, a tuple of arguments, or a mapping of keyword arguments.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those; None = all recurrent layers.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these; None = all recurrent layers.
         thresholds: limits of the findings.
 
     Returns:
@@ -50,7 +50,7 @@ def trace_recurrent(
 
     Raises:
         LayerNotFoundError: no recurrent layer, or a pattern without a match.
-        InputError: `layers` names other layers alone.
+        InputError: `layers` names only other layers.
         CaptureError: no layer ran, or steps and module disagree, as with dropout between layers in train mode.
 
     Example:
@@ -88,7 +88,7 @@ def _trace(call: RecurrentCall) -> CallTrace:
 
 
 def _in_weights_type(call: RecurrentCall) -> Tensor | PackedSequence:
-    """Under autocast the inputs may have another type than the weights."""
+    """Convert the inputs to the type of the weights, which may differ under autocast."""
     dtype = next(call.module.parameters()).dtype
     if isinstance(call.inputs, PackedSequence):
         return PackedSequence(call.inputs.data.to(dtype), *call.inputs[1:])

@@ -55,7 +55,7 @@ class CallTrace:
 
     @property
     def gates(self) -> Mapping[str, Float[Tensor, "n t h"]]:
-        """By name: input, forget, cell and output of an LSTM; reset, update and new of a GRU; none of an RNN."""
+        """Gates by name: input, forget, cell and output of an LSTM; reset, update and new of a GRU; none of an RNN."""
         return self.at(0).gates
 
     @property
@@ -70,12 +70,12 @@ class CallTrace:
 
     @property
     def output(self) -> Float[Tensor, "n t p"]:
-        """Of the last layer, both directions side by side; zero past the length of a packed sequence."""
+        """The output of the last layer, both directions side by side; zero past the length of a packed sequence."""
         return self.steps.output
 
     @property
     def lengths(self) -> Int[Tensor, " n"]:
-        """Steps of each sample; past them gates are undefined and states stay as they are."""
+        """The number of steps of each sample; after these, gates are undefined and states stay as they are."""
         return self.steps.lengths
 
     @property
@@ -101,7 +101,7 @@ class CallTrace:
 
         Args:
             layer: counted from 0.
-            reverse: the other direction.
+            reverse: use the reverse direction.
             probes: backward passes; from as many as there are units on, the norm of the gradient is exact, else it is
                 estimated along random directions.
             seed: seed of these directions.
@@ -139,7 +139,8 @@ class LayerTrace(CallTrace):
 
 
 class Traces(Mapping[str, LayerTrace]):
-    """Module name -> its trace, in the order in which the modules ran first. A model that is one such module is "".
+    """Traces by module name, in the order in which the modules first ran. If the model itself is such a module, its
+    name is "".
 
     Attributes:
         never_ran: recurrent modules that the model did not call.
@@ -172,7 +173,7 @@ class Traces(Mapping[str, LayerTrace]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Findings about constant gates, and saturated gates and states."""
+        """Return findings about constant gates, and saturated gates and states."""
         found = [
             finding
             for name, trace in self.items()

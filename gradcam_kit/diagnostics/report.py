@@ -22,23 +22,23 @@ class LayerRow:
     """One layer since the start; `dead` is of the last window.
 
     Attributes:
-        name: dotted name; with the place in the output where the layer returns several tensors.
+        name: dotted name, with the place in the output if the layer returns several tensors.
         type: class of the module.
-        calls: calls in one step.
-        n: samples.
-        elements: values.
-        shape: of the last output.
+        calls: number of calls in one step.
+        n: number of samples.
+        elements: number of values.
+        shape: shape of the last output.
         unit_axis: the axis of the units (channels); None for a single unit.
-        mean: of all finite values.
+        mean: mean of all finite values.
         std: their standard deviation, with the divisor m.
-        min: the smallest one.
-        max: the largest one.
+        min: the smallest finite value.
+        max: the largest finite value.
         nan: number of NaN values; on a GPU, of outputs that hold any.
         inf: number of infinite values; on a GPU, of outputs that hold any but no NaN.
         zeros: number of zeros; estimated from samples unless `exact=True`.
         dead: number of units that were never active; None if not applicable, or if there was a NaN.
         units: number of units.
-        effective_rank: of the pooled features of a few layers, raw; None for the others.
+        effective_rank: effective rank of the pooled features of a few layers, unscaled; None for the others.
         gradient_norm: median norm of the gradient at the output.
         gradient_rms: median of the norm divided by the square root of the number of values.
     """
@@ -70,9 +70,9 @@ class ParameterRow:
 
     Attributes:
         name: dotted name.
-        norm: of its values at the last measured step.
-        gradient_norm: of its gradient at the last measured step.
-        gradient_ratio: the second divided by the first.
+        norm: norm of its values at the last measured step.
+        gradient_norm: norm of its gradient at the last measured step.
+        gradient_ratio: `gradient_norm` divided by `norm`.
         update_ratio: median of rms(change) / rms(values) of one optimizer step.
     """
 
@@ -94,7 +94,7 @@ class Report:
         never_ran: layers that did not run and so were not judged.
         skipped: outputs without statistics, and why.
         notes: remarks on what was not observed, and why.
-        steps: observed steps.
+        steps: number of observed steps.
     """
 
     findings: tuple[Finding, ...]

@@ -23,7 +23,7 @@ from gradcam_kit.diagnostics.verdicts import (
 
 
 def report_of(ledger: Ledger, limits: Thresholds) -> Report:
-    """Judge the observations."""
+    """Judge the observations, and return the report."""
     ranks = effective_ranks(ledger, limits)
     broken = behind_nonfinite(list(ledger.tracks.values()), limits)
     units, silent, starved = unit_findings(ledger, limits, broken)
@@ -54,7 +54,7 @@ def _collapses(finding: Finding) -> bool:
 
 
 def _silences(finding: Finding, limits: Thresholds) -> bool:
-    """Whether nothing passes the layer of a finding."""
+    """Whether no signal passes the layer of a finding."""
     is_whole = finding.value is not None and finding.value >= limits.constant
     return finding.level == "bad" and finding.kind in ("dead", "constant") and is_whole
 

@@ -22,7 +22,7 @@ class Thresholds:
         rank: effective rank below which features have collapsed.
         between: share of the mean square that differs between samples, below which features have collapsed.
         collapsed_samples: with fewer samples, collapse is not judged.
-        correlation: absolute correlation from which on two units repeat each other.
+        correlation: absolute correlation above which two units repeat each other.
         redundant: share of such units.
         gradient_warn: factor by which the norm of the gradient changes over the depth of the model.
         gradient_bad: the same, for a bad finding.
@@ -34,11 +34,11 @@ class Thresholds:
         accumulated: correlation of the gradient norm with the step number.
         accumulated_steps: measured steps for that correlation.
         head_distance: Jensen-Shannon distance of two attention heads below which they repeat each other.
-        uniform: entropy from which a head counts as uniform.
+        uniform: entropy above which a head counts as uniform.
         sink: share of its attention that a head gives to one token (Clark et al., BlackboxNLP 2019; Xiao et al., ICLR
             2024).
         stuck_margin: mean of a gate below which, or as near to 1, it may be stuck.
-        stuck_std: standard deviation over samples and steps below which it is.
+        stuck_std: standard deviation over samples and steps below which such a gate is stuck.
         stuck_warn: share of the units with such a gate.
     """
 

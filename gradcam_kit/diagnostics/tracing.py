@@ -36,7 +36,7 @@ class Finder(GradientFinder, Protocol):
         cause: str | None,
         recorded: Recorded | None,
     ) -> None:
-        """Met in the forward pass."""
+        """Report a non-finite value of the forward pass."""
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class _Frame(ModuleNodes):
 
 
 class Tracer(Observer):
-    """Test inputs before and outputs behind every module; gradients are followed by a `GradientTracer`."""
+    """Test the inputs and outputs of every module; a `GradientTracer` follows the gradients."""
 
     def __init__(self, model: nn.Module, finder: Finder, detail: bool = False) -> None:
         self.model, self.finder, self.detail = model, finder, detail

@@ -14,12 +14,12 @@ from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
 _MOST_VALUES = 512
-_LOST = 4.0  # steps of so many roundings are lost in most of the entries
+_LOST = 4.0  # steps below this number of rounding units are lost in most entries
 
 
 @dataclass
 class RunningMedian:
-    """The median of a stream in constant memory: of all values up to 512, of every second, fourth, ... beyond."""
+    """The median of a stream in constant memory: of all values up to 512, then of every second, fourth, ... value."""
 
     values: Any = field(default_factory=lambda: array("d"))
     stride: int = 1
@@ -60,15 +60,16 @@ class WindowStats:
     """One layer in one window of steps.
 
     Attributes:
-        steps: calls that were observed.
-        moments: of all values.
+        steps: number of observed calls.
+        moments: moments of all values.
         low: the smallest value of each unit `(k,)`.
         high: the largest value of each unit `(k,)`.
-        saturated: how many sampled values lie where the slope is small; `sampled` of how many.
-        gradient_norms: one for each gradient that arrived.
-        expected: outputs that had a graph, where a gradient could arrive.
-        bad_gradients: gradients with NaN or infinities.
-        alive: units whose own weights had a gradient `(k,)`, over all measured steps; `measured` of how many.
+        saturated: number of sampled values where the slope is small; `sampled` is the number of samples.
+        gradient_norms: the norm of each gradient that arrived.
+        expected: number of outputs that had a graph, where a gradient could arrive.
+        bad_gradients: number of gradients with NaN or infinities.
+        alive: units whose own weights had a gradient `(k,)`, over all measured steps; `measured` is the number of these
+            steps.
         features: pooled outputs `(r, k)` of a few samples.
     """
 
@@ -115,8 +116,8 @@ class WindowStats:
 class LayerTrack:
     """One output tensor of a layer: `layer` for a plain output, `layer[0]` and similar names for others.
 
-    `counted` is False where NaN and infinities were seen on a GPU: a count would wait for it, so one is noted for each
-    output that holds any.
+    `counted` is False where NaN and infinities were seen on a GPU: an exact count would wait for the device, so each
+    output that holds any counts as one.
     """
 
     name: str
@@ -151,7 +152,7 @@ class LayerTrack:
     history: History = field(default_factory=History)
 
     def last_window(self, enough: int) -> WindowStats:
-        """Return the window for verdicts: the open one, joined with the one before while it has few samples."""
+        """Return the window for verdicts: the open window, joined with the previous one while it has few samples."""
         if self.closed is None or self.open.moments.n >= min(enough, self.closed.moments.n) > 0:
             return self.open
         return self.closed.merge(self.open)
@@ -219,12 +220,14 @@ class ParameterTrack:
 
     @property
     def is_lost(self) -> bool:
-        """Whether steps are so small that rounding swallows them: the parameter stands still, but nobody froze it."""
+        """Whether steps are so small that rounding swallows them: the parameter does not move although it is not
+        frozen.
+        """
         return 0 < self.reach < _LOST * self.epsilon * self.norm
 
     @property
     def window(self) -> tuple[int, int, int, tuple[float, ...]]:
-        """Measured steps, those without a gradient, those with zeros, and the relative updates: of the last window."""
+        """The last window: measured steps, steps without gradients, steps with zero gradients, relative updates."""
         if self.measured or self.previous is None:
             return (self.measured, self.missing, self.zero, tuple(self.updates))
         return self.previous

@@ -32,13 +32,13 @@ class ModelDiagnostics:
     """Observe the passes of a model, and report what is wrong, in which module, and with what evidence.
 
     The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the
-    last bit. Memory is constant, and no tensor of the graph is held. The value of the loss is not seen, only its
-    gradient: `check_loss` finds a NaN there.
+    last bit. Memory is constant, and no tensor of the graph is held. Only the gradient of the loss is observed, not its
+    value; use `check_loss` to find a NaN in the loss.
 
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all leaves.
-        optimizer: one or several; without it parameters are not measured.
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
+        optimizer: one or several optimizers; without one, parameters are not measured.
         activations: observe the outputs of layers.
         gradients: observe the gradients at the outputs of layers.
         parameters: measure the parameters around every tenth observed step of the optimizer.
@@ -55,7 +55,7 @@ class ModelDiagnostics:
     Raises:
         LayerNotFoundError: a pattern without a match.
         InputError: a model whose layers cannot be observed.
-        OptionError: an option outside of its range.
+        OptionError: an option outside its range.
 
     Example:
         >>> import torch
@@ -236,7 +236,7 @@ class ModelDiagnostics:
         return report_of(self._ledger, self.thresholds)
 
     def plot(self, kind: str = "gradients") -> Figure:
-        """Draw the observations.
+        """Plot the observations.
 
         Args:
             kind: "gradients" and "activations" over depth, "box", "histogram" over time, "updates" of parameters, or

@@ -33,7 +33,7 @@ from gradcam_kit.jobs.work.methods import method_classes
 from gradcam_kit.jobs.work.paired_numbers import comparison_lines
 from gradcam_kit.jobs.work.reader import batches
 
-_LARGEST = 448  # pixels; the largest displayed size
+_LARGEST = 448  # largest displayed size in pixels
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Sheet:
     console: Console | None
     problems: Problems = field(default_factory=Problems)
     compared_methods: list[ComparedMethod] = field(default_factory=list)
-    """Chosen on the first picture that can be read."""
+    """The methods, chosen on the first readable picture."""
 
     def comparisons(self, entries: Sequence[Entry], bar: ProgressBar) -> Iterator[Comparison]:
         """Yield one comparison for each batch of pictures."""

@@ -63,5 +63,5 @@ def _quota(folder: Path) -> float | None:
         else:
             limit, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
         return None if limit in ("max", "-1") else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # no such group, or the group lacks this controller
+    except (OSError, ValueError, ZeroDivisionError):  # the group does not exist, or it lacks this controller
         return None

@@ -133,7 +133,7 @@ def _examine_model(
         return
     with done.timed("training"):
         size = request.batch_size
-        if request.data is None:  # verdicts about units rest on different samples
+        if request.data is None:  # a verdict about units needs many different samples
             size = len(images)
             images = random_images(explainer, _DISTINCT)
             labels = torch.arange(len(images)) % max(2, outputs)
@@ -153,14 +153,14 @@ def _examine_model(
 
 
 def _of_random_images(finding: Finding) -> Finding:
-    """Lower a warning to a note: units that are silent or alike for noise may well answer to pictures."""
+    """Lower a warning to a note: units that are silent or alike for noise may well respond to pictures."""
     if finding.level == "warn" and finding.kind in ("dead", "redundant"):
-        return replace(finding, level="note", message=f"{finding.message.rstrip('.')}; seen with random images alone")
+        return replace(finding, level="note", message=f"{finding.message.rstrip('.')}; seen only with random images")
     return finding
 
 
 def _is_trained(explainer: Explainer) -> bool | None:
-    """Whether the weights are trained; None if nothing tells."""
+    """Whether the weights are trained; None if unknown."""
     weights = explainer.loaded.weights
     if weights == _UNTRAINED:
         return False

@@ -55,9 +55,8 @@ class EvaluateRequest:
         batch_size: the largest number of images in one forward pass.
         workers: number of workers that decode pictures; 0 = one per core, at most 8.
         overwrite: replace earlier measurements.
-        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method, but the
-            random one, which is drawn `RANDOM_DRAWS` times.
-            `controls`, the former name, is accepted for one release.
+        baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method, except the
+            random one, which is drawn `RANDOM_DRAWS` times. `controls`, the former name, is accepted for one release.
         processes: as in a run.
     """
 
@@ -78,11 +77,11 @@ class EvaluateRequest:
 
 @dataclass
 class Evaluation:
-    """Summary of the pictures of a run.
+    """The result of `evaluate`.
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
-        notes: for each metric the better direction and all settings of its numbers; then the differences.
+        notes: for each metric, the better direction and all settings of its numbers; then the differences.
         differences: one line per metric and pair of methods, see `pair_lines`.
         pictures: the number of pictures in the run.
         failed: number of pictures that could not be measured, including those that the run could not explain.
@@ -105,7 +104,7 @@ class Evaluation:
 
     @property
     def exit_status(self) -> int:
-        """0 = all measured, 1 = some pictures failed."""
+        """The exit status: 0 = all measured, 1 = some pictures failed."""
         return int(self.failed > 0)
 
     @property
@@ -149,7 +148,7 @@ class _Prepared:
     Attributes:
         asked: the request that rebuilds the model and its methods.
         complete: the complete shards, by number.
-        settings: of each metric.
+        settings: the settings of each metric.
     """
 
     request: EvaluateRequest
@@ -223,13 +222,13 @@ def _check_names(masks: Masks, run: Run, numbers: Iterable[int]) -> None:
     masks.check_pictures(entry_of(run, key) for key in keys)
     if keys and not any(map(masks.has, keys)):
         raise InputError(
-            f"none of the first {len(keys)} pictures has a mask in {masks.folder!r}; expected such as "
+            f"none of the first {len(keys)} pictures has a mask in {masks.folder!r}; expected names such as "
             f"{os.path.splitext(keys[0])[0]}.png"
         )
 
 
 def _check_model(explainer: Explainer, run: Run, request: EvaluateRequest) -> None:
-    """Refuse to score with another model than the one that made the heatmaps."""
+    """Refuse to score with a model other than the one that made the heatmaps."""
     now = {
         "weights_sha256": weights_hash(explainer.loaded.model),
         "transform": json.loads(json.dumps(explainer.loaded.transform.describe())),

@@ -25,8 +25,8 @@ from gradcam_kit.jobs.work.measuring import metric_fields
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.tables import csv_text
 
-_LARGEST = 2**30  # pixels of a picture
-_HEAD = 2**16  # first bytes of a file that tell whether an export wrote it
+_LARGEST = 2**30  # maximum number of pixels of a picture
+_HEAD = 2**16  # number of first bytes that tell whether an export wrote a file
 _BEGINS = {
     "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
     "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),
@@ -174,7 +174,7 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
             )
     for method, coco in found.items():
         named = [{"id": category, "name": name} for category, name in sorted(categories[method].items())]
-        info = {"description": f"Boxes around what {method} marks, from {threshold} of the largest value on"}
+        info = {"description": f"Boxes around the regions where {method} reaches {threshold} of its largest value"}
         target.write(f"{method}.json", json.dumps({"info": info, **coco, "categories": named}).encode())
 
 

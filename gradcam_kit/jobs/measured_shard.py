@@ -51,10 +51,10 @@ class MeasuredShard:
     """The measurements of a shard.
 
     Attributes:
-        number: of the shard.
+        number: number of the shard.
         rows: the rows of the shard, in its order.
         baselines: rows of the baselines for the pictures that were explained, or none.
-        settings: of each metric.
+        settings: the settings of each metric.
         missing: metrics that are not yet measured for the rows.
         missing_baselines: metrics that are not yet measured for the baselines.
     """
@@ -79,7 +79,9 @@ class MeasuredShard:
         missing = [
             name
             for name in wanted
-            if overwrite or stored.get(name) != wanted[name] or _lacks_masks(name, earlier)  # by now there may be masks
+            if overwrite
+            or stored.get(name) != wanted[name]
+            or _lacks_masks(name, earlier)  # masks may have been added since
         ]
         for row in baselines:
             row |= dict.fromkeys(column for name in missing for column in columns_of(name))

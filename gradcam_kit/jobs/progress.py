@@ -27,9 +27,9 @@ class ProgressBar:
     Between two pictures it tells how many changed images slow methods and metrics have scored.
 
     Args:
-        console: where to show it, if it is a terminal.
+        console: where to show the progress, if it is a terminal.
         total: the number of pictures.
-        doing: what is done with them, in one word.
+        doing: what is done with the pictures, in one word.
     """
 
     def __init__(self, console: Console, total: int, doing: str = "explaining") -> None:
@@ -69,7 +69,7 @@ class MethodProgress:
     On a terminal, a bar advances within a method. Everywhere, a line reports each finished method.
 
     Args:
-        console: terminal on which to show it; None = nowhere.
+        console: terminal on which to show the progress; None = nowhere.
         total: the number of methods.
     """
 

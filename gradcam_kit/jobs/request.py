@@ -171,7 +171,7 @@ class RunSummary:
         pictures: the number of pictures in complete shards.
         failed: number of pictures with an error row, or without a requested overlay.
         problems: the first few failures, one line each.
-        seconds: from the request to the last file.
+        seconds: time from the request to the last file.
         before: number of pictures that earlier calls explained.
         missing: number of incomplete shards, of all parts.
         left: number of pictures of this part in incomplete shards, or not retried when the run stopped.
@@ -209,7 +209,7 @@ class RunSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 = all done, 1 = some pictures failed, 130 = interrupted."""
+        """The exit status: 0 = all done, 1 = some pictures failed, 130 = interrupted."""
         return 130 if self.interrupted else int(self.failed > 0)
 
 

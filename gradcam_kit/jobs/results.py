@@ -226,7 +226,7 @@ class Run:
         measured = self.manifest.get("metrics", {})
         own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
         asked = {*fields.names}
-        if self._later and "error" in asked:  # their statuses tell the reason
+        if self._later and "error" in asked:  # the statuses of the metrics give the reason
             asked |= {"status", *own} - {"heatmap"}
         table = self.store.shard_table(number, list(dict.fromkeys(["path", *(name for name in own if name in asked)])))
         found = {name: table[name] for name in table.column_names}

@@ -129,7 +129,7 @@ class _Todo:
         return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
 
     def shards(self) -> Iterator[Shard]:
-        """Read the shards to be written from the plan; for retried shards only their failed pictures."""
+        """Read from the plan the shards to be written; for retried shards, only their failed pictures."""
         for number in self.numbers:
             shard = self.prepared.plan.shard(number)
             yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard
@@ -185,7 +185,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
         explainer = replace(explainer, metrics=metrics, say=partial(note, console))
         request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
-            note(console, unknown)  # as targets, such labels become error rows
+            note(console, unknown)  # if labels are the targets, such labels become error rows
         manifest = make_manifest(request, explainer, plan)
         goes_on = there is not None and not request.overwrite
         if there is not None and goes_on:
@@ -219,14 +219,14 @@ def _work(todo: _Todo) -> _Work:
     """Let an engine write the missing shards.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures, or the disk or a device failed.
+        GradCamKitError: the model or a method accepts none of the first pictures, or the disk or a device failed.
     """
     prepared, overwrite = todo.prepared, todo.prepared.request.overwrite
     plan, explainer = prepared.plan, prepared.explainer
     work = _Work(todo, replace(todo.tally), begun=not overwrite)
     if not todo.numbers:
         return work
-    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that worked once is valid
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that has worked before is valid
     check = partial(verify, explainer, first)
     try:
         with ExitStack() as stack:

@@ -42,7 +42,7 @@ def attention_of(layer: LayerCapture) -> Attention:
 class AttentionRollout(BaseCAM, name="attention-rollout"):
     r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$; the same map for every class.
 
-    Shows where a transformer gathers its information, at the price of a forward pass. It ignores values and classes,
+    Shows where a transformer gathers its information, at the cost of a forward pass. It ignores values and classes,
     so it does not explain a decision; GenericAttention and LeGrad do. `target_layers` is not used. Needs a transformer
     in which all tokens of an image attend to each other.
 

@@ -20,7 +20,7 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
     r"""LibraGrad: Mehri et al., CVPR 2025, https://arxiv.org/abs/2411.16760, with the average token subtracted.
 
     The method to use for vision transformers, in which exact gradients hardly tell where the evidence is: a
-    normalization does not change when its input is scaled, so in front of it activation times gradient sums to nothing.
+    normalization does not change when its input is scaled, so before it, activation times gradient sums to zero.
     Here normalizations, gates and attention count as constant factors, and every layer's map
     $\sum_k G_k \odot (A_k - R_k)$ accounts for the score. The signed maps of the patch embedding and of all blocks on
     its grid are added. Subtracting the average token $R$ (ours, not the paper's) removes position and background.
@@ -30,7 +30,7 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
     Args:
         reference: "mean": $R$ is the mean over the positions of the image, and the map of one layer sums to the score
             minus the score that the network with the same constant factors gives an image of average tokens; "zero":
-            the map sums to the score minus everything that is added behind the layer.
+            the map sums to the score minus everything that is added after the layer.
         fusion: "sum" of the signed maps, which all have the unit of the score; others as in `BaseCAM`.
         gradient_rule: "balanced"; there is no other for this method.
 

@@ -55,25 +55,25 @@ class BaseCAM(Declared):
     `check_options` may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
 
     Args:
-        model: any PyTorch model; wrappers (DataParallel, compiled) are looked through.
-        target_layers: a module, its dotted name, a sequence of those, or None: the last layer that still has positions
-            and on which the score depends, found by running the model on the images. Of a module that returns several
+        model: any PyTorch model; wrappers (DataParallel, compiled) are unwrapped.
+        target_layers: a module, its dotted name, a sequence of these, or None: the last spatial layer on which the
+            score depends, found by running the model on the images. Of a module that returns several
             maps, "fpn:1" is the second map; of one that runs several times in a pass, "act#2" is the second call.
-        reshape: from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None = inferred
-            (maps, channels-last maps, tokens). It only rearranges, for any number of samples. Where `*s` are other axes
-            than those of the images, heatmaps have the axes of the layer.
-        image_input: of a model with several inputs, which one the images are: its position in the tuple, or its key in
-            the mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which
-            the layers depend, preferably one with 2 or 3 position axes.
+        reshape: function from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None =
+            inferred (maps, channels-last maps, tokens). It may only rearrange values, for any number of samples. If
+            `*s` are not the axes of the images, heatmaps have the axes of the layer.
+        image_input: for a model with several inputs, the position of the images in the tuple, or their key in the
+            mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which the
+            layers depend, preferably one with 2 or 3 position axes.
         fusion: how the maps of several layers are combined: "mean", "max" or "product" of the normalized maps, or "sum"
             of the signed ones, before ReLU and normalization.
         normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
-        batch_size: the most masked rows in one forward pass of a method that needs them. On a CPU a pass over large
-            images has fewer where that is faster; the maps are the same up to rounding.
+        batch_size: maximum number of masked rows in one forward pass of a method that needs them. On a CPU, passes over
+            large images have fewer rows if that is faster; the maps are the same up to rounding.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose (MC dropout); by
             default every module is evaluated in eval mode. Maps are then random: they differ from call to call,
             `torch.manual_seed` repeats them, and a batch does not equal its images one by one. Batch norms in train
-            mode mix the images of a batch. Flags and buffers are put back in any case.
+            mode mix the images of a batch. Flags and buffers are restored in any case.
         gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention
             count as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
             activation times gradient is the contribution of each position. Nothing changes for ReLU networks. Only for
@@ -155,7 +155,7 @@ class BaseCAM(Declared):
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
         """Run sanity checks: do the maps change with the model's parameters and with the class?
 
-        Explains the images, another class, and the model with random parameters (six times the price of a call). The
+        Explains the images, another class, and the model with random parameters (six times the cost of a call). The
         result prints its findings, and has `passed`, `warnings` and the figures. Takes the arguments of a call.
         """
         return check(self, images, targets, seed, forward_kwargs)

@@ -37,7 +37,7 @@ class CAM(BaseCAM, name="cam"):
         """
         if layer.head is None:
             raise CaptureError(
-                f"CAM needs mean pooling and one linear layer behind layer {layer.layer!r}, and no linear layer of the "
+                f"CAM needs mean pooling and one linear layer after layer {layer.layer!r}, and no linear layer of the "
                 "model gives its logits that way; use GradCAM, which equals CAM where CAM is defined"
             )
         return einsum_cam(layer.activations, layer.head.target_weights)

@@ -19,12 +19,12 @@ from gradcam_kit.targets.outputs import predicted_classes
 
 @dataclass(frozen=True, eq=False)
 class DimensionMaps:
-    """What dCAM finds: which dimensions of a multivariate series matter, and when.
+    """The result of dCAM: which dimensions of a multivariate series matter, and when.
 
     Attributes:
         heatmaps: `(n, D, t)` float32 in [0, 1], normalized over all dimensions and times of a series together.
         saliency: the signed maps, at the layer's resolution in time.
-        targets: the class that is explained.
+        targets: the explained class.
         kept: number of orders for which the model predicted this class; only these orders count.
         is_empty: True where there was no positive evidence, for example because no order counted.
     """
@@ -68,7 +68,7 @@ class DCAM:
 
     A CAM of a series shows when; dCAM also shows which of the sensors or channels. The model takes cubes
     `(n, D, D, t)` as `cube` makes them, and its layer keeps the D rows. Each order of the dimensions gives a CAM
-    (Grad-CAM, which is the same behind mean pooling and a linear layer); a dimension matters if its place in the order
+    (Grad-CAM, which is the same after mean pooling and a linear layer); a dimension matters if its place in the order
     changes the map. The result has an axis for the dimensions, so this is not a CAM method. It costs one pass for each
     order.
 
@@ -77,7 +77,7 @@ class DCAM:
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         permutations: number of orders, at least 1.
         seed: seed of the orders, which all series share.
-        batch_size: the most cubes in one pass.
+        batch_size: maximum number of cubes in one pass.
 
     Example:
         >>> import torch

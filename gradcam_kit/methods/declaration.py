@@ -1,4 +1,4 @@
-"""How a class becomes a method: its annotated attributes become options, and its name joins `METHODS`."""
+"""Turn a class into a method: its annotated attributes become options, and its name joins `METHODS`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ class Declared:
 
     name: ClassVar[str] = ""
     needs: Evidence = Evidence.GRADIENTS
-    """What the method needs beyond activations."""
+    """Evidence that the method needs beyond activations."""
     layer_choice: LayerChoice = LayerChoice.LAST
     """Meaning of `target_layers=None`."""
     class_agnostic: bool = False
     """Whether the map is the same for every class."""
     target_type: type[ClassTarget] = ClassLogit
-    """How plain class indices are scored."""
+    """The target type that scores plain class indices."""
     cost: ClassVar[str] = "F + B"
-    """Passes: F forward, B backward from the score to the layer, R forward of one masked row, S of the part behind the
-    layer; k channels, Z positions."""
+    """Passes: F forward, B backward from the score to the layer, R forward of one masked row, S of the part after the
+    layer; k channels, Z positions.
+    """
     paper: ClassVar[str] = ""
     """Source of the method: paper or library."""
 

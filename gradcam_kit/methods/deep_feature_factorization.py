@@ -98,7 +98,7 @@ class DeepFeatureFactorization:
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         components: number of concepts, at least 1.
         seed: seed of the start of the factorization.
-        iterations: of the factorization, at least 1.
+        iterations: iterations of the factorization, at least 1.
         reshape: as for CAM methods.
         image_input: as for CAM methods.
 

@@ -16,8 +16,8 @@ class DRISE(RISE, name="d-rise"):
 
     Args:
         masks: N, as in the paper.
-        cells: of the masks along each axis, finer than those of RISE, because boxes are small.
-        visible: the probability of a cell to be left visible, in (0, 1).
+        cells: cells of the masks along each axis, finer than in RISE, because boxes are small.
+        visible: the probability that a cell stays visible, in (0, 1).
         seed: seed of the masks.
 
     Example:

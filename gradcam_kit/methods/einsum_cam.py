@@ -17,7 +17,7 @@ def einsum_cam(activations: Float[Tensor, "n k *s"], head_weight: Float[Tensor, 
     With the head's bias added, the sum of a map over its Z positions is the logit.
 
     Args:
-        activations: input of the mean pooling in front of the head.
+        activations: input of the mean pooling before the head.
         head_weight: the head's row for each explained class `(n, k)` or `(n, m, k)`.
     """
     positions = activations[0, 0].numel()
@@ -29,10 +29,10 @@ def einsum_cam(activations: Float[Tensor, "n k *s"], head_weight: Float[Tensor, 
 class EinsumCAM(BaseCAM, name="einsum-cam"):
     r"""Contract the activations with the weights of a linear head: one forward pass for any number of classes.
 
-    The map of class c is $\sum_k W_{ck} A_k$. CAM for a thousand classes at once, and a fallback where CAM refuses.
-    Where the model has no linear head behind mean pooling (checked on every sample), the channel weights are the
-    gradient of the layer's summed output with respect to the layer's own weight, per sample; the map is then the same
-    for every class.
+    The map of class c is $\sum_k W_{ck} A_k$. Useful for a thousand classes at once, and as a fallback for models that
+    CAM refuses. Where the model has no linear head after mean pooling (checked on every sample), the channel weights
+    are the gradient of the layer's summed output with respect to the layer's own weight, per sample; the map is then
+    the same for every class.
 
     Example:
         >>> from gradcam_kit import EinsumCAM

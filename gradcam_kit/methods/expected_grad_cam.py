@@ -42,8 +42,9 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
 
     For saturated scores, where the gradient at the image alone is close to zero; less dependent on one baseline than
     IntegratedGradCAM. A baseline is the blurred image (kernel smoothing) with noise in proportion to the image's own
-    contrast (data-aware perturbation). The paths share one sample each of the integral, at the middles of equal parts.
-    Three details could not be confirmed against the paper: the distribution of the baselines, the factor of the
+    contrast (data-aware perturbation). Each path contributes one sample of the integral; the samples lie at the centers
+    of equal parts. Three details could not be confirmed against the paper: the distribution of the baselines, the
+    factor of the
         weights, and the number of samples.
 
     Args:
@@ -66,7 +67,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one sample, or a negative `std`."""
+        """Raise OptionError for fewer than one sample, or a negative `std`."""
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

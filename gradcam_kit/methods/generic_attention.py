@@ -25,7 +25,7 @@ def generic_attention_step(
 class GenericAttention(BaseCAM, name="generic-attention"):
     r"""Follow the attention that raises the score back through all blocks: $R \leftarrow R + \bar A_l R$ from $R = I$.
 
-    A good first choice for vision transformers: class-specific, at the price of one backward pass through all blocks.
+    A good first choice for vision transformers: class-specific, at the cost of one backward pass through all blocks.
     No relevance propagation is involved. `target_layers` is not used. Needs a transformer in which all tokens of an
     image attend to each other.
 

@@ -26,7 +26,7 @@ class GradCAM(BaseCAM, name="grad-cam"):
     r"""Weight channels by their mean gradient, Equation 2 (before its ReLU): $\sum_k \alpha_k A_k$.
 
     The method to start with: fast, class-specific, and as good as any other at the last layer with positions. At
-    earlier layers one weight per channel is too coarse; take LayerCAM there, or HiResCAM where each position counts.
+    earlier layers one weight per channel is too coarse; use LayerCAM there, or HiResCAM if each position counts.
 
     Example:
         >>> from gradcam_kit import GradCAM

@@ -25,7 +25,7 @@ def grad_eclip_map(
         gradient: d score / d output of the last attention at the class token, before the output projection.
         query: query of the class token.
         keys: keys of the patches.
-        values: of the patches.
+        values: values of the patches.
 
     Returns:
         Signed. $\lambda$ replaces the attention, which is too sparse: it is the cosine of the class token's query and
@@ -39,9 +39,9 @@ class GradECLIP(BaseCAM, name="grad-eclip"):
     """Weight the values of the last attention by the gradient at the class token, and by how close query and key are.
 
     Made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`; it works for any transformer with a class
-    token. It looks at the last block alone. It keeps the model's heads, concatenated, and takes the gradient in front
-    of the output projection, where it has the axes of the values. The released code instead runs the last block with
-    one head, and compares queries and keys behind the output projection. `target_layers` is not used.
+    token. It looks only at the last block. It keeps the model's heads, concatenated, and takes the gradient before the
+    output projection, where it has the axes of the values. The released code instead runs the last block with one head,
+    and compares queries and keys after the output projection. `target_layers` is not used.
 
     Example:
         >>> import torch

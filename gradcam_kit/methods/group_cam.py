@@ -15,7 +15,7 @@ from gradcam_kit.methods.grad_cam import grad_cam_weights
 from gradcam_kit.options import positive_int
 from gradcam_kit.types import Evidence, LayerCapture
 
-_KERNEL, _SIGMA = 51, 50.0  # of the released code
+_KERNEL, _SIGMA = 51, 50.0  # as in the released code
 _ROUNDS = 10
 
 
@@ -27,7 +27,7 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
 
     Args:
         activations: maps to compare; constant maps have no structure and join the first group.
-        groups: at most; fewer where there are fewer channels.
+        groups: maximum number of groups; fewer if there are fewer channels.
         seed: seed of the random map.
     """
     flat = activations.flatten(2)
@@ -46,14 +46,14 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
 class GroupCAM(BaseCAM, name="group-cam"):
     r"""Weight groups of similar channels by what they add to a blurred image: $\sum_g v_g M_g$.
 
-    About the quality of Score-CAM for a few passes instead of one per channel. $M_g = ReLU(\sum_{k \in g} w_k A_k)$
+    Nearly the quality of Score-CAM for a few passes instead of one per channel. $M_g = ReLU(\sum_{k \in g} w_k A_k)$
     with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
     $v_g = ReLU(p(x \odot m_g + b \odot (1 - m_g)) - p(b))$ with the probability p of the class and the blurred image b.
     A constant $M_g$ contributes nothing. The released code groups neighboring channels and thresholds the maps; here
     similar channels are grouped, so that the order of the channels does not matter, and there is no threshold.
 
     Args:
-        groups: of channels, at least 1; each costs a forward pass.
+        groups: number of groups of channels, at least 1; each costs a forward pass.
         seed: seed of the random map with which the grouping starts, see `group_channels`.
 
     Example:
@@ -70,7 +70,7 @@ class GroupCAM(BaseCAM, name="group-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one group."""
+        """Raise OptionError for fewer than one group."""
         self.groups = positive_int("groups", self.groups)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:

@@ -51,7 +51,7 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     steps: int = 20
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one step."""
+        """Raise OptionError for fewer than one step."""
         self.steps = positive_int("steps", self.steps)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

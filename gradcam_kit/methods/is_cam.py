@@ -33,7 +33,7 @@ def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
 class ISCAM(ScoreCAM, name="is-cam"):
     r"""Average Score-CAM's scores along a path to the masked image: $s_k = \mathrm{mean}_i\, y(c_i\, x \odot M_k)$.
 
-    For scores that saturate in the fully bright image. The path multiplies the price of Score-CAM; the options of
+    For scores that saturate in the fully bright image. The path multiplies the cost of Score-CAM; the options of
     Score-CAM apply too, `channels` above all.
 
     Args:
@@ -53,7 +53,7 @@ class ISCAM(ScoreCAM, name="is-cam"):
     ladder: Ladder = "linear"
 
     def check_options(self) -> None:
-        """Raise an error for less than one sample, or an unknown ladder."""
+        """Raise an error for fewer than one sample, or an unknown ladder."""
         super().check_options()
         self.samples = positive_int("samples", self.samples)
         one_of("ladder", self.ladder, get_args(Ladder))

@@ -14,7 +14,7 @@ from gradcam_kit.options import one_of
 from gradcam_kit.types import Evidence, LayerCapture
 
 Kernel = Literal["sigmoid", "poly", "rbf", "linear"]
-_DEGREE = 3  # of the polynomial kernel
+_DEGREE = 3  # degree of the polynomial kernel
 
 
 def kernel_component(
@@ -54,8 +54,8 @@ def kernel_component(
 class KPCACAM(BaseCAM, name="kpca-cam"):
     """Return the first kernel principal component of the activations; the same map for every class.
 
-    Eigen-CAM for structure that is not linear. Memory grows with the square of the layer's positions, so take it at a
-    late layer. Like Eigen-CAM it shows what varies, not what the model learned.
+    A nonlinear variant of Eigen-CAM. Memory grows with the square of the layer's positions, so use a late layer. Like
+    Eigen-CAM it shows what varies, not what the model learned.
 
     Args:
         kernel: "sigmoid", "poly", "rbf" or "linear".

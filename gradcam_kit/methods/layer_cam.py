@@ -20,8 +20,8 @@ class LayerCAM(BaseCAM, name="layer-cam"):
     against the paper.
 
     Args:
-        fusion: of several layers: "max" as in the paper, "mean" or "product".
-        gamma: of Equation 9, above 0.
+        fusion: fusion of several layers: "max" as in the paper, "mean" or "product".
+        gamma: gamma of Equation 9, above 0.
 
     Example:
         >>> from gradcam_kit import LayerCAM

@@ -24,7 +24,7 @@ class LeGrad(BaseCAM, name="legrad"):
     """Average over the blocks how sensitive each block's own score is to its attention.
 
     For large vision transformers, whose middle blocks decide much; one backward pass per block. A block's score is the
-    model's output if this block were the last one: its tokens go through the part of the model behind the last block,
+    model's output if this block were the last one: its tokens go through the part of the model after the last block,
     with the model's own normalization, pooling and head. The released code pools CLIP by the mean over all tokens
     instead, and looks at the last two blocks (`blocks=2`). `target_layers` is not used. Needs a transformer in which
     all tokens of an image attend to each other.

@@ -56,7 +56,7 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
     r"""Score each position alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
     Needs no gradients and explains all classes from the same passes: one per position, through the part of the model
-        behind the layer. So use it at a late layer. The released code scores softmax probabilities: pass
+        after the layer. So use it at a late layer. The released code scores softmax probabilities: pass
         `ClassProbability`.
 
     Args:
@@ -88,7 +88,7 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
         n, positions = len(activations), activations.shape[2:]
         weights = window_weights(positions, self.window, activations)
         if layer.head is not None and layer.head.is_linear:
-            # Behind mean pooling and a linear head the scores are sums of the CAM, up to a constant.
+            # Before mean pooling and a linear head, the scores are sums of the CAM, up to a constant.
             flat = einsum_cam(activations, layer.head.target_weights).flatten(-len(positions))
             maps = flat @ weights.T if self.mode == "mask" else flat * weights.sum(1)
         else:

@@ -27,8 +27,8 @@ class RISE(BaseCAM, name="rise"):
 
     Args:
         masks: N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
-        cells: of the masks along each axis.
-        visible: p, the probability of a cell to be left visible, in (0, 1).
+        cells: cells of the masks along each axis.
+        visible: p, the probability that a cell stays visible, in (0, 1).
         seed: seed of the masks.
 
     Example:
@@ -49,7 +49,7 @@ class RISE(BaseCAM, name="rise"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one mask or cell, or a probability that shows everything or nothing."""
+        """Raise OptionError for fewer than one mask or cell, or a probability that shows everything or nothing."""
         self.masks, self.cells = positive_int("masks", self.masks), positive_int("cells", self.cells)
         self.seed = whole("seed", self.seed)
         kind = "a probability between 0 and 1"

@@ -39,7 +39,7 @@ def channel_scores(
     Args:
         layer: gives the images.
         activations: the channels to score.
-        batch_size: the most rows in one forward pass.
+        batch_size: maximum number of rows in one forward pass.
         rescore: scores the masked images.
         baseline: score the zero input of every image, even without a constant channel.
         changes: functions that change the masks `(m, *t)`, one for each pass over the channels; None = no change.

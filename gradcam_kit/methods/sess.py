@@ -24,7 +24,8 @@ _KERNEL, _SIGMA = 11, 5.0
 
 
 def windows(size: Sequence[int], scales: int, growth: float) -> list[Window]:
-    """Return windows with the image's aspect ratio that tile it at each scale; the last of each axis is moved inside.
+    """Return windows with the image's aspect ratio that tile it at each scale; the last window of each axis is shifted
+    inside.
 
     At scale i the windows are 1 / (1 + i * growth) of the image; an image of 224 x 224 has 122 with the defaults.
     """
@@ -45,9 +46,9 @@ def paste_windows(
     """Resize each map to its window and average ("mean") or maximize ("max") over the windows that cover a position.
 
     Args:
-        maps: of each window, not negative.
+        maps: map of each window, not negative.
         where: windows that together cover every position.
-        size: of the result.
+        size: size of the result.
         pool: "mean" or "max".
     """
     total = maps.new_zeros(maps.shape[1], *size)
@@ -92,7 +93,7 @@ class SESS(BaseCAM, name="sess"):
     pool: Pool = "mean"
 
     def check_options(self) -> None:
-        """Raise an error for less than one scale, windows that do not shrink, or an unknown pooling."""
+        """Raise an error for fewer than one scale, windows that do not shrink, or an unknown pooling."""
         self.scales, self.growth = positive_int("scales", self.scales), positive("growth", self.growth)
         one_of("pool", self.pool, get_args(Pool))
 

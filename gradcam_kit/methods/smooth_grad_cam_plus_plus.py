@@ -59,7 +59,7 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one sample, or a negative `std`."""
+        """Raise OptionError for fewer than one sample, or a negative `std`."""
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:

@@ -112,7 +112,7 @@ class Smooth(_Mean):
 
     Args:
         cam: any method.
-        samples: noisy copies of each image; they multiply the method's price.
+        samples: noisy copies of each image; they multiply the method's cost.
         std: standard deviation of the Gaussian noise, in units of the normalized images, at least 0.
         seed: seed of the noise; all images get the same draws.
 
@@ -169,7 +169,7 @@ class TestTime(_Mean):
 class EigenSmooth(BaseCAM):
     """Replace the sum of a method's weighted maps w_k A_k by their first principal component; no paper.
 
-    Gives smoother maps for the price of an eigenproblem. The result is itself a method: it shares passes with others,
+    Gives smoother maps at the cost of an eigenproblem. The result is itself a method: it shares passes with others,
         and `Smooth` and `TestTime` can wrap it.
 
     Args:

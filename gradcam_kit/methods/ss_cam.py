@@ -18,7 +18,7 @@ from gradcam_kit.types import LayerCapture
 class SSCAM(ScoreCAM, name="ss-cam"):
     r"""Average Score-CAM's scores over noisy masks: $s_k = \mathrm{mean}_i\, y(x \odot (M_k + \epsilon_i))$.
 
-    Smoother than Score-CAM, and seldom worth its price: `samples` multiplies the passes. The options of Score-CAM
+    Smoother than Score-CAM, and seldom worth its cost: `samples` multiplies the passes. The options of Score-CAM
     apply too, `channels` above all. The noise is added to the normalized masks, including the empty mask of a constant
     channel. `std` is large for masks in [0, 1]; both defaults are torch-cam's.
 
@@ -41,7 +41,7 @@ class SSCAM(ScoreCAM, name="ss-cam"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for less than one sample, or a negative `std`."""
+        """Raise OptionError for fewer than one sample, or a negative `std`."""
         super().check_options()
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 

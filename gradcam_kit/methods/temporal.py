@@ -24,7 +24,8 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 @dataclass(frozen=True, eq=False)
 class TemporalExplanation:
-    """Where and when the model looked. With `(n, m)` targets every tensor has an axis m after n.
+    """The result of `temporal_cam`: where and when the model looked. With `(n, m)` targets every tensor has an axis m
+    after n.
 
     Attributes:
         heatmaps: float32 in [0, 1] at the size of the frames, normalized over the whole clip, so that frames can be

@@ -30,12 +30,13 @@ class TwoTowerExplanation:
         scores: `(n,)` cosine similarities, or the scores of the fusion module.
         fusion: norms of gradient times activation at the fusion layer, `(n, t)` for tokens and `(n, k)` for units; None
             without a fusion module.
-        modalities: `(n, 2)` shares of the image's and of the text's embedding in the fused score; None without.
+        modalities: `(n, 2)` shares of the image's and of the text's embedding in the fused score; None without a fusion
+            module.
         image_embeddings: output of the image tower.
         text_embeddings: output of the text tower.
         image_layers: names of the layers of the image tower.
         text_layer: name of the layer of the text tower.
-        fusion_layer: name of the layer of the fusion module; "" without.
+        fusion_layer: name of the layer of the fusion module; "" without one.
     """
 
     heatmaps: Float[Tensor, "n *t"]
@@ -79,16 +80,16 @@ def two_tower_cam(
             is compared with every image.
         image_layer: as `target_layers` of a method; None = chosen automatically.
         text_layer: name or module whose output is `(n, t, k)`; None = the last one at which the gradient reaches more
-            than one token, because behind it only the pooled token counts.
+            than one token, because after it only the pooled token counts.
         fusion: a module that is called with the outputs of both towers and returns scores or logits.
-        fusion_layer: name or module inside of `fusion`; None = the last one in front of its output, or else the
-            embedding of the image.
+        fusion_layer: name or module inside `fusion`; None = the last one before its output, or else the embedding of
+            the image.
         targets: the explained logit of the fusion module: an int, class indices `(n,)` or a callable; None = the
             predicted one.
         method: name of a method in `METHODS`, for the image.
 
     Raises:
-        ShapeError: towers whose embeddings differ in size, or another number of texts than of images.
+        ShapeError: towers whose embeddings differ in size, or unequal numbers of texts and images.
         InputError: a tower that is neither a module nor a method of one, or texts without token indices.
         CaptureError: no layer of the text tower has tokens that the score depends on.
         LayerNotFoundError: a layer that a tower does not have.
@@ -153,7 +154,7 @@ _NO_FUSION: _Fusion = ("", None, None)
 
 
 class _Tower(nn.Module):
-    """A method of a module as a module of its own."""
+    """Wraps a method of a module as a separate module."""
 
     def __init__(self, owner: nn.Module, function: Any) -> None:
         super().__init__()
@@ -183,7 +184,7 @@ class _Tower(nn.Module):
 
 
 def _pairs(images: Tensor, texts: Any) -> tuple[Tensor, Any, int, int]:
-    """Images and texts in equal number, how many there are, and how many tokens each text has."""
+    """Return images and texts in equal number, their number, and the number of tokens of each text."""
     tensors = list(texts.values()) if isinstance(texts, Mapping) else [texts]
     tokens = next((one for one in tensors if isinstance(one, Tensor) and one.ndim in (2, 3)), None)
     if tokens is None:

@@ -13,10 +13,10 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 
 
 class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
-    r"""Score each patch token alone in the last block, prefix tokens always kept: $S - \min S$.
+    r"""Score each patch token alone in the last block, with all prefix tokens kept: $S - \min S$.
 
     Recipro-CAM for vision transformers: no gradients, one pass of the last block per patch. The tokens are masked both
-    on the residual branch and behind the block's input normalization, which would turn a zeroed token into its bias.
+    on the residual branch and after the block's input normalization, which would turn a zeroed token into its bias.
     Without `target_layers` the input normalization of the last block is taken. The map is lifted by its minimum as in
     Recipro-CAM; this could not be confirmed against the paper.
 

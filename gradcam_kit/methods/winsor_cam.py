@@ -42,7 +42,7 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
 
     Args:
         percentile: percentile at which the positive importances are capped, in [0, 100].
-        importance: of a layer, from its Grad-CAM weights: their "mean", "max" or "l2" norm, clipped at 0.
+        importance: importance of a layer, from its Grad-CAM weights: their "mean", "max" or "l2" norm, clipped at 0.
 
     Example:
         >>> from gradcam_kit import WinsorCAM

@@ -29,8 +29,9 @@ def xgrad_cam_weights(
 class XGradCAM(BaseCAM, name="xgrad-cam"):
     """Weight channels by their mean gradient, where strong activations count more.
 
-    Behind a ReLU the map sums to what the layer contributes to the score, as HiResCAM's does, but with the smoothness
-    of one weight per channel. At layers with negative activations the weights may grow large; take GradCAM there.
+    After a ReLU, the map sums to the contribution of the layer to the score, as HiResCAM's does, but with the
+    smoothness of one weight per channel. At layers with negative activations the weights may grow large; use GradCAM
+    there.
 
     Example:
         >>> from gradcam_kit import XGradCAM

@@ -49,7 +49,7 @@ class MeanOverImages(torchmetrics.Metric):
     Args:
         name: key of `METRICS`, or a metric made from any function that returns one number per image, such as
             `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
-        options: those of the plain function; torchmetrics' own go into `torchmetrics_options`.
+        options: options of the plain function; those of torchmetrics go into `torchmetrics_options`.
         torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
 
     Raises:
@@ -107,7 +107,7 @@ class MeanOverImages(torchmetrics.Metric):
         self.settings = {}
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean and the counts."""
+        """Return the mean over the images that count, and the number of images by status."""
         return {"mean": (self.total / self.counts[int(Status.OK)]).float(), **_told(self.counts)}
 
 
@@ -121,7 +121,7 @@ class PointingGame(torchmetrics.Metric):
     Args:
         classes: number of classes.
         tolerance: in positions, see `pointing_game`.
-        options: torchmetrics' own.
+        options: options of torchmetrics.
     """
 
     full_state_update = False
@@ -154,7 +154,7 @@ class PointingGame(torchmetrics.Metric):
         Raises:
             OptionError: a class outside the range.
             InputError: classes that are not integers.
-            ShapeError: not one class for each image, or masks of another shape than the heatmaps.
+            ShapeError: not one class for each image, or masks and heatmaps of different shapes.
         """
         found = pointing_game(heatmaps, masks, **self.settings)
         indices = read_whole_numbers("classes", classes, len(heatmaps), len(self.hits))
@@ -178,11 +178,11 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     themselves; to choose it on others, use `accuracies()`.
 
     Args:
-        overlaps: intersection over union from which on a box is a hit; the second version takes the mean over (0.3,
+        overlaps: smallest intersection over union at which a box is a hit; the second version takes the mean over (0.3,
             0.5, 0.7).
         all_regions: try all regions of a map (second version), or only the largest.
         thresholds: shares of each map's maximum.
-        options: torchmetrics' own.
+        options: options of torchmetrics.
     """
 
     full_state_update = False
@@ -265,7 +265,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
 
     Args:
         bins: number of bins in [0, 1].
-        options: torchmetrics' own.
+        options: options of torchmetrics.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""Model-independent maps that belong into every table of metrics, because some metrics can be gamed."""
+"""Model-independent maps that belong in every table of metrics, because some metrics can be gamed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Baseline(Protocol):
     def __call__(
         self, images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n *t"]:
-        """Heatmaps in [0, 1]; an image's draws are derived from the seed and its identity (None = its values)."""
+        """Return heatmaps in [0, 1]; draws are derived from the seed and the image's identity (None = its values)."""
         ...
 
 
@@ -57,7 +57,7 @@ def center_map(
 def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return the Sobel magnitude of the channels' mean, min-max scaled, which looks convincing; borders repeat."""
+    """Return the min-max scaled Sobel magnitude of the channels' mean, which looks convincing."""
     gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)

@@ -40,7 +40,7 @@ def box_accuracy(
         heatmaps: with two position axes.
         masks: mask of the object; its bounding box counts.
         threshold: regions consist of positions above this share of the map's maximum.
-        overlap: intersection over union of the boxes from which on they count as a hit.
+        overlap: smallest intersection over union of the boxes that counts as a hit.
     """
     check_masks(masks, heatmaps)
     check_overlap(overlap)
@@ -89,7 +89,7 @@ def box_overlaps(
 
     Raises:
         ShapeError: maps without exactly two position axes, or boxes that are not `(n, b, 4)`.
-        OptionError: thresholds outside of [0, 1).
+        OptionError: thresholds outside [0, 1).
         InputError: boxes that are NaN.
     """
     check_boxes(boxes)

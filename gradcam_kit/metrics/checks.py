@@ -44,7 +44,7 @@ def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> Non
     """
     _check_tensor("heatmaps", heatmaps)
     if not heatmaps.is_floating_point():
-        raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating point values in [0, 1]")
+        raise InputError(f"heatmaps are {heatmaps.dtype}; expected floating-point values in [0, 1]")
     expected = (images.shape[0], *images.shape[2:])
     if tuple(heatmaps.shape) != expected:
         if one_less := _without_an_axis("heatmaps", heatmaps, expected):
@@ -98,7 +98,7 @@ def _without_an_axis(name: str, given: Tensor, expected: tuple[int, ...]) -> str
 
 
 def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
-    """Raise if the masks are not boolean or have another shape than the heatmaps."""
+    """Raise if the masks are not boolean or differ from the heatmaps in shape."""
     _check_tensor(name, masks)
     _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:

@@ -26,7 +26,7 @@ from gradcam_kit.types import Rescore
 
 FRACTIONS = (0.01, 0.1, 0.25, 0.5, 0.8)
 _SUBSET = 224
-_SUBSET_SAID = "224, of images below 2240 positions a tenth"
+_SUBSET_SAID = "224, or a tenth of the positions for images below 2240 positions"
 _STREAM = 1 << 17
 """Draw i of an image has stream _STREAM + i."""
 
@@ -64,7 +64,7 @@ def sensitivity_n(
         fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
         samples: number of sets of each size, at least 2.
         baseline: what replaces a position, as in `deletion`.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
 
     Raises:
         OptionError: no fractions, a fraction outside (0, 1), or a single set.
@@ -110,7 +110,7 @@ def faithfulness_correlation(
         subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
         samples: number of sets, at least 2.
         baseline: what replaces a position, as in `deletion`.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
 
     Raises:
         OptionError: a subset of all positions or more, or a single set.
@@ -156,7 +156,7 @@ def monotonicity_correlation(
         identities: a number per image from which its draws are derived; None = from the values of the image.
         steps: number of groups, at least 2.
         samples: draws for each group.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
 
     Raises:
         OptionError: a single group.

@@ -52,7 +52,7 @@ def deletion(
             at 224 x 224.
         baseline: what replaces a position: a number in the units of the images (0 is the mean color where they are
             normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     return _curve(heatmaps, images, replacement(images, baseline, seed, identities), rescore, steps, batch_size)
@@ -85,7 +85,7 @@ def insertion(
         baseline: replaces a position before it is restored, as in `deletion`; the paper uses "blur".
         kernel: size of the Gaussian window of the blur in positions, odd.
         sigma: width of the blur, in positions.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     start = replacement(images, baseline, seed, identities, kernel=kernel, sigma=sigma)
@@ -119,7 +119,7 @@ def symmetric_relevance_gain(
         heatmaps: in [0, 1]; only their order matters.
         images: the model's input.
         rescore: the probability of the explained class.
-        seed: this and the further options as in `deletion`.
+        seed: this and the following options are as in `deletion`.
         identities: as in `deletion`.
         steps: as in `deletion`.
         baseline: as in `deletion`.

@@ -110,10 +110,10 @@ def imputed(
 
 @dataclass(frozen=True)
 class _Level:
-    """A grid.
+    """A grid of the multigrid cycle.
 
     Attributes:
-        weight: D, the sum of the weights inside of the image.
+        weight: D, the sum of the weights inside the image.
         scaled: the reciprocal of D + K; on the finest grid 0 where the value is known.
         moved: factor of corrections from a coarser grid: 1, on the finest grid 0 where the value is known; larger along
             the borders, because the interpolation assumes zeros beyond them.

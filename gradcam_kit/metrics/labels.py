@@ -53,9 +53,9 @@ class MetricLabel:
     """The heading of a metric's column in a table.
 
     Attributes:
-        name: of the metric, as on the command line.
-        label: of the column.
-        unit: of the numbers, or their range; "" if unknown.
+        name: name of the metric, as on the command line.
+        label: heading of the column.
+        unit: unit of the numbers, or their range; "" if unknown.
         better: "higher" or "lower"; "" where neither is.
     """
 

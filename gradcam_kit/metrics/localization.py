@@ -93,7 +93,7 @@ def top_k_intersection(
     """
     check_masks(masks, heatmaps)
     positions = math.prod(masks.shape[1:])
-    settings: dict[str, object] = {"k": k or "1000, of maps below 10000 positions a tenth"}
+    settings: dict[str, object] = {"k": k or "1000, or a tenth of the positions for maps below 10000 positions"}
     k = positive_int("k", min(1000, max(1, positions // 10)) if k is None else k)
     if k > max(positions, 1):
         raise OptionError(f"k is {k} and the maps have {positions} positions; expected at most as many")

@@ -34,7 +34,7 @@ class Order:
         return cls(place.reshape(maps.shape), values)
 
     def split_ties(self, counts: Iterable[int]) -> Int[Tensor, " n"]:
-        """Return how many cuts after the first `counts` positions fall between equal values, so are arbitrary."""
+        """Return how many cuts after the first `counts` positions fall between equal values and so are arbitrary."""
         inner = torch.tensor([count for count in counts if 0 < count < self.values.shape[1]], dtype=torch.long)
         inner = move(inner, self.values.device)
         return (self.values[:, inner - 1] == self.values[:, inner]).sum(1)

@@ -3,12 +3,13 @@
 Values of the same images by two methods are compared image by image. The interval of the mean difference is Student's.
 p is two-sided, by sign flips (Fisher 1935): if it makes no difference which of two methods gave which value, each
 difference is as likely with the opposite sign, and p is the share of all choices of signs that give a mean at least as
-far from 0. So with n images p is at least 2 / 2^n, and fewer than six can never give p < 0.05. The alternative are
-Wilcoxon's signed ranks (1945). Several p-values are corrected by Holm (1979).
+far from 0. So with n images p is at least 2 / 2^n, and fewer than six can never give p < 0.05. The alternative is
+Wilcoxon's signed-rank test (1945). Several p-values are corrected by Holm (1979).
 
-Both are right for symmetric differences: the interval of 5, 10 or 30 normal differences covers the true mean in 95 % of
-cases, and p < 0.05 without a difference comes in at most 5 %. Strong skewness costs some of that. For differences of
-exponential distribution around their mean, the interval covers in 88, 90 and 92 %, and p of 8 is < 0.05 in 9 %.
+Both are correct for symmetric differences: the interval of 5, 10 or 30 normal differences covers the true mean in 95 %
+of cases, and p < 0.05 without a difference occurs in at most 5 %. Strong skewness makes both less accurate. For
+exponentially distributed differences around their mean, the interval covers the mean in 88, 90 and 92 % of cases, and p
+< 0.05 occurs in 9 % for 8 differences.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ FEWEST = 6
 EXACT = 12
 """Most images for which all choices of signs are tried, which are 4096; for more, signs are drawn."""
 
-_BLOCKS = 512  # most differences whose signs are drawn one by one
-_CHUNK = 1 << 22  # most signs drawn, or sums kept, at once
+_BLOCKS = 512  # maximum number of differences whose signs are drawn one by one
+_CHUNK = 1 << 22  # maximum number of signs drawn, or sums kept, at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class PairedDifference:
     """The mean difference of two methods on the same images, with its interval and p-values.
 
     Attributes:
-        first: a method.
-        second: the other.
+        first: the first method.
+        second: the second method.
         difference: the mean of first - second.
         low: lower end of the interval of this mean.
         high: upper end of the interval of this mean.
@@ -79,8 +80,8 @@ def paired_differences(
         values: method -> a number for each image, in the same order; NaN where it does not count.
         pairs: pairs of methods; None = all pairs.
         test: test that gives p, "sign-flip" or "wilcoxon".
-        draws: of signs, for more than 12 images; p is at least 1 / (draws + 1).
-        level: of the intervals; they are not corrected.
+        draws: number of draws of signs, for more than 12 images; p is at least 1 / (draws + 1).
+        level: confidence level of the intervals, which are not corrected.
         seed: seed of the draws.
 
     Returns:

@@ -50,7 +50,7 @@ def region_perturbation(
         patch: side of a cell, in positions.
         steps: number of removed cells, at most all.
         baseline: what replaces a position, as in `deletion`; the paper uses noise.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     regions = grid_regions(images, patch)
@@ -95,7 +95,7 @@ def irof(
         segments: the number of superpixels that SLIC aims at.
         compactness: weight of positions against colors in SLIC; None = 10, or 0.1 for images that are not pictures.
         baseline: what replaces a position, as in `deletion`; the paper uses the mean.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
     regions = superpixels(images, segments, compactness)

@@ -26,8 +26,8 @@ from gradcam_kit.similarity import check_pair, pearson, ranks, spearman, ssim
 from gradcam_kit.types import Images
 
 Mode = Literal["cascading", "independent"]
-_WINDOW = 11  # window of SSIM, in positions
-_CELL = 16  # cell of HOG, in positions, if the map has 3 of them
+_WINDOW = 11  # side of the SSIM window in positions
+_CELL = 16  # side of a HOG cell in positions, if the map has room for 3 cells
 
 
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
@@ -101,7 +101,7 @@ def parameter_randomization(
 
     Args:
         model: the model that `explain` explains; it is restored afterwards.
-        explain: from the images to signed maps of fixed classes, e.g.
+        explain: function from images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
         images: the images to explain.
         mode: "cascading" from output to input, or "independent", one layer at a time.
@@ -159,7 +159,7 @@ def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
     methods)` in the order of the mapping, NaN for such a map.
 
     Raises:
-        OptionError: less than two methods.
+        OptionError: fewer than two methods.
         ShapeError: maps of different shapes.
     """
     if len(maps) < 2:

@@ -45,12 +45,12 @@ def smooth_parameter_randomization(
     """Compare maps as `parameter_randomization` does, but average each over noisy copies of the image (sMPRT).
 
     Args:
-        model: the model that `explain` explains; it is as before afterwards.
-        explain: from images to signed maps of fixed classes.
+        model: the model that `explain` explains; it is restored afterwards.
+        explain: function from images to signed maps of fixed classes.
         images: the images to explain.
         samples: noisy copies of each image, the same for every model.
         noise: standard deviation, as a share of the range of each image's values.
-        mode: this and the further options as in `parameter_randomization`.
+        mode: this and the following options are as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
         seed: seed of the new parameters, and of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.
@@ -94,8 +94,8 @@ def efficient_parameter_randomization(
     model that has learned nothing should be less ordered. Both entropies are among the details.
 
     Args:
-        model: the model that `explain` explains; it is as before afterwards.
-        explain: from images to signed maps of fixed classes, e.g.
+        model: the model that `explain` explains; it is restored afterwards.
+        explain: function from images to signed maps of fixed classes, e.g.
             `lambda images: cam.explain(images, classes).saliency["layer4"]`.
         images: the images to explain.
         bins: number of bins of the histogram, at least 2.

@@ -26,10 +26,10 @@ from gradcam_kit.options import Registry
 from gradcam_kit.types import Rescore
 
 Explain = Callable[[Tensor], Tensor]
-"""From changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
+"""A function from changed images `(n, c, *t)` to the heatmaps `(n, *t)` of the same samples for the same classes."""
 
 Represent = Callable[[Tensor], Tensor]
-"""From changed images `(n, c, *t)` to the activations `(n, ...)` of the same samples."""
+"""A function from changed images `(n, c, *t)` to the activations `(n, ...)` of the same samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class MetricInput:
 
     Raises:
         ShapeError: heatmaps, images, masks or identities with inconsistent shapes.
-        OptionError: heatmaps outside of [0, 1].
+        OptionError: heatmaps outside [0, 1].
         InputError: a model as `rescore`, `rescore` of other images, or a method whose classes are not fixed.
     """
 
@@ -182,7 +182,7 @@ class Metric:
 
         Args:
             case: batch to measure.
-            options: those of the plain function.
+            options: options of the plain function.
 
         Raises:
             InputError: a field that the metric needs is None.

@@ -29,7 +29,8 @@ class Replacement:
     """A way to fill removed positions of images.
 
     Attributes:
-        fill: from images `index (m,)` and their removed positions `(m, *t)` to the changed images `(m, c, *t)`.
+        fill: function from images `index (m,)` and their removed positions `(m, *t)` to the changed images `(m, c,
+            *t)`.
         settings: everything that the values depend on.
     """
 
@@ -61,7 +62,7 @@ def replacement(
 
     Raises:
         OptionError: a baseline that is neither a finite number nor one of these names, or an even kernel.
-        ShapeError: "inpaint" for images that have not two position axes.
+        ShapeError: "inpaint" for images without two position axes.
     """
     if not isinstance(baseline, str) or baseline not in get_args(Fill):
         value = finite_number("baseline", baseline, _KINDS)
@@ -96,7 +97,7 @@ def blurred(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float
 def channel_noise(
     images: Float[Tensor, "m c *t"], own: Int[Tensor, " m"], seed: int, stream: int | Int[Tensor, " m"]
 ) -> Float[Tensor, "m c *t"]:
-    """Draw every value from U(smallest, largest) of its channel of its image."""
+    """Draw every value uniformly from the range of its channel in its image."""
     values = at_least_float32(images)
     flat = values.flatten(2)
     low, high = (extreme.reshape(*flat.shape[:2], *(1 for _ in images.shape[2:])) for extreme in _extremes(flat))
@@ -124,7 +125,7 @@ def _constant(images: Tensor, end: Tensor, said: str, **settings: Any) -> Replac
 def _inpainting(images: Tensor) -> Replacement:
     if images.ndim != 4:
         raise ShapeError(
-            f"the baseline 'inpaint' needs images (n, c, h, w); got {tuple(images.shape)}; take 'blur' or a value"
+            f"the baseline 'inpaint' needs images (n, c, h, w); got {tuple(images.shape)}; use 'blur' or a value"
         )
     means, room = _means(images), Workspace()
 
@@ -133,5 +134,8 @@ def _inpainting(images: Tensor) -> Replacement:
         filled = imputed(images[index], removed & ~is_all, TOLERANCE, room)
         return torch.where(spread(is_all), means[index], filled.to(images.dtype))
 
-    settings = {"baseline": "weighted mean of the neighbors, of an empty image of each channel", "tolerance": TOLERANCE}
+    settings = {
+        "baseline": "weighted mean of the neighbors, or mean of each channel for an empty image",
+        "tolerance": TOLERANCE,
+    }
     return Replacement(fill, settings)

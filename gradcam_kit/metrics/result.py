@@ -52,7 +52,7 @@ class MetricResult:
 
     @property
     def ok(self) -> Bool[Tensor, " n"]:
-        """Which images count."""
+        """A mask of the images that count."""
         return self.status == Status.OK
 
     @property

@@ -52,7 +52,7 @@ def road_morf(
         predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
         seed: seed of the noise on imputed positions.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        percentages: this and the further options as in `road_curve`.
+        percentages: this and the following options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("most relevant first", heatmaps, images, predicts, seed, identities, options)
@@ -102,7 +102,7 @@ def road_combined(
         rescore: the probability of the explained class.
         seed: seed of the noise on imputed positions.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        percentages: this and the further options as in `road_curve`.
+        percentages: this and the following options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     found = _curves(heatmaps, images, rescore, seed, identities, (True, False), **options)
@@ -169,12 +169,12 @@ def road_curve(
         percentages: each above 0 and below 100.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the
             same draw at every percentage.
-        tolerance: of the imputation, see `impute`.
-        batch_size: the most changed images in memory at once.
+        tolerance: tolerance of the imputation, see `impute`.
+        batch_size: maximum number of changed images in memory at once.
 
     Raises:
         OptionError: a percentage that removes everything.
-        ShapeError: images that have not two position axes.
+        ShapeError: images without two position axes.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     return _curves(heatmaps, images, rescore, seed, identities, (most_relevant_first,), **options).scores[:, 0]
@@ -234,7 +234,7 @@ def _curves(
         **score_settings(rescore),
         "percentages": tuple(percentages),
         "noise": noise,
-        "noise_units": "those of the images as the model gets them",
+        "noise_units": "units of the model's input",
         "tolerance": tolerance,
         "seed": seed,
     }
@@ -243,7 +243,7 @@ def _curves(
 
 
 def _counts(percentages: Sequence[float], total: int) -> list[int]:
-    # Rounded first: 0.07 * 100 is a little above 7 in floating point.
+    # Round first, because 0.07 * 100 is a little above 7 in floating point.
     counts = [math.ceil(round(finite_number("a percentage", percent) * total / 100, 6)) for percent in percentages]
     if not counts or min(counts) < 1 or max(counts) >= total:
         raise OptionError(

@@ -29,7 +29,7 @@ from gradcam_kit.types import Rescore
 
 Perturbation = Literal["noise", "patches"]
 
-_PATCHES = "16, of images below 64 a quarter of the longer side"
+_PATCHES = "16, or a quarter of the longer side for images below 64"
 _PAPER = "{}: Yeh et al., NeurIPS 2019, https://arxiv.org/abs/1901.09392."
 _STREAM = 1 << 16
 """Draw i of an image uses stream _STREAM + i, so that more draws do not change the earlier ones."""
@@ -54,7 +54,7 @@ def sensitivity_max(
         change whether the class is predicted.
 
     Args:
-        heatmaps: of the unchanged images.
+        heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
@@ -116,7 +116,7 @@ def infidelity(
     perturbations.
 
     Args:
-        heatmaps: of the images.
+        heatmaps: heatmaps of the images.
         images: the model's input.
         rescore: the probability of the explained class.
         seed: seed of the perturbations.
@@ -127,7 +127,7 @@ def infidelity(
         std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
         scaled: False = beta is 1.
-        batch_size: the most changed images in memory at once.
+        batch_size: maximum number of changed images in memory at once.
 
     Raises:
         OptionError: a patch that covers the whole image, for which any map is right.

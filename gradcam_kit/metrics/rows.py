@@ -15,9 +15,9 @@ from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rescore
 
 Build = Callable[[Tensor, Tensor], Tensor]
-"""From images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
+"""A function from images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
 
-_PASSES = 4  # forward passes whose rows are made together; on a CPU more rows would leave the caches
+_PASSES = 4  # number of forward passes whose rows are made together; on a CPU more rows would leave the caches
 
 
 def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:
@@ -28,7 +28,7 @@ def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch
         images: `(n, c, *t)`, the images of `rescore`.
         steps: changes of each image.
         build: makes the rows of a chunk.
-        batch_size: the most rows that exist at once; on a CPU fewer where that is faster.
+        batch_size: maximum number of rows that exist at once; on a CPU fewer if that is faster.
     """
     positive_int("batch_size", batch_size)
     check_same_images(images, rescore)

@@ -50,7 +50,7 @@ def local_lipschitz(
     r"""Return the steepest change of the map near the image: $\max_d \|L(x + d) - L(x)\|_2 / \|d\|_2$.
 
     Args:
-        heatmaps: of the unchanged images.
+        heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
@@ -90,7 +90,7 @@ def relative_input_stability(
     the number is undefined.
 
     Args:
-        heatmaps: of the unchanged images.
+        heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
@@ -132,16 +132,16 @@ def relative_output_stability(
     in magnitude. Everything else is as in `relative_input_stability`.
 
     Args:
-        heatmaps: of the unchanged images.
+        heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         rescore: the explained score.
-        seed: this and the further arguments as in `relative_input_stability`.
-        identities: as there.
-        predicts: as there.
-        radius: as there.
-        samples: as there.
-        floor: of the values of the map.
+        seed: this and the following arguments are as in `relative_input_stability`.
+        identities: as in `relative_input_stability`.
+        predicts: as in `relative_input_stability`.
+        radius: as in `relative_input_stability`.
+        samples: as in `relative_input_stability`.
+        floor: smallest magnitude of the map's values as divisors.
     """
     check_heatmaps(heatmaps, images)
     check_same_images(images, rescore)
@@ -178,16 +178,16 @@ def relative_representation_stability(
     Everything else is as in `relative_input_stability`.
 
     Args:
-        heatmaps: of the unchanged images.
+        heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        represent: from images to the activations of a layer `(n, ...)`.
-        seed: this and the further arguments as in `relative_input_stability`.
-        identities: as there.
-        predicts: as there.
-        radius: as there.
-        samples: as there.
-        floor: of the values of the map and of the activations.
+        represent: function from images to the activations of a layer `(n, ...)`.
+        seed: this and the following arguments are as in `relative_input_stability`.
+        identities: as in `relative_input_stability`.
+        predicts: as in `relative_input_stability`.
+        radius: as in `relative_input_stability`.
+        samples: as in `relative_input_stability`.
+        floor: smallest magnitude of the values of the map and of the activations as divisors.
 
     Raises:
         ShapeError: activations without one entry per image, or with a changing shape.

@@ -92,7 +92,7 @@ def load_model(
         weights: name of pretrained weights of torchvision (`DEFAULT`, `IMAGENET1K_V2`), or a pretrained tag of timm.
         image_size: side of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
-        std: overrides the transform's standard deviation, likewise.
+        std: overrides the transform's standard deviation, in the same units.
         class_names: overrides the model's, see `read_class_names`; for a model built by name, their number sets its
             number of classes.
 

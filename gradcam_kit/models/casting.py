@@ -28,7 +28,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
         if not isinstance(value, Tensor):
-            ready[name] = state[name]  # the module's own extra state
+            ready[name] = state[name]  # this is the module's own extra state
             continue
         problem = _problem(name, state[name], value)
         if problem is not None:
@@ -41,7 +41,9 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     if wrong:
         raise CheckpointError(f"{path} does not fit the model: {few(wrong)}")
     notes = (
-        [f"of {path.name}, {few(rounded)} have fractions, which are lost in the model's integers"] if rounded else []
+        [f"fractions of {few(rounded)} in {path.name} are lost, because the model has integers there"]
+        if rounded
+        else []
     )
     return ready, tuple(notes)
 

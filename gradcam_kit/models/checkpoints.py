@@ -32,8 +32,8 @@ _HARMLESS = re.compile(
 """Classes that training scripts store beside weights: settings, numbers, paths."""
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
-_FORMER = 4  # pickles at the beginning of a file in the former format; the last one has the keys
-_MOST_READ = 2**26  # most bytes of a file's header
+_FORMER = 4  # number of pickles at the beginning of a file in the former format; the last one has the keys
+_MOST_READ = 2**26  # maximum size of a file's header in bytes
 
 _MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Any:
     """Read a safetensors file (by its suffix) or a PyTorch file with `weights_only=True`.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one that would have to run code.
+        CheckpointError: no such file, or a file that is damaged or would run code.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings about formats that are refused below
+            warnings.simplefilter("ignore")  # formats that cause warnings are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, error)) from error
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
+    """Return the SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -137,7 +137,7 @@ def _saving(path: Path, part: str) -> str:
 
 
 def _state_key(path: Path) -> str:
-    """Return the key of the weights in a saved mapping, as far as it can be told without loading."""
+    """Return the key of the weights in a saved mapping, as far as it can be found without loading."""
     texts = set[str]()
     try:
         if zipfile.is_zipfile(path):
@@ -150,7 +150,7 @@ def _state_key(path: Path) -> str:
                 for _ in range(_FORMER):
                     texts |= _texts(file)
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        pass  # unknown for a damaged file or another format
+        pass  # the key is unknown for a damaged file or another format
     return next((f"[{key!r}]" for key in _KEYS if key in texts), "")
 
 
@@ -163,6 +163,6 @@ def _objects(path: Path, error: Exception) -> list[str]:
     """Return the classes and functions named in a file, as far as possible, without importing them."""
     try:
         names: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # for older formats only the first is known, from the error
+    except Exception:  # for older formats, the error names only the first object
         names = re.findall(r"GLOBAL ([\w.]+)", str(error))
     return sorted(set(names))

@@ -55,7 +55,9 @@ def _compiled_from(function: Any) -> MethodType | None:
     """Return the bound method from which `torch.compile` made a function, if it did."""
     inner = getattr(function, "_torchdynamo_orig_callable", None)
     while inner is not None and not isinstance(inner, MethodType):
-        inner = getattr(inner, "__wrapped__", None)  # up to two wrappers around functions of torch's own files
+        inner = getattr(
+            inner, "__wrapped__", None
+        )  # there are up to two wrappers around functions of torch's own files
     return inner if inner is not None and isinstance(inner.__self__, nn.Module) else None
 
 
@@ -79,7 +81,7 @@ def _check_forwards(model: nn.Module) -> None:
 
 
 def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """Return the modules that a function holds; bound methods hold none, because a copy binds them again."""
+    """Yield the modules that a function holds; bound methods hold none, because a copy binds them again."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(function, MethodType):
         if isinstance(function.__self__, nn.Module):
@@ -90,7 +92,7 @@ def _modules_of(function: Any) -> Iterator[nn.Module]:
     for cell in function.__closure__ or ():
         try:
             held = cell.cell_contents
-        except ValueError:  # raised for an empty cell
+        except ValueError:  # an empty cell raises this error
             continue
         held = getattr(held, "__self__", held)
         if isinstance(held, nn.Module):

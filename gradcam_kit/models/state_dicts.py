@@ -19,7 +19,7 @@ _NESTS = ("", "state_dict", "model_state_dict", "model")
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _PLAIN = _WRAPPERS | {"model", "net", "network"}
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)|(ema|swa|averaged|shadow)([._]|$)", re.IGNORECASE)
-_DEEPEST = 4  # levels of nested mappings
+_DEEPEST = 4  # maximum depth of nested mappings
 _SHOWN = 3
 
 
@@ -41,7 +41,7 @@ class _Reading:
 
     @property
     def rank(self) -> int:
-        """0 = a common key for models, 1 = another key, 2 = a key for averaged weights."""
+        """The rank of the keys: 0 = a common key for models, 1 = another key, 2 = a key for averaged weights."""
         if _AVERAGED.search(self.keys) or _AVERAGED.search(self.prefix):
             return 2
         parts = {part for part in self.prefix.split(".") if part}
@@ -49,7 +49,7 @@ class _Reading:
 
     @property
     def place(self) -> str:
-        """Description of its place in the file."""
+        """A description of the place in the file."""
         below = [f"below {self.keys!r}"] if self.keys else []
         return " ".join([*below, *([f"behind {self.prefix!r}"] if self.prefix else [])]) or "without a prefix"
 
@@ -139,7 +139,7 @@ def _former(
 
 
 def _state_dicts(content: Any, keys: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return the mappings in a file that hold tensors, the outer ones first, with the keys that lead to them."""
+    """Yield the mappings in a file that hold tensors, the outer ones first, with the keys that lead to them."""
     if not isinstance(content, Mapping):
         return
     values = {name: value for name, value in content.items() if isinstance(name, str)}

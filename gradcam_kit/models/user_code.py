@@ -1,4 +1,4 @@
-"""Functions and classes in modules of the user's own, by name."""
+"""Import functions and classes from the user's own modules by name."""
 
 from __future__ import annotations
 

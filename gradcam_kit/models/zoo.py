@@ -66,7 +66,7 @@ def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise UnknownNameError(f"torchvision has no picture classifier {name!r}{did_you_mean(name, known)}")
+        raise UnknownNameError(f"torchvision has no image classifier {name!r}{did_you_mean(name, known)}")
     if wishes.weights is None:
         model = models.get_model(name, **wishes.classes)
         return ModelParts(
@@ -119,7 +119,7 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
     config = timm.data.resolve_model_data_config(model)
     transform = from_timm(config) or CallableTransform(timm.data.create_transform(**config, is_training=False))
     names = None
-    if subset := timm.data.infer_imagenet_subset(model):  # for this number of classes, with or without weights
+    if subset := timm.data.infer_imagenet_subset(model):  # judged by the number of classes, whatever the weights are
         names = tuple(timm.data.ImageNetInfo(subset).label_descriptions())
     return ModelParts(model, transform, f"timm's data config of {name}", names, name if pretrained else "random")
 

@@ -16,7 +16,7 @@ from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import PHOTOMETRIC, RGB, no_white, rgb_picture, sixteen_bits, with_white
 
-_LARGEST_UNKNOWN = 2**28  # most bytes of a file that only OpenCV may know
+_LARGEST_UNKNOWN = 2**28  # maximum size in bytes of a file that only OpenCV may know
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,7 +61,7 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
     try:
         with _truncation_refused(), Image.open(file) as image:
             if image.format == "EPS":
-                raise PictureError("PostScript is a program, and is not run")
+                raise PictureError("PostScript files are programs and are not run")
             if admit is not None:
                 admit(image.width * image.height)
             turn_upright(image)
@@ -78,8 +78,8 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
 def turn_upright(image: Image.Image) -> None:
     """Turn an open picture upright by its EXIF orientation, in place.
 
-    The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags of other types
-    than the standard has. Unreadable EXIF is ignored.
+    The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags whose types do
+    not match the standard. Unreadable EXIF is ignored.
     """
     image.load()
     with suppress(Exception):  # damaged EXIF raises all kinds of exceptions
@@ -158,7 +158,7 @@ def _claimed_pixels(file: Any) -> int:
     head = file.read(4096)
     if radiance := re.search(rb"^#\?.*?\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n", head, re.DOTALL):
         return int(radiance[1]) * int(radiance[2])
-    with suppress(Exception):  # damaged numbers may raise anything
+    with suppress(Exception):  # damaged numbers may raise any exception
         tags = _tags(file)
         return int(tags[256]) * int(tags[257])
     return 0
@@ -166,7 +166,7 @@ def _claimed_pixels(file: Any) -> int:
 
 def _tags(file: Any) -> dict[int, Any]:
     """Return the tags of a TIFF file; empty for other or damaged files."""
-    with suppress(Exception):  # a damaged directory may raise anything
+    with suppress(Exception):  # a damaged directory may raise any exception
         file.seek(0)
         head = file.read(16)
         tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if head[2:3] == b"+" else 8])

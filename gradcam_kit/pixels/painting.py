@@ -21,7 +21,7 @@ from gradcam_kit.pixels.placement import Place
 Table = UInt8[np.ndarray, "256 3"]
 """The RGB colors of the levels 0 to 255."""
 
-_BAND = 2**16  # pixels of a band
+_BAND = 2**16  # number of pixels in a band
 _SHARES = 2**15  # resolution of opacities: products with levels and their sums are exact in float32
 _UNSEEN = 0.6  # brightness outside the model's view; with it no level is halfway between two others
 
@@ -95,7 +95,7 @@ def blended_on_device(
 
 
 def _around(place: Place) -> Iterator[tuple[slice, slice]]:
-    """Return rows and columns of the parts above, below, left and right."""
+    """Yield rows and columns of the parts above, below, left and right."""
     rows, columns = place.picture
     everywhere = slice(None)
     yield slice(rows.start), everywhere

@@ -23,8 +23,8 @@ Picture = Array | Image.Image
 RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
-_BAND = 2**22  # pixels that are converted at once
-_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; in the latter, 0 means that 0 is white
+_BAND = 2**22  # number of pixels that are converted at once
+_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; a value of 0 in the second one means that 0 is white
 _CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is recognized
 
 
@@ -34,7 +34,7 @@ def rgb_picture(picture: Picture) -> RGB:
     Raises:
         ShapeError: several pictures, or no axis of 1, 3 or 4 channels.
         InputError: neither array, tensor nor PIL image, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside of [0, 1], or a mode that cannot be converted to RGB.
+        PictureError: values that are NaN or outside [0, 1], or a mode that cannot be converted to RGB.
     """
     return packed(rgb_pictures(batch_of_one(picture))[0].cpu())
 
@@ -62,7 +62,7 @@ def rgb_pictures(pictures: Array) -> UInt8[Tensor, "n h w 3"]:
     Raises:
         ShapeError: no axis of 1, 3 or 4 channels, or no pixels.
         InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside of [0, 1].
+        PictureError: values that are NaN or outside [0, 1].
     """
     return as_rgb(channels_last(tensor_of(pictures, "pictures")))
 
@@ -124,7 +124,7 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
     """Scale to the levels 0 to 255 of uint8, as unrounded float32 in new memory.
 
     Raises:
-        PictureError: floating point that is NaN or outside of [0, 1] by more than half a level.
+        PictureError: floating point that is NaN or outside [0, 1] by more than half a level.
     """
     if values.dtype == torch.uint8:
         return values.float()
@@ -132,7 +132,7 @@ def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
     if levels.numel():
         # The two calls copy nothing; aminmax() would copy if the channels came first.
         lowest, highest = torch.stack([levels.amin(), levels.amax()]).cpu().tolist()
-        if not (lowest >= -0.5 and highest <= 255.5):  # false for NaN too
+        if not (lowest >= -0.5 and highest <= 255.5):  # this is False for NaN too
             found = "NaN" if lowest != lowest else f"values from {lowest / 255:.4g} to {highest / 255:.4g}"
             raise PictureError(
                 f"{what} holds {found}; floats must be in [0, 1]: divide by 255, or undo the model's normalization"
@@ -199,7 +199,7 @@ def sixteen_bits(image: Image.Image) -> bool:
 
 def with_white(values: np.ndarray) -> np.ndarray:
     """Return floating-point values in [0, 1], up to half a level of 255; raise for other values."""
-    if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # false for NaN too
+    if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # this is False for NaN too
         raise no_white(values)
     return values
 

@@ -35,7 +35,7 @@ def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, lis
     Args:
         boxes: `(4,)` or `(n, 4)`; rounded to whole pixels, but never to nothing.
         n: number of pictures.
-        size: their height and width.
+        size: height and width of the pictures.
 
     Raises:
         InputError, ShapeError: not numbers, or the wrong number of them.
@@ -62,7 +62,7 @@ def _place(box: tuple[int, ...], size: tuple[int, int]) -> Place:
     x0, y0, x1, y1 = box
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, size[1]), min(y1, size[0])
     if left >= right or top >= bottom:
-        raise OptionError(f"box {box} lies outside of a picture of {size[1]} x {size[0]} pixels")
+        raise OptionError(f"box {box} lies outside a picture of {size[1]} x {size[0]} pixels")
     return Place(
         (y1 - y0, x1 - x0),
         (slice(top - y0, bottom - y0), slice(left - x0, right - x0)),

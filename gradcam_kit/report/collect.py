@@ -18,15 +18,15 @@ from gradcam_kit.report.notes import in_words
 from gradcam_kit.targets.names import normalized
 
 MOST_PICTURES = 10_000
-"""Pictures that the page shows; of more, an evenly spaced sample. The figures cover all pictures."""
+"""Maximum number of pictures on the page; larger runs are sampled evenly. The figures cover all pictures."""
 
 MOST_FAILURES = 10_000
-"""Failures that the page shows beside that sample."""
+"""Maximum number of failures that the page shows besides this sample."""
 
 ENTRIES = 200
 """Classes, and pairs of label and prediction, that the page shows: the most frequent."""
 
-_INLINE = 300  # most pictures with embedded thumbnails, which keep the page a single file
+_INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 
 Keep = Callable[[str, bytes], None]
 """Called with the name and content of a file beside the page."""
@@ -110,7 +110,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
     Args:
         store: where the shards are.
         manifest: the content of `run.json`.
-        keep: gets the thumbnails, if they are too many to be in the page.
+        keep: receives the thumbnails, if there are too many to embed them in the page.
     """
     figures, means, measured = Figures(), Means(), MetricMeans()
     metrics, names = dict(manifest.get("metrics", {})), manifest["class_names"]
@@ -165,7 +165,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
-    """Yield the rows of each picture, which are adjacent."""
+    """Return the rows grouped by picture; rows of a picture are adjacent."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["path"]].append(row)

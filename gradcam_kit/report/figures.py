@@ -27,7 +27,8 @@ class Figures:
     Attributes:
         judged: number of pictures whose label names a class.
         unjudged: number of pictures whose label names no class.
-        confidence: by the bin of the first score, of `BINS` in [0, 1], and by "right", "wrong" or "other".
+        confidence: counts by the bin of the first score, one of `BINS` bins in [0, 1], and by "right", "wrong" or
+            "other".
     """
 
     pictures: int = 0
@@ -45,7 +46,7 @@ class Figures:
 
     @property
     def histogram(self) -> list[dict[str, int]]:
-        """Number of pictures by bin of the first score and by verdict."""
+        """The number of pictures by bin of the first score and by verdict."""
         return [{kind: self.confidence[place, kind] for kind in ("right", "wrong", "other")} for place in range(BINS)]
 
     @property
@@ -102,7 +103,7 @@ class Means:
                 self.counts[key] += 1
 
     def mean(self, *key: str) -> Float[np.ndarray, "h w"] | None:
-        """Average a method and a class, or a method, a label and a class; None where there is no picture."""
+        """Return the mean heatmap of a method and a class, or a method, a label and a class; None without pictures."""
         return self.sums[key] / self.counts[key] if key in self.sums else None
 
     def packed(self, *key: str) -> str | None:

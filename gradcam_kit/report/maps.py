@@ -12,8 +12,8 @@ from jaxtyping import Float
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.pixels.opencv import cv2
 
-FINEST, _COARSEST = 32, 7  # sides of a heatmap on the page
-_BYTES = 16_000_000  # for the heatmaps of all pictures on the page
+FINEST, _COARSEST = 32, 7  # largest and smallest side of a heatmap on the page
+_BYTES = 16_000_000  # total bytes for the heatmaps of all pictures on the page
 
 
 def side_of(maps: int) -> int:

@@ -31,7 +31,7 @@ _THUMBNAIL = re.compile(r"\d+\.jpg")
 
 
 def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: bool = False) -> str:
-    """Write `report.html` of a run, and beside it thumbnails if there are many; returns where the page is.
+    """Write `report.html` of a run, and thumbnails beside it if there are many; return the path of the page.
 
     Args:
         out: the folder of the run.
@@ -50,7 +50,7 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
     if not overwrite:
         check_page(store.folder, "move it, or replace it: gradcam-kit report DIR --overwrite")
     with store.named():
-        # compute the digest first, so that a page of rows that change meanwhile does not count as current
+        # computed first, so that the page does not count as current if rows change meanwhile
         digest = store.digest()
         collected = collect(store, manifest, _keeper(store))
         speed = _speed(store, pictures, seconds)

@@ -40,14 +40,14 @@ class ClassTarget:
     __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
-        """Scores `(n,)`, or `(n, m)` for `(n, m)` classes."""
+        """Return scores `(n,)`, or `(n, m)` for `(n, m)` classes."""
         logits = read_logits(output)
         classes = self.indices(logits)
         scores = self.score(logits, classes.reshape(len(logits), -1))
         return scores.reshape(classes.shape)
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Scores of m classes for each sample."""
+        """Return the scores of m classes for each sample."""
         raise NotImplementedError
 
     def select(self: _T, index: Int[Tensor, " m"]) -> _T:
@@ -70,7 +70,7 @@ class ClassTarget:
         """Raise ShapeError unless the targets match the number of samples.
 
         Args:
-            n: samples.
+            n: number of samples.
             or_bag: accept a single target, which may be that of a bag; only the model's output shows this.
         """
         if or_bag and isinstance(self.classes, Tensor) and self.classes.shape[0] == 1:
@@ -82,7 +82,7 @@ class ClassTarget:
         """Return the class indices as a tensor, checked against the model's output.
 
         Raises:
-            ShapeError: another number of targets than samples.
+            ShapeError: unequal numbers of targets and samples.
             ClassIndexError: a class that the model does not have.
             TargetError: one-hot or multi-hot labels, which would count as indices.
         """
@@ -132,7 +132,7 @@ class ClassLogit(ClassTarget):
     """
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """z_c."""
+        """Return z_c."""
         return logits.gather(1, classes)
 
 
@@ -141,7 +141,7 @@ class ClassProbability(ClassTarget):
     """The probability of a class, in float32: the softmax, or the sigmoid for a model with one output.
 
     Args:
-        classes: as of every target.
+        classes: as for every class target.
         scores: "softmax", "sigmoid" (for multi-label models), or "raw" for outputs that already are probabilities; None
             = sigmoid for a model with one output, else softmax.
     """
@@ -151,7 +151,7 @@ class ClassProbability(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """p_c in [0, 1]."""
+        """Return p_c in [0, 1]."""
         return class_scores(logits, self.scores).gather(1, classes)
 
 
@@ -160,14 +160,14 @@ class EvidentProbability(ClassTarget):
     """The probability of a class, with its kind detected when a score is first needed.
 
     Args:
-        classes: as of every target.
+        classes: as for every class target.
         kind: returns the kind of the probability, see `ClassProbability`.
     """
 
     kind: Callable[[], ScoreKind | None] = lambda: None
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """p_c, or the output of the class where outputs are scores already."""
+        """Return p_c, or the output of the class if outputs already are scores."""
         return class_scores(logits, self.kind()).gather(1, classes)
 
 
@@ -255,6 +255,6 @@ def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
 
 
 def _has_graph(output: Any) -> bool:
-    """Whether all floating tensors of an output have a graph."""
+    """Whether all floating-point tensors of an output have a graph."""
     floating = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return bool(floating) and all(leaf.requires_grad for leaf in floating)

@@ -21,7 +21,8 @@ Weighting = Literal["softmax", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class LogitDifference(ClassTarget):
-    """Why this class and not another: z_c - z_r, after DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
+    """The difference of two logits, which explains why one class and not another: z_c - z_r, after DiffGradCAM (Piland
+    et al. 2025, arXiv 2506.08514).
 
     Args:
         classes: the class to explain.
@@ -50,7 +51,7 @@ class LogitDifference(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """z_c - z_r, in logit units."""
+        """Return z_c - z_r, in logit units."""
         chosen = logits.gather(1, classes)
         if self.against is not None:
             references = ClassLogit(self.against).indices(logits).reshape(len(logits), -1)
@@ -82,7 +83,7 @@ def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
     if any(given.device.type != "cpu" for given in tensors):
         return False
     if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
-        return False  # raises its own error later, when the number of samples is known
+        return False  # an error is raised later, when the number of samples is known
     first, second = (
         given.reshape(len(given), -1) if isinstance(given, Tensor) else given for given in (classes, against)
     )
@@ -176,7 +177,7 @@ class TopK:
     __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Scores in logit units."""
+        """Return scores in logit units."""
         logits = read_logits(output)
         largest = self._largest(logits) if self.largest is None else self.largest
         return at_least_float32(logits).gather(1, largest).sum(1)
@@ -226,7 +227,7 @@ class Negative:
         return getattr(self.target, "classes", None)
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
-        """-y."""
+        """Return -y."""
         scores: Tensor = -self.target(output)
         return scores
 

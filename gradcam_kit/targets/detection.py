@@ -63,7 +63,7 @@ class DetectionTarget:
     Raises:
         TargetError: no detection overlaps a box (the message has the best overlap), or the output has no readable
             detections.
-        ShapeError: another number of boxes or labels than samples.
+        ShapeError: the number of boxes or labels differs from the number of samples.
 
     Example:
         >>> import torch
@@ -114,8 +114,8 @@ class DetectionTarget:
         Boxes without area cannot be explained and are left out.
 
         Args:
-            output: of the model, in one of the forms above. Logits of queries count with the probability of their
-                most likely class.
+            output: output of the model, in one of the forms above. Logits of queries count with the probability of
+                their most likely class.
             image: index of the image, from 0.
             score_above: the minimum score.
             detections: only the detections with these indices in the output, in this order, whatever their scores.
@@ -187,7 +187,7 @@ class DetectionTarget:
         return DetectionSimilarity.of(samples, self.boxes.expand(len(samples), 4), known, scores, self.iou)
 
     def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any, list[Detections]]:
-        """Score and label of each sample's box (the labels as given where detections have none), and all detections."""
+        """Return score and label of each sample's box (the given label if detections have none), and all detections."""
         samples = self._read(output)
         n = len(samples)
         for name, given in (("boxes", self.boxes[..., 0]), ("labels", self.labels)):

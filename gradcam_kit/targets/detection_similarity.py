@@ -33,9 +33,10 @@ class DetectionSimilarity:
 
     Args:
         boxes: one per sample `(n, 4)`.
-        labels: of the detections `(n,)`; None where detections have none.
-        probabilities: of their classes, `(n, classes)`; zeros for a sample without detection. None = labels count.
-        scores: what the logits of queries are.
+        labels: labels of the detections `(n,)`; None if detections have none.
+        probabilities: probabilities of their classes, `(n, classes)`; zeros for a sample without a detection. None =
+            compare labels.
+        scores: kind of the logits of queries.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -57,11 +58,11 @@ class DetectionSimilarity:
         """Return the similarity to the detection of each sample that overlaps its box and is most likely of its label.
 
         Args:
-            samples: the detections of the images as they are.
-            boxes: of the detections that are explained.
-            labels: their labels, if they have some.
-            scores: what the logits of queries are.
-            iou: the least intersection over union of a box and its detection.
+            samples: the detections of the unchanged images.
+            boxes: boxes of the explained detections.
+            labels: labels of the explained detections, if they have any.
+            scores: kind of the logits of queries.
+            iou: minimum intersection over union of a box and its detection.
         """
         own = [
             _probabilities(detections, boxes[sample], None if labels is None else labels[sample], iou)

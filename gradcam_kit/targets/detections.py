@@ -13,8 +13,9 @@ from gradcam_kit.errors import TargetError, kind_of
 from gradcam_kit.functional import at_least_float32
 
 Detections = Mapping[str, Tensor]
-"""Of one image: "boxes" `(d, 4)` as corners, "scores" `(d,)`; maybe "labels" `(d,)`, "probabilities" `(d, classes)` and
-"objectness" `(d,)`."""
+"""The detections of one image: "boxes" `(d, 4)` as corners, "scores" `(d,)`; maybe "labels" `(d,)`, "probabilities"
+`(d, classes)` and "objectness" `(d,)`.
+"""
 
 QueryScores = Literal["softmax", "sigmoid"]
 """Kind of the logits of queries: "softmax" with a last class for no object (DETR), or "sigmoid" (Deformable DETR)."""

@@ -25,7 +25,7 @@ class EmbeddingSimilarity:
 
     The reference may come from another picture or, for models of pictures and texts, from a text. The embedding is the
     output tensor `(n, d)`; in a mapping or a Hugging Face output "image_embeds", "image_features" or "pooler_output",
-    else the only floating tensor; in a tuple the first floating tensor `(n, d)`.
+    else the only floating-point tensor; in a tuple the first floating-point tensor `(n, d)`.
 
     Args:
         reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; any length.
@@ -42,13 +42,15 @@ class EmbeddingSimilarity:
         if reference.ndim not in (1, 2):
             raise ShapeError(f"reference has shape {tuple(reference.shape)}; expected (d,) or (n, d)")
         if not reference.any(-1).all():
-            raise TargetError("reference has an embedding of zeros, which has no direction; expected another one")
+            raise TargetError(
+                "reference has an embedding of zeros, which has no direction; expected a nonzero embedding"
+            )
         object.__setattr__(self, "reference", reference)
 
     __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Cosines in [-1, 1]."""
+        """Return cosines in [-1, 1]."""
         embeddings = read_embeddings(output, self.reference.shape[-1])
         if self.reference.ndim == 2 and len(self.reference) != len(embeddings):
             raise ShapeError(

@@ -15,8 +15,9 @@ from gradcam_kit.errors import ShapeError, TargetError, kind_of
 def read_logits(output: Any) -> Float[Tensor, "n classes"]:
     """Find the class scores in a model's output.
 
-    From a tensor, the tensor itself; from a mapping or a Hugging Face output, its `logits`, else its only floating
-    tensor; from a tuple, its only floating tensor. One value per sample `(n,)` counts as one class.
+    From a tensor, the tensor itself; from a mapping or a Hugging Face output, its `logits`, else its only
+    floating-point tensor; from a tuple, its only floating-point tensor. One value per sample `(n,)` counts as one
+    class.
 
     Raises:
         TargetError: no tensor, or several, could be the scores; the message lists them.
@@ -48,7 +49,7 @@ def find_logits(output: Any) -> Tensor:
         return rows
     found = ", ".join(str(tuple(tensor.shape)) for tensor in floating) or "none"
     raise TargetError(
-        f"the model's output is {kind_of(output)} with {len(floating)} floating tensors ({found}); "
+        f"the model's output is {kind_of(output)} with {len(floating)} floating-point tensors ({found}); "
         "class targets need exactly one. Pass targets=callable, which gets the unchanged output and "
         f"returns scores (n,), such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap "
         "the model so that it returns one"

@@ -14,7 +14,7 @@ ScoreKind = Literal["softmax", "sigmoid", "raw"]
 SCORES: tuple[str, ...] = get_args(ScoreKind)
 
 _ROUNDING = 0.01  # tolerance of the sum of a softmax in half precision
-_VALUES = 8  # outputs between 0 and 1; fewer could be logits by chance
+_VALUES = 8  # minimum number of outputs between 0 and 1; fewer could be logits by chance
 _MOVES = {
     *("alias", "cat", "clone", "contiguous", "expand", "flatten", "index", "indexselect", "permute", "reshapealias"),
     *("select", "slice", "split", "squeeze", "stack", "t", "tocopy", "transpose", "unbind", "unsqueeze", "unsafeview"),

@@ -50,7 +50,7 @@ class SegmentationTarget:
     __repr__ = show
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
-        """Scores in logit units times positions, `(n,)`, or `(n, m)` for `(n, m)` classes."""
+        """Return scores in logit units times positions, `(n,)`, or `(n, m)` for `(n, m)` classes."""
         logits = _read_dense(output)
         flat = logits.flatten(2)
         target = ClassLogit(self.classes)

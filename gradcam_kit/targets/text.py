@@ -28,8 +28,8 @@ class TextTarget:
         texts: one text, or several.
         against: texts to compare with, whose mean cosine is subtracted, to explain why the image fits this text rather
             than the others. Without it, a map also shows evidence that is common to all texts.
-        tokenizer: of the model: `open_clip.get_tokenizer(NAME)`, or a tokenizer of transformers. None = the attribute
-            `tokenizer` of the model, or what lies beside the weights of a model of transformers.
+        tokenizer: the model's tokenizer: `open_clip.get_tokenizer(NAME)`, or a tokenizer of transformers. None = the
+            attribute `tokenizer` of the model, or the tokenizer stored with the weights of a model of transformers.
         encoded: the embeddings of the texts and then of those to compare with, filled in by the methods.
 
     Raises:
@@ -67,7 +67,7 @@ class TextTarget:
         return None if isinstance(self.texts, str) else torch.arange(len(self.texts))[None]
 
     def __call__(self, output: Any) -> Float[Tensor, "n *m"]:
-        """Cosines in [-1, 1], or differences of them, `(n, [m])`."""
+        """Return cosines in [-1, 1], or differences of cosines, `(n, [m])`."""
         if self.encoded is None:
             raise TargetError(
                 "the texts are not encoded; pass the target to a method on a model of images and texts, or encode them "

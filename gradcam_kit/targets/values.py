@@ -17,12 +17,12 @@ from gradcam_kit.errors import InputError, ShapeError, kind_of
 from gradcam_kit.functional import at_least_float32
 
 Classes = Any
-"""An int (also NumPy's), or one or m of them for each sample: a sequence, an array or a tensor."""
+"""An int (also NumPy's), or one or m ints for each sample: a sequence, an array or a tensor."""
 
 _T = TypeVar("_T")
 _MOST_SHOWN = 8
 ALL_CLASSES = "torch.arange({count}).expand(n, -1), which explains all classes, and keep heatmaps[labels.bool()]"
-"""What to pass for multi-label data."""
+"""Advice for multi-label data."""
 
 
 def read_classes(classes: Any) -> int | Tensor:
@@ -34,7 +34,7 @@ def read_classes(classes: Any) -> int | Tensor:
     """
     if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
         try:
-            return as_index(classes)  # also NumPy integers and 0-d integer tensors
+            return as_index(classes)  # this includes NumPy integers and 0-d integer tensors
         except TypeError:
             pass
     try:
@@ -46,7 +46,7 @@ def read_classes(classes: Any) -> int | Tensor:
         one_hot = ""
         if found.ndim == 2:
             several = ALL_CLASSES.format(count=found.shape[1])
-            one_hot = f"; of one-hot labels or scores pass targets.float().argmax(1), of multi-hot labels {several}"
+            one_hot = f"; for one-hot labels or scores pass targets.float().argmax(1), for multi-hot labels {several}"
         raise InputError(f"targets are {found.dtype}; expected integer class indices{one_hot}")
     if found.ndim not in (1, 2) or found.shape[-1] == 0 < found.ndim - 1:
         raise ShapeError(f"targets have shape {tuple(found.shape)}; expected (n,) or (n, m) with m of at least 1")
@@ -83,11 +83,11 @@ def kinds_in(value: Any) -> str:
 def for_class_names(name: str, value: Any) -> str:
     """Return advice for class names where indices are expected; an empty string for other values."""
     if isinstance(value, str):
-        return f"; of a class name pass its index: class_names.index({value!r})"
+        return f"; for a class name pass its index: class_names.index({value!r})"
     entries = value.tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
         return ""
-    return f"; of class names pass their indices: [class_names.index(name) for name in {name}]"
+    return f"; for class names pass their indices: [class_names.index(name) for name in {name}]"
 
 
 def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:

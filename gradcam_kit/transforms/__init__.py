@@ -50,7 +50,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MOST_PIXELS = 2**26
-"""The most pixels of a resized picture; only pictures a thousand times longer than wide reach it."""
+"""Maximum number of pixels of a resized picture, reached only by pictures a thousand times longer than wide."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -148,7 +148,7 @@ class PictureTransform:
         (resized_h, resized_w), (top, left) = self._geometry(height, width)
         if resized_h * resized_w > MOST_PIXELS:
             raise PictureError(
-                f"{width} x {height} pixels are too thin: resized they would be {resized_w} x {resized_h}"
+                f"a picture of {width} x {height} pixels is too thin: resized, it would have {resized_w} x {resized_h}"
             )
         image = Image.fromarray(picture)
         if len(self.mean) == 1:
@@ -163,7 +163,7 @@ def as_transform(value: Any) -> Transform:
 
     Raises:
         OptionError: an unknown field, numbers that are not finite, or a callable that crops at random.
-        InputError: something else.
+        InputError: neither a transform, nor fields, nor a callable.
     """
     if isinstance(value, Transform):
         return value
@@ -264,7 +264,7 @@ def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
     elif set(sides) == {"shortest_edge"}:
         shortest: int = sides["shortest_edge"]
         resize, size = shortest, _pair(shortest)
-        if "crop_pct" in config:  # below 384 such processors enlarge and crop; from there on they squash
+        if "crop_pct" in config:  # below 384 such processors enlarge and crop; from 384 they squash
             resize = int(shortest / config["crop_pct"]) if shortest < 384 else size
             crop = {"height": size[0], "width": size[1]}
         if not crop:

@@ -48,7 +48,7 @@ class CallableTransform:
         if not is_image and not (isinstance(image, Tensor) and _are_bytes(image)):
             got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise ShapeError(
-                f"the model's transform returns {got}; expected a floating tensor (3, h, w){_remedy(image)}"
+                f"the model's transform returns {got}; expected a floating-point tensor (3, h, w){_remedy(image)}"
             )
         return image
 
@@ -96,7 +96,7 @@ class CallableTransform:
         if not type(first if is_sequential else self.function).__module__.startswith("torchvision."):
             return picture
         if is_sequential and type(first).__name__ not in ("ToTensor", "PILToTensor", "ToImage"):
-            return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # as for scripted transforms
+            return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # needed for scripted transforms
         return Image.fromarray(picture)
 
 

@@ -40,5 +40,5 @@ class Transform(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Everything that determines the result, as plain values."""
+        """Return everything that determines the result, as plain values."""
         ...

@@ -50,12 +50,12 @@ class View:
     """The part of the picture that an image shows after some steps.
 
     Attributes:
-        height: of the image.
-        width: of the image.
+        height: height of the image.
+        width: width of the image.
         top: the row of the picture at which the image begins.
-        left: the column.
-        y: rows of the picture for each row of the image.
-        x: columns for each column.
+        left: the column of the picture at which the image begins.
+        y: number of rows of the picture per row of the image.
+        x: number of columns of the picture per column of the image.
     """
 
     height: int

@@ -186,11 +186,11 @@ def test_diagnostics(tmp_path, monkeypatch):
 def test_without_a_gpu_the_cases_for_one_are_skipped(tmp_path, monkeypatch, name):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     device = () if name == "cuda" else ("--device", "cuda")
-    assert "skipped: no CUDA device is at hand" in command(name, *device)
+    assert "skipped: no CUDA device is available" in command(name, *device)
     assert not list(tmp_path.iterdir())  # stored results stay
     command(name, "--quick", *device, "--out", str(tmp_path / "out.json"))
     [row] = load(tmp_path / "out.json").rows
-    assert row.skipped == "no CUDA device is at hand"
+    assert row.skipped == "no CUDA device is available"
 
 
 @pytest.mark.cuda

@@ -170,7 +170,7 @@ def test_the_report_shows_every_device_that_has_results(tmp_path):
     assert text.count("| m | GradCAM | 2 | plain forward | 0.50 |") == 3
     assert text.count("(P, 2 threads, torch 9):") == 2
     assert text.count("(G, 2 threads, torch 9):") == 4
-    assert "Calls of 1 of 2 methods wait for the device at their end alone; not those of b-cam." in text
+    assert "Calls of 1 of 2 methods wait for the device only at their end; not those of b-cam." in text
     plots = {path.name for path in docs.glob("*.svg")}
     assert plots == {"cost-quality.svg", "cost-quality-cuda.svg", "cost-batch-cuda.svg"}
     assert all(f"](docs/{name})" in text for name in plots)

@@ -77,7 +77,7 @@ def test_each_tile_gets_the_map_of_the_score_of_the_bag(kind):
     activations, gradients = by_hand(model, score)
     expected = (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
     targets = [score, lambda output: score(output).expand(5), lambda output: score(output)[0]]
-    if kind != "gated":  # which has several floating tensors
+    if kind != "gated":  # which has several floating-point tensors
         targets += [1, [1], torch.tensor([1])]
     for target in targets:
         found = GradCAM(model, "features").explain(TILES, target)

@@ -102,7 +102,7 @@ def test_a_callable_for_a_head_gets_the_output_as_it_is() -> None:
 
 def test_ambiguous_outputs_are_an_error_that_lists_them() -> None:
     model = conv_model(output=lambda z: (z, torch.ones(3, 2)))
-    with pytest.raises(TargetError, match=r"tuple with 2 floating tensors \(\(3, 5\), \(3, 2\)\).*callable"):
+    with pytest.raises(TargetError, match=r"tuple with 2 floating-point tensors \(\(3, 5\), \(3, 2\)\).*callable"):
         GradCAM(model, "layer")(INPUT)
     expected = GradCAM(conv_model(), "layer")(INPUT, lambda z: z[:, 1])
     assert torch.equal(GradCAM(model, "layer")(INPUT, lambda output: output[0][:, 1]), expected)

@@ -220,7 +220,8 @@ def test_no_attention_says_what_was_looked_for() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(-1))
     with (
         pytest.raises(
-            CaptureError, match=r"^no attention found in Sequential: looked .* \(1, 4, 6, 6\) by which no[^\n]*$"
+            CaptureError,
+            match=r"^no attention found in Sequential: looked .* \(1, 4, 6, 6\) that no matrix product[^\n]*$",
         ),
         unchanged(model),
         capture_attention(model),

@@ -154,7 +154,7 @@ def test_nothing_is_changed_also_after_an_error() -> None:
         ([{"image": draws(8, 16)}], {}, InputError, "gives a mapping with keys 'image'.*batch="),
         ([(1, 2, 3)], {}, InputError, "gives 3 values"),
         (["a"], {}, InputError, "gives a str"),
-        (draws(3, 16), {}, ShapeError, "fewer than 4 images only"),
+        (draws(3, 16), {}, ShapeError, "fewer than 4 images"),
         (torch.zeros(0, 16), {}, InputError, r"a tensor \(0, 16\)"),
         (draws(8, 16), {"layers": "7*"}, LayerNotFoundError, "no layer '7\\*'"),
         (draws(8, 16) / 0, {}, NonFiniteError, "layer '0' hold NaN"),

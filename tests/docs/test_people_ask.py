@@ -37,7 +37,7 @@ ASKED = {
     "fast path of transformerencoder": "fast path",
     "gradients before unscale": "unscale_",
     "inf in the first amp steps": "my amp training has inf in its first steps",
-    "nan in eval alone": "nan in eval mode alone",
+    "nan in eval only": "nan only in eval mode",
     "one total gradient norm": "in one total and not in hundreds of lines",
     "values that are no module's output": "a value that is not a module's output",
     "train and eval disagree": "train and eval mode disagree",

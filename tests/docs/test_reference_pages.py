@@ -26,7 +26,7 @@ def hooks() -> Any:
     return module
 
 
-def test_every_method_has_formula_price_use_and_picture(hooks: Any) -> None:
+def test_every_method_has_formula_cost_use_and_picture(hooks: Any) -> None:
     sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", hooks.methods(), re.DOTALL | re.MULTILINE))
     assert sections.keys() == METHODS.keys()
     for name, text in sections.items():

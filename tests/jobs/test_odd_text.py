@@ -39,7 +39,7 @@ def found(source: str) -> list[tuple[str, str | None]]:
 def test_a_table_in_another_encoding_is_named_with_the_one_to_use(name: str, encoding: str) -> None:
     separator = "\t" if name.endswith("tsv") else ","
     Path(name).write_bytes(f"path{separator}label\na.png{separator}caf\u00e9\n".encode(encoding))
-    with pytest.raises(InputError, match=rf"'{name}' is not UTF-8 \(.*\); save it in the encoding UTF-8") as caught:
+    with pytest.raises(InputError, match=rf"'{name}' is not UTF-8 \(.*\); save it as UTF-8") as caught:
         found(name)
     assert str(caught.value).isprintable()
 
@@ -133,7 +133,7 @@ def test_a_class_without_a_name_keeps_its_place() -> None:
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-be", "cp1252"])
 def test_class_names_in_another_encoding_are_named(encoding: str) -> None:
     Path("names.txt").write_bytes("cat\nK\u00e4se\n".encode(encoding))
-    with pytest.raises(InputError, match=r"'names.txt' is not UTF-8 .*; save it in the encoding UTF-8"):
+    with pytest.raises(InputError, match=r"'names.txt' is not UTF-8 .*; save it as UTF-8"):
         _lines(Path("names.txt"))
 
 

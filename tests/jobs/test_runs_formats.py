@@ -111,9 +111,9 @@ def test_hostile_files_are_error_rows_and_harm_no_other() -> None:
     said |= {"bomb.tif": "claims to have 225000000 pixels", "bomb.hdr": "claims to have 900000000 pixels"}
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(ran) (w) file closefile\n"
     Path("pictures/program.jpg").write_bytes(postscript)
-    said["program.jpg"] = "PostScript is a program, and is not run"
+    said["program.jpg"] = "PostScript files are programs and are not run"
     Image.new("RGB", (30_000, 1)).save("pictures/thin.png")
-    said["thin.png"] = "30000 x 1 pixels are too thin"
+    said["thin.png"] = "a picture of 30000 x 1 pixels is too thin"
     Path("pictures/page.png").write_text("<svg/>")
     said["page.png"] = "not a picture of a known format"
     rows = rows_of("--batch-size", "2", status=1)

@@ -154,7 +154,7 @@ def test_a_layer_with_one_position_is_warned_of(caplog: pytest.LogCaptureFixture
     model = seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
     assert not GradCAM(model, "1")(INPUT).any()
     assert "layer '1' has a single position" in caplog.text
-    assert "images of 8 x 8; choose a layer in front" in caplog.text
+    assert "images of 8 x 8; choose a layer before the pooling" in caplog.text
     caplog.clear()
     for layers in ("0", ["0", "1"]):
         assert GradCAM(model, layers)(INPUT).any()

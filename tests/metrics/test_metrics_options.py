@@ -96,11 +96,13 @@ def test_defaults_of_small_images() -> None:
     """One patch, or more positions than there are, would give every map the same number."""
     with standard_case() as case:
         found = METRICS["infidelity"](case, samples=8)
-        assert found.settings["patch"] == "16, of images below 64 a quarter of the longer side"
+        assert found.settings["patch"] == "16, or a quarter of the longer side for images below 64"
         assert torch.equal(found.values, METRICS["infidelity"](case, samples=8, patch=3).values)
         assert (found.values > 1e-9).all()
     found = metrics.top_k_intersection(case.heatmaps, masks())
-    assert found.settings["k"] == "1000, of maps below 10000 positions a tenth"  # the same for all sizes
+    assert (
+        found.settings["k"] == "1000, or a tenth of the positions for maps below 10000 positions"
+    )  # the same for all sizes
     assert torch.equal(found.values, metrics.top_k_intersection(case.heatmaps, masks(), k=18).values)
     large, objects = torch.rand(1, 100, 100), torch.rand(1, 100, 100) > 0.5
     found = metrics.top_k_intersection(large, objects)

@@ -154,7 +154,7 @@ def test_values_of_another_type_that_stay_what_they_are_are_taken(tmp_path: Path
 def test_fractions_that_whole_numbers_lose_are_told(tmp_path: Path) -> None:
     model, notes = load({**STATE, "1.num_batches_tracked": torch.tensor(7.5)}, tmp_path)
     assert int(model[1].num_batches_tracked) == 7
-    assert notes == ("of last.ckpt, 1.num_batches_tracked have fractions, which are lost in the model's integers",)
+    assert notes == ("fractions of 1.num_batches_tracked in last.ckpt are lost, because the model has integers there",)
 
 
 class Stubborn(nn.Module):

@@ -127,8 +127,8 @@ def test_a_model_without_processor_gets_imagenet_defaults_and_says_so(hub: Path)
 @pytest.mark.parametrize(
     ("spec", "options", "says"),
     [
-        ("torchvision:resnet5", {}, "no picture classifier 'resnet5'; did you mean 'resnet50'"),
-        ("torchvision:fcn_resnet50", {}, "no picture classifier 'fcn_resnet50'"),
+        ("torchvision:resnet5", {}, "no image classifier 'resnet5'; did you mean 'resnet50'"),
+        ("torchvision:fcn_resnet50", {}, "no image classifier 'fcn_resnet50'"),
         ("torchvision:resnet18", {"weights": "V9"}, "no weights 'V9' for resnet18; it has IMAGENET1K_V1"),
         ("timm:resnet1", {}, "timm has no model 'resnet1'; did you mean"),
         ("timm:resnet18", {"weights": "a9"}, "no weights 'a9' for resnet18; it has a1_in1k"),

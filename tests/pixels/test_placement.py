@@ -61,7 +61,7 @@ def test_each_picture_has_its_own_box_or_all_have_one():
         ((5, 5, 5, 9), OptionError, r"\(5\.0, 5\.0, 5\.0, 9\.0\).*x0 < x1"),
         ((5, 9, 7, 8), OptionError, "y0 < y1"),
         ((float("nan"), 0, 5, 5), OptionError, "nan"),
-        ((9, 0, 12, 5), OptionError, "outside of a picture of 9 x 6"),
+        ((9, 0, 12, 5), OptionError, "outside a picture of 9 x 6"),
         ((0, -8, 9, -1), OptionError, "outside"),
         ((1, 2, 3), ShapeError, r"\(3,\); expected \(4,\)"),
         (np.zeros((2, 4)), ShapeError, r"\(2, 4\).*\(1, 4\) for 1 pictures"),

@@ -153,7 +153,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (MULTI_HOT, TargetError, r"\(n, 5\) for a model with 5 classes are multi-hot.*arange\(5\).*heatmaps\[labels"),
     (MULTI_HOT.numpy().astype("uint8"), TargetError, "are multi-hot"),
     (torch.zeros(3, 5).int().tolist(), TargetError, "are multi-hot"),
-    (MULTI_HOT > 0, InputError, r"bool; expected integer.*of multi-hot labels torch\.arange\(5\)"),
+    (MULTI_HOT > 0, InputError, r"bool; expected integer.*for multi-hot labels torch\.arange\(5\)"),
     (Ellipsis, InputError, "targets is an ellipsis"),
     (torch.zeros(3, 2, 1).long(), ShapeError, r"\(3, 2, 1\); expected \(n,\) or \(n, m\)"),
     (torch.zeros(3, 0).long(), ShapeError, r"\(3, 0\)"),

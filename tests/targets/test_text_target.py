@@ -207,7 +207,7 @@ def test_a_check_randomizes_the_tower_of_images(name: str) -> None:
 def test_metrics_of_several_texts_are_refused_and_of_one_measured() -> None:
     make, tokenizer = MODELS["CLIP"]
     several = TextTarget(TEXTS, tokenizer=tokenizer)
-    with pytest.raises(OptionError, match=f"one map of each image, and this target gives {len(TEXTS)}; compare with"):
+    with pytest.raises(OptionError, match=f"one map per image, but this target gives {len(TEXTS)}; compare one"):
         compare(make(), INPUT, ["grad-cam"], targets=several, metrics="deletion")
     one = TextTarget(TEXTS[0], tokenizer=tokenizer)
     found = compare(make(), INPUT, ["grad-cam"], targets=one, metrics="deletion")

@@ -142,7 +142,7 @@ def test_another_size_keeps_the_proportions() -> None:
 
 
 def test_a_picture_that_is_too_thin_is_an_error_and_does_not_fill_the_memory() -> None:
-    with pytest.raises(PictureError, match="60000 x 1 pixels are too thin"):
+    with pytest.raises(PictureError, match="60000 x 1 pixels is too thin"):
         IMAGENET(np.zeros((1, 60_000, 3), np.uint8))
 
 
@@ -179,5 +179,5 @@ def test_callables_get_what_they_expect() -> None:
     assert composed(picture).shape == (3, 32, 48)
     assert "Resize" in composed.describe()["callable"]
     assert " at 0x" not in CallableTransform(nn.Identity().forward).describe()["callable"]
-    with pytest.raises(ShapeError, match=r"returns torch.uint8 \(400, 600, 3\); expected a floating tensor"):
+    with pytest.raises(ShapeError, match=r"returns torch.uint8 \(400, 600, 3\); expected a floating-point tensor"):
         CallableTransform(torch.from_numpy)(picture)

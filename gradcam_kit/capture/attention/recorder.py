@@ -196,7 +196,7 @@ class AttentionRecorder:
     ) -> tuple[Tensor, ...]:
         """Return, per block, d (score of the block's output tokens) / d attention, `(n, [m,] heads, queries, keys)`.
 
-        A block's tokens are scored as if they were the output of the last block: by the part of the model behind it.
+        A block's tokens are scored as if they were the output of the last block: by the part of the model after it.
 
         Raises:
             CaptureError: blocks that do not return the tokens, or in different layouts.

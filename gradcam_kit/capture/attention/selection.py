@@ -58,11 +58,11 @@ class SeenAttention:
         return self.shape[-1]
 
     def is_of(self, texts: Set[tuple[int, ...]]) -> bool:
-        """Whether these are text tokens: the model has an input of word indices `(texts, tokens)`."""
+        """Whether these are text tokens, which the model gets as word indices `(texts, tokens)`."""
         return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
 
     def groups(self, n: int) -> int:
-        """Return the number of windows (frames, axes) that hold the tokens of an image; 0 for other tokens."""
+        """Return the number of windows (frames, axes) that split the tokens of an image; 0 for other tokens."""
         if len(self.shape) == 3:
             return int(self.shape[0] % n == 0)
         parts = prod(self.shape[:-3])
@@ -97,7 +97,7 @@ def attention_among_tokens(
         if one.block is None and one.returns_other_tokens:
             continue
         if one.queries > one.keys:
-            raise _partial(model, f"in {one.name!r} {one.queries} tokens attend to {one.keys} merged tokens")
+            raise _partial(model, f"in {one.name!r}, {one.queries} tokens attend to {one.keys} merged tokens")
         if one.queries == one.keys:
             layouts[one.queries] = layout
             plain.append(one)

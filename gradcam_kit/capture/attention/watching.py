@@ -40,7 +40,7 @@ class SeenHeads:
         name: the innermost module that computed it.
         around: the modules that contain it, from the innermost to the model.
         step: number of the model's call, from 1.
-        probabilities: after the softmax, without dropout; a copy without a graph.
+        probabilities: attention after the softmax, without dropout; a copy without a graph.
         output_norm: norm of each head's output per sample, `probabilities @ values`; None if it was not observed.
     """
 
@@ -78,7 +78,7 @@ class _Pending:
 
 @dataclass(eq=False)
 class AttentionWatch:
-    """State of the block.
+    """The state of a `watch_attention` block.
 
     Attributes:
         keep: called with each attention.
@@ -119,7 +119,7 @@ class AttentionWatch:
         return TokenGrid(layout.grid, layout.prefix, has_class_token(self.model, layout.prefix))
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note that a module is about to run."""
+        """Record that a module is about to run."""
         if in_backward():
             return
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
@@ -137,7 +137,7 @@ class AttentionWatch:
         self._frames.append(_Frame(self._names[module], module, [tuple(x.shape) for x in tensors]))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Note that a module has run, or has raised an exception."""
+        """Record that a module has run, or has raised an exception."""
         if in_backward():
             return
         while self._frames and self._frames.pop().module is not module:
@@ -207,7 +207,7 @@ class AttentionWatch:
 
     def _drop(self, one: _Pending) -> None:
         self._pending.remove(one)
-        self.skipped[one.seen.name] = f"a softmax {one.shape} by which no matrix product weights values"
+        self.skipped[one.seen.name] = f"a softmax {one.shape} that no matrix product uses as weights"
 
 
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")

@@ -33,9 +33,10 @@ def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor
     """Hold factors constant in backward passes from `scores` inside the block.
 
     Args:
-        scores: what is differentiated.
+        scores: the scores to differentiate.
         origins: the captured tensors of a layer. Everything that does not depend on them is constant anyway.
-        outputs: of the model. The target behind them is differentiated exactly, except for the norms of similarities.
+        outputs: outputs of the model. The target computed from them is differentiated exactly, except for the norms of
+            similarities.
 
     Raises:
         CaptureError: a part of the graph is hidden (reentrant checkpoint, compiled code, custom function).
@@ -63,7 +64,7 @@ def shared_passes(
     with different answers get separate passes, so that a layer has the same gradients alone and among others.
 
     Args:
-        scores: what is differentiated.
+        scores: the scores to differentiate.
         layers: the captured tensors of each layer.
         outputs: as in `balanced`.
 
@@ -102,7 +103,7 @@ def _plan(graph: Graph, target: Set[Any]) -> Plan:
 
 
 def _is_mixed(part: Graph, everything: Graph) -> bool:
-    """Whether a node behind a layer also has an input that depends only on other layers."""
+    """Whether a node after a layer also has an input that depends only on other layers."""
     sources = (source for node in part.nodes for source, _ in node.next_functions)
     return any(source in everything.data and source not in part.data for source in sources)
 
@@ -116,7 +117,7 @@ def _visible(graph: Graph) -> Graph:
             way_out = "switch off fused kernels of other libraries (flash-attn, xformers, apex)"
         if way_out:
             raise CaptureError(
-                f"balanced gradients need to see every operation behind the layer, but {name.removesuffix('Backward')} "
+                f"balanced gradients need to see every operation after the layer, but {name.removesuffix('Backward')} "
                 f'hides its operations; {way_out}, or use gradient_rule="exact"'
             )
     return graph

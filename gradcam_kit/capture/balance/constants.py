@@ -63,8 +63,8 @@ def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()
     Args:
         graph: the nodes that depend on the layers.
         own: the operations that have a rule of their own.
-        target: the nodes behind the model. They stay exact, because a target is a question and not a layer. Norms are
-            the exception, because a cosine does not change when the embedding is scaled.
+        target: the nodes of the target, after the model. They stay exact, because they are not a part of the model.
+            Norms are the exception, because a cosine does not change when the embedding is scaled.
     """
     cut = _cut(graph, target)
     found = {node: Action("zeros") for node in cut}
@@ -103,7 +103,7 @@ def _factors(graph: Graph, node: Any) -> dict[int, Any]:
 def _reaching(graph: Graph, cut: set[Any], origins: Set[Any], target: Set[Any]) -> set[Any]:
     """Return the nodes from which gradients reach one of the origins."""
     reaching = set(origins)
-    for node in graph.nodes:  # behind their inputs
+    for node in graph.nodes:  # inputs come before the nodes that use them
         constant = () if node in target else _constant_inputs(kind(node))
         sources = (source for place, source in graph.inputs(node).items() if place not in constant)
         if node not in cut and any(source in reaching for source in sources):
@@ -119,7 +119,7 @@ def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
         if kind(node) in (_NORMS if node in target else _DENOMINATORS)
         or (node not in target and _is_negative_power(node))
     }
-    gated: dict[Any, set[int]] = {}  # product -> which factors are gates
+    gated: dict[Any, set[int]] = {}  # maps a product to its factors that are gates
     by_name: dict[str, list[Any]] = {}
     # An origin may itself be a gate; the requested gradient is then the one at its result.
     for node in dict.fromkeys((*graph.nodes, *graph.origins)):

@@ -15,7 +15,7 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""From the gradients at a node's inputs and outputs to replacements of the former; None keeps them."""
+"""A function from the gradients at a node's inputs and outputs to replacements of the former; None keeps them."""
 
 
 def rule_of(node: Any, action: Action) -> Rule:
@@ -40,11 +40,13 @@ def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
 
 
 def _share(gradient: Tensor, share: float) -> Tensor:
-    return torch.zeros_like(gradient) if share == 0 else gradient * share  # zeros even where the gradient is infinite
+    return (
+        torch.zeros_like(gradient) if share == 0 else gradient * share
+    )  # gives zeros even if the gradient is infinite
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:
-    """`h = s(x) g`, the rule of every function `x s(x)`; the gate is computed when it is needed, one at a time."""
+    """Return the rule `h = s(x) g` of a function `x s(x)`; gates are computed when needed, one at a time."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
         if inputs[0] is None or outputs[0] is None:
@@ -78,7 +80,7 @@ def _mish(node: Any) -> Rule:
 
 
 def _elu(node: Any) -> Rule:
-    """ELU, CELU and SELU, which are one operation; in place, they save only the result."""
+    """Return the rule of ELU, CELU and SELU, which are one operation; in place, they save only the result."""
     scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither scale nor input scale
     low, steepness = node._saved_alpha * scale, getattr(node, "_saved_input_scale", 1 / node._saved_alpha)
     has_input = hasattr(node, "_saved_self")
@@ -97,7 +99,7 @@ def _elu(node: Any) -> Rule:
 
 
 def _tanh(node: Any) -> Rule:
-    """Where the result is saturated, the input is unknown and counts as the smallest input with this result."""
+    """Return the rule of tanh; a saturated result stands for the smallest input with this result."""
     y = node._saved_result
 
     def factor() -> Tensor:
@@ -196,7 +198,7 @@ def _group_norm(node: Any) -> Rule:
 
 
 def _batch_norm(node: Any) -> Rule:
-    """Batch norm with the statistics of the batch, with which torch also computes instance norm."""
+    """Return the rule of batch norm with the statistics of the batch, which torch also uses for instance norm."""
     axes = (0, *range(2, node._saved_input.ndim))
     shape = (1, -1, *(1 for _ in axes[1:]))
     scale = node._saved_weight

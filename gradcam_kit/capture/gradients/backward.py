@@ -52,7 +52,7 @@ def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list
 
 
 def nodes(scores: Tensor) -> Iterator[Any]:
-    """Yield every node of the graph behind `scores`, once."""
+    """Yield every node of the graph that computed `scores`, once."""
     yield from behind(scores.grad_fn)
 
 
@@ -103,7 +103,7 @@ def _layer_gradients(records: Sequence[LayerRecord], scores: Tensor, keep: bool)
 
 
 def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) -> dict[str, Tensor]:
-    """Return H A at recorded layers, second derivative of the score times activations: one product per target."""
+    """Return H A at recorded layers: the second derivative of the score times activations, one product per target."""
     results = {}
     columns = scores.reshape(scores.shape[0], -1).sum(0)
     recorder.recomputing = True
@@ -154,7 +154,7 @@ def _clamped(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
 
 
 _RECTIFIERS = {"ReluBackward", "PreluKernelBackward", "LeakyReluBackward"}
-# Ways to write a ReLU that cannot be told from other uses, and checkpoints, which hide the nodes inside.
+# Operations that may be a ReLU or something else, and checkpoints, which hide the nodes inside.
 _OTHER_RECTIFIERS = {
     f"{name}Backward" for name in ("Clamp", "ClampMin", "Threshold", "Maximum", "Where", "CheckpointFunction")
 }
@@ -180,7 +180,7 @@ def _by_record(
 def _maps(record: LayerRecord, gradients: Sequence[Tensor | None], required: bool = True) -> Tensor:
     if required and all(gradient is None for gradient in gradients):
         raise CaptureError(
-            f"the score does not depend on layer {record.name!r}, or the model cuts the gradient behind it (detach, "
+            f"the score does not depend on layer {record.name!r}, or the model cuts the gradient after it (detach, "
             "no_grad, or a reentrant checkpoint around the layer); choose a layer from which the score is computed"
         )
     pairs = zip(gradients, record.captured, strict=True)

@@ -79,7 +79,7 @@ class BiasRecorder:
         """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`.
 
         Args:
-            scores: what is explained.
+            scores: the explained scores.
             inputs: the call.
             balanced_for: for balanced gradients, the captured tensors of the layers that are explained with the biases,
                 and the model's outputs.
@@ -134,6 +134,6 @@ class BiasRecorder:
                 return terms
         except ShapeError:
             pass
-        # No grid: tokens of another kind still count, without a position.
+        # There is no grid; tokens of another kind still count, but have no position.
         axis = -1 if output.shape[-1] == len(bias) else 1
         return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

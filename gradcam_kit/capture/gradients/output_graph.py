@@ -44,7 +44,7 @@ def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> Sc
         known.insert(0, read_logits(output_with_graph(model, inputs)))
     except GradCamKitError:
         pass
-    except Exception as error:  # models that cannot have a graph, or do not take a single sample
+    except Exception as error:  # the model cannot have a graph, or does not accept a single sample
         raise_interruption(error)
         if is_out_of_memory(error):
             raise

@@ -27,10 +27,10 @@ def read_inputs(
     `(n, time, frequency)`. Whatever the sizes, the first axis over which the model sums holds the channels.
 
     Args:
-        images: what a CAM was called with.
+        images: the argument of a CAM call.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; the first one determines the layout.
-        image_input: position or key of the images among the inputs; None = found.
+        image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
         InputError: integer images, no tensor at all, or arguments that a model does not take.
@@ -53,7 +53,7 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
 
 
 def _is_open(model: nn.Module, raw: Tensor) -> bool:
-    """Whether another axis than the first after the batch axis may be the channels."""
+    """Whether an axis other than the first after the batch axis may be the channels."""
     if raw.ndim not in (3, 5):
         return False
     kernels = [

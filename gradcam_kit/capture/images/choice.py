@@ -37,7 +37,7 @@ def image_input_of(
         asked: the input that the user named; None = find it.
 
     Raises:
-        InputError: layers of different inputs, or of another input than the one that was named.
+        InputError: the layers depend on different inputs, or not on the named one.
     """
     modules = {name: module for name, module in layers.items() if name not in NOT_MODULES}
     slots = inputs.image_slots

@@ -42,7 +42,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     names = {one.name for one in taken if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in taken)
     for name in (name for name in kwargs if name not in names):
-        if name in KEYWORDS:  # even for a model that accepts any keyword and would silently ignore it
+        if name in KEYWORDS:  # an error even for a model that accepts any keyword and would silently ignore it
             said = keyword_hints([name])
         elif name in _MEANT and (not takes_any or name == "target"):  # options of other libraries, which no model takes
             said = f"{name!r}; pass {_MEANT[name].format(name=name)}"

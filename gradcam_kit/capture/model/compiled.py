@@ -31,7 +31,7 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
     Args:
         model: changed in place.
         layers: names in the model that hooks may be attached to.
-        options: those of `torch.compile`.
+        options: options of `torch.compile`.
     """
     layers, number = frozenset(layers), 0
     around = {model}

@@ -47,14 +47,14 @@ class Inputs:
 
     @property
     def images(self) -> Float[Tensor, "n c *t"]:
-        """The images with the channels in front of the positions."""
+        """The images with the channels before the positions."""
         if self.channels == 1:
             return self.raw
         return self.raw.unsqueeze(1) if self.channels is None else self.raw.movedim(self.channels, 1)
 
     @property
     def image_slots(self) -> list[Slot]:
-        """The inputs that could be the images: floating tensors with 1, 2 or 3 position axes."""
+        """The inputs that could be the images: floating-point tensors with 1, 2 or 3 position axes."""
         places: list[tuple[Slot, Any]] = [*enumerate(self.args), *self.kwargs.items()]
         return [slot for slot, value in places if _could_be_images(value)]
 
@@ -67,7 +67,7 @@ class Inputs:
         return self if slot == self.slot else replace(self, slot=slot, channels=1)
 
     def asked(self, image_input: Slot) -> Inputs:
-        """Return the same call, with the images in the slot that the caller names."""
+        """Return the same call with the images in the slot that the caller names."""
         places: dict[Slot, Any] = dict(enumerate(self.args))
         places.update(self.kwargs)
         slot = _asked(image_input, places)
@@ -133,10 +133,10 @@ def read_inputs(
     Of several inputs that could be the images, take the first with 2 or 3 position axes, else the first.
 
     Args:
-        images: what a CAM was called with.
+        images: the argument of a CAM call.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; arguments that they do not take raise an error before they run.
-        image_input: position or key of the images among the inputs; None = found.
+        image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
         InputError: no such input, integer images, no tensor at all, or arguments that a model does not take.
@@ -192,14 +192,15 @@ def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
     """Return the slot of the images that the caller named."""
     if image_input not in places:
         raise InputError(
-            f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the"
-            "  position or the key of the images among the inputs"
+            f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the "
+            "position or the key of the images among the inputs"
         )
     value = places[image_input]
     if not _could_be_images(value):
         found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
         raise InputError(
-            f"image_input is {image_input!r}, which is {found}; expected a floating tensor (n, c, *positions) with "
+            f"image_input is {image_input!r}, which is {found}; expected a floating-point tensor (n, c, *positions) "
+            "with "
             "1, 2 or 3 position axes"
         )
     return image_input
@@ -236,7 +237,7 @@ class Runner:
 
         Raises:
             ShapeError: the model fails on images that seem to lack their batch axis, or to have the channels last.
-            InputError: the model fails on images in another precision than its parameters.
+            InputError: the model fails because the images and its parameters differ in precision.
         """
         try:
             with self.context(), normal_tensors(self.model):

@@ -130,7 +130,7 @@ class _Search:
             self._visit_store(value, dict(enumerate(value)), path, depth, is_state, "[{}]")
         elif isinstance(value, tuple):
             self._visit_tuple(value, get, put, path, depth, is_state)
-        elif callable(value):  # a function, not state: what it records is meant for its author
+        elif callable(value):  # a function is not state; anything it records is meant for its author
             self._visit_callable(value, path, depth)
         elif isinstance(own := getattr(value, "__dict__", None), dict):
             self._visit_store(own, own, path, depth, is_state, ".{}")
@@ -173,7 +173,7 @@ class _Search:
             self._visit(value.__self__, lambda: None, lambda _: None, path, depth, False)
         elif isinstance(value, FunctionType):
             for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-                with suppress(ValueError):  # raised for an empty cell
+                with suppress(ValueError):  # an empty cell raises this error
                     get, put = partial(getattr, cell, "cell_contents"), partial(_fill, cell)
                     self._visit(get(), get, put, f"{path} ({name} in its closure)", depth - 1, False)
         elif isinstance(value, partial):
@@ -227,7 +227,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
                 tensor = place.tensor
                 if tensor.is_inference() or tensor.requires_grad:
                     clone = clones.setdefault(id(tensor), tensor.detach().clone())
-                    replaced.append((place, clone))  # first, because an interruption may come between the two
+                    replaced.append((place, clone))  # recorded first, because an interruption may come between the two
                     place.put(clone)
                 elif not isinstance(tensor, nn.Parameter):
                     written.append((place, tensor.clone(), tensor._version))

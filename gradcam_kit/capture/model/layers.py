@@ -30,7 +30,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
 
     Args:
         model: the unwrapped model.
-        target_layers: what the user passed.
+        target_layers: the layers as passed by the user.
         given: the model that the user passed, whose wrapper prefixes its names may carry.
 
     Raises:
@@ -40,7 +40,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
         target_layers = [target_layers]
     if not isinstance(target_layers, Sequence):
         raise InputError(
-            f"target_layers is {kind_of(target_layers)}; expected a module, its name, a sequence of those, or None"
+            f"target_layers is {kind_of(target_layers)}; expected a module, its name, a sequence of these, or None"
         )
     if not target_layers:
         raise InputError("target_layers is empty; name at least one layer, or pass None to have one chosen")
@@ -94,7 +94,7 @@ def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None 
     Args:
         model: the unwrapped model.
         layers: a dotted name, a wildcard such as "layer*.conv2" (`*` crosses dots), a module, a type of modules, a
-            sequence of those, or None for all modules without children.
+            sequence of these, or None for all modules without children.
         given: the model that the user passed, whose wrapper prefixes its names may carry.
 
     Raises:

@@ -36,7 +36,7 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
 
     Args:
         model: what `work` runs.
-        inputs: the call the user's call.
+        inputs: the user's call.
         work: the work, which must be repeatable after an exception.
     """
     try:
@@ -55,7 +55,7 @@ def _in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs]
     except Exception as error:
         if not is_about_order(error):
             raise
-        _log.debug("%s is tried without channels-last images: %s", type(model).__name__, error)
+        _log.debug("retrying %s without channels-last images: %s", type(model).__name__, error)
     result = work(inputs)
     _refused.add(model)
     return result
@@ -92,7 +92,7 @@ class PackedWeights:
     """
 
     packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
-    """By convolution, precision and whether in blocks: the weight, its memory, its version, and its copy.
+    """The weight, its memory, its version and its copy, by convolution, precision and use of blocks.
 
     Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not noticed.
     """
@@ -106,7 +106,7 @@ class PackedWeights:
         try:
             for module in model.modules():
                 if type(module) is nn.Conv2d and "_conv_forward" not in module.__dict__:
-                    replaced.append(module)  # first, because an interruption may come between the two
+                    replaced.append(module)  # recorded first, because an interruption may come between the two
                     module.__dict__["_conv_forward"] = partial(self._forward, module)
             yield
         finally:
@@ -122,11 +122,11 @@ class PackedWeights:
         blocks = kind == "cpu" and _has_blocks(conv, precision) and not (torch.is_grad_enabled() and maps.requires_grad)
         try:
             return self._with_copy(conv, maps, weight, bias, precision, blocks)
-        # raised for a kernel that this release of torch lacks or refuses
+        # this release of torch lacks or refuses the kernel
         except (RuntimeError, AttributeError) as error:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
-            _log.debug("passes continue with the model's own weights: %s", error)
+            _log.debug("continuing with the model's own weights: %s", error)
             self.failed = True
         return _forward(conv, maps, weight, bias)
 
@@ -185,7 +185,8 @@ def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Images on a CPU with oneDNN (about 0.7 of the time), and images in half precision on CUDA's tensor cores.
+    """Whether a copy pays off: on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor
+    cores.
 
     For small images the gain is not worth a different rounding.
     """

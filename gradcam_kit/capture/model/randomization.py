@@ -230,7 +230,7 @@ def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Ten
 
     Yields the module's own parameters and buffers: the copy, its version, and the original values.
     """
-    # Plain attributes too, because a computed weight (weight norm) must not be overwritten.
+    # Copy plain attributes too, because a computed weight (weight norm) must not be overwritten.
     stores: list[dict[str, Any]] = [
         store for part in module.modules() for store in (part._parameters, part._buffers, vars(part))
     ]
@@ -257,7 +257,7 @@ def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Ten
 
 @contextmanager
 def _drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Give the host's global generator, from which initializations draw, the state of another one."""
+    """Set the host's global generator, which initializations use, to the state of another generator."""
     state = torch.get_rng_state()
     try:
         torch.set_rng_state(generator.get_state())

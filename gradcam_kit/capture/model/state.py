@@ -20,7 +20,7 @@ _active = threading.local()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside of `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
+    """Return the module inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
 
     Hooks that are added after compilation are ignored by compiled code, and replicas would overwrite each other.
     """
@@ -96,7 +96,9 @@ def untouched(
             _modes_and_flags(modules, keep_modes),
         ):
             changes.enter_context(change)
-        changes.enter_context(standing_in(modules))  # after the flags, which kept parameters have as well
+        changes.enter_context(
+            standing_in(modules)
+        )  # after the flags were saved, because kept parameters have flags as well
         held.add(id(model))
         try:
             # Inference tensors cannot enter a graph, so leave inference mode for the duration of the call.
@@ -227,7 +229,7 @@ def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
                 attach.after(layer, leave, always=True)
             yield
     finally:
-        if before:  # interrupted inside a layer
+        if before:  # the pass was interrupted inside a layer
             cudnn.enabled = before[0]
 
 

@@ -30,7 +30,7 @@ class Verdict:
     """Verdict on an output: its layout, or the reason why it has none; None for both if nothing is known.
 
     Attributes:
-        shape: of the output for one image.
+        shape: shape of the output for one image.
     """
 
     shape: tuple[int, ...]

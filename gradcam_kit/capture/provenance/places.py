@@ -10,7 +10,7 @@ from torch import Tensor
 CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
 """Row numbers of values that depend on no input, only on other inputs, or on something unknown."""
 _WIDER = 0.5
-"""Difference in extent, as a share of an axis, from which on the wider of two values is ignored."""
+"""If the extents of two values differ by at least this share of an axis, the wider one is ignored."""
 
 
 class Places:
@@ -19,13 +19,13 @@ class Places:
     A tensor is represented by a tensor of row numbers, with size 1 along axes where they are all the same.
 
     Args:
-        sizes: of the axes of the images after the batch axis.
+        sizes: sizes of the axes of the images after the batch axis.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes, self.axes = tuple(sizes), len(sizes)
         inf = float("inf")
-        # lower and upper end along each axis, extent, whether other inputs and unknown operations contribute
+        # columns: lower and upper end along each axis, extent, whether other inputs and unknown operations contribute
         special = [(0.0, 0.0, inf), (1.0, 0.0, 2e6), (0.0, 1.0, 1e6)]
         self._rows = torch.tensor([[inf] * self.axes + [-inf] * self.axes + [w, f, u] for f, u, w in special])
         self._count = len(special)

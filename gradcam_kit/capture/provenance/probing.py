@@ -61,7 +61,7 @@ def _followed(
     ids: Tensor,
     outputs: list[Tensor],
 ) -> Iterator[Tensor | None]:
-    """Return the row numbers of results that are moved values of the source, or zeros between them."""
+    """Yield the row numbers of results that are moved values of the source, or zeros between them."""
     numbers = torch.arange(1, source.numel() + 1, device=source.device, dtype=source.dtype).view(source.shape)
     flat = torch.cat([source.new_zeros(1), source.flatten()])
     numbered = torch.cat([ids.new_full((1,), CONSTANT), ids.expand(source.shape).flatten()])
@@ -120,7 +120,7 @@ def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
     return far.movedim(axes[0], 0).flatten(1).any(1) if others else far
 
 
-# Operations that write into their arguments
+# Handling of operations that write into their arguments
 
 
 def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:

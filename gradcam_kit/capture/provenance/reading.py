@@ -29,12 +29,12 @@ def read_layout(
     """Return the layout of an output for one image.
 
     Args:
-        shape: of the output.
-        ids: row numbers in `places` of its values.
-        places: of one image.
+        shape: shape of the output.
+        ids: row numbers of its values in `places`.
+        places: places of one image.
         positions: indices in `places` of the image axes that heatmaps have.
         channels: index of the channel axis, if there is one.
-        unknown: the names of the operations behind which places are unknown.
+        unknown: the names of the operations after which places are unknown.
 
     Returns:
         The layout, or the reason why there is none.
@@ -123,7 +123,7 @@ def _token_grid(
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Return the number of each value among the distinct ones."""
+    """Return the rank of each value among the distinct values."""
     ordered, index = values.sort()
     steps = torch.cat([torch.zeros(1), (ordered.diff() > _SAME).float()]).cumsum(0).long()
     return torch.empty_like(index).scatter(0, index, steps)

@@ -35,7 +35,7 @@ class Tracker(TorchDispatchMode):
     """Tracks the places of one image through all operations that run while it is active; results do not change.
 
     Attributes:
-        unknown: the names of the operations behind which places are unknown.
+        unknown: the names of the operations after which places are unknown.
     """
 
     def __init__(self, places: Places) -> None:
@@ -83,7 +83,7 @@ class Tracker(TorchDispatchMode):
             values[a.name] for a in schema.arguments if a.alias_info and a.alias_info.is_write and a.name in values
         ]
         if written:
-            if torch.Tag.inplace_view in func.tags:  # another view of memory whose values stay
+            if torch.Tag.inplace_view in func.tags:  # this creates another view of memory with unchanged values
                 return
             if not is_ours(func):
                 self._follow_unknown_writing(func, values, known, written, output, before or {})

@@ -41,7 +41,7 @@ class FrameLayout:
 
     Attributes:
         calls: number of calls of the layer for a batch; more than one if it runs once per frame.
-        reshape: from one call's output to `(n, k, t, *s)`, or to `(n, k, *s)` if there is one call per frame.
+        reshape: function from one call's output to `(n, k, t, *s)`, or to `(n, k, *s)` if there is one call per frame.
     """
 
     calls: int
@@ -54,8 +54,8 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
     Args:
         model: the unwrapped model.
         inputs: clips whose `images` are `(n, c, t, h, w)`.
-        layer: whose output is read.
-        name: of the layer, for messages.
+        layer: the layer whose output is read.
+        name: name of the layer, for messages.
 
     Raises:
         CaptureError: the layer did not run.
@@ -70,7 +70,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if not tensors:
             raise InputError(
-                f"layer {name!r} returned {kind_of(output)} without a floating tensor; choose another layer"
+                f"layer {name!r} returned {kind_of(output)} without a floating-point tensor; choose another layer"
             )
         outputs.append(tensors[0] + 0)  # a later in-place operation must not change the copy
 
@@ -105,7 +105,7 @@ def _layout(shape: tuple[int, ...], size: Sequence[int], model: nn.Module, name:
     except ShapeError as error:
         raise ShapeError(
             f"layer {name!r} returned {shape}, which has no positions of frames of {'x'.join(map(str, size[-2:]))}, "
-            "or several readings; choose the last layer of the CNN that still has positions"
+            "or which can be read in several ways; choose the last spatial layer of the CNN"
         ) from error
 
 

@@ -74,7 +74,7 @@ def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> 
 
     Args:
         model: the user's model, possibly wrapped.
-        layers: from `recurrent_layers`.
+        layers: the result of `recurrent_layers`.
         inputs: one argument, a tuple of arguments, or a mapping of keyword arguments.
     """
     inner = check_observable(model)

@@ -1,1 +1,1 @@
-"""Run the model again: rescore changed images, replay the part behind a layer, probe a layer."""
+"""Run the model again: rescore changed images, replay the part after a layer, probe a layer."""

@@ -19,7 +19,7 @@ class LazyRows(torch.Tensor):
 
     @staticmethod
     def __new__(cls, source: Tensor, index: Tensor, order: torch.memory_format | None = None) -> LazyRows:
-        """Rows `index` of `source`, in its own memory format or in another one."""
+        """Create the rows `index` of `source`, in its own memory format or in another one."""
         order = order or _format(source)
         like = torch.empty((len(index), *source.shape[1:]), device="meta").contiguous(memory_format=order)
         rows: LazyRows = torch.Tensor._make_wrapper_subclass(

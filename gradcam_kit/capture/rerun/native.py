@@ -115,7 +115,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
 
 
 def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
-    """Return axes on which the samples may be, with the number of samples to test (one would not suffice)."""
+    """Yield the axes on which the samples may be, with the number of samples to test (one would not suffice)."""
     for axis, size in enumerate(tensor.shape):
         if size % n == 0:
             yield axis, n if n > 1 else 2

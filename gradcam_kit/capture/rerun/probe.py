@@ -41,7 +41,7 @@ class Prober:
             if not self.rescorer.state.is_bag:
                 return explain(part, lambda: self.rescorer.score_pass(part, index[chunk]))
             found = []
-            for row, whose in zip(part, index[chunk], strict=True):  # each in a bag of its own
+            for row, whose in zip(part, index[chunk], strict=True):  # each row is a separate bag
                 bag = self.rescorer.bag_with(row, whose)
                 found.append([own[whose] for own in explain(bag, partial(self.rescorer.bag_pass, bag))])
             activations, gradients = zip(*found, strict=True)

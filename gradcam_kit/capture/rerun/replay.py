@@ -1,4 +1,4 @@
-"""Run only the part of a model behind a layer, without tracing it.
+"""Run only the part of a model after a layer, without tracing it.
 
 While the model runs once, the outputs of the outermost modules that finish before the layer are kept. In a replay the
 model's own Python code runs again, but those modules return their kept outputs instead of computing them, and the layer
@@ -81,13 +81,13 @@ class Replayer:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,  # behind the layer most memory traffic is weights
+                self.rescorer.batch_size,  # after the layer, most memory traffic is for weights
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
-        """Score with a graph down to the rows: one per sample, in the layer's own layout."""
+        """Score with a graph down to the rows, which are one per sample, in the layer's own layout."""
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device):
             if self.isolated is None:
@@ -144,10 +144,10 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
-        # Not n rows, because kept outputs may contain other things with one entry per sample: a list, an object, a
-        # size.
+        # Do not use n rows, because kept outputs may contain other things with one entry per sample: a list, an object,
+        # a size.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and in another order
+        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # use a different order of the rows as well
         record, self.isolated = self.record, True
         replayed = self._attempt(index)
         if isinstance(replayed, Exception):
@@ -168,7 +168,7 @@ class Replayer:
         try:
             maps = self.record.maps([own.detach() for own in self.record.captured])
             return self._score(maps[index.to(maps.device)], index)
-        except Exception as error:  # the code behind a layer may fail in such a call in any way
+        except Exception as error:  # code after the layer may fail in any way in such a call
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             return error

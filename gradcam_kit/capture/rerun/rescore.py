@@ -67,7 +67,7 @@ class RowState:
     """Facts learned from passes over changed rows, for later passes of the same call."""
 
     most: int | None = None
-    """The most rows that fit into the device's memory; set after an out-of-memory error."""
+    """Maximum number of rows that fit into the device's memory; set after an out-of-memory error."""
     is_checked: bool = False
     """Whether repeated samples score like the samples themselves."""
     is_bag: bool = False
@@ -102,10 +102,10 @@ class Rescorer:
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def check(self) -> None:
-        """Find out whether other inputs with n entries belong to the samples, or to the batch like several prompts.
+        """Find out whether other inputs with n entries belong to the samples, or to the batch, as several prompts do.
 
         Raises:
-            CaptureError: neither gives the known scores, so that the scores of rows would be wrong.
+            CaptureError: neither reproduces the known scores, so scores of rows would be wrong.
         """
         if self.state.is_checked or self.state.is_bag:
             return
@@ -132,7 +132,7 @@ class Rescorer:
                 return
         raise CaptureError(
             f"{', '.join(doubtful)} of the model's inputs have {n} entries, like the images, but belong "
-            "neither to single images nor to the whole batch; use another number of images in a batch"
+            "neither to single images nor to the whole batch; use a different batch size"
         )
 
     def score_pass(self, rows: Tensor, index: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[in
             if old.shape[1:] != new.shape[1:]:
                 raise CaptureError(
                     f"one row of the model's output has shape {tuple(old.shape[1:])} for the batch and "
-                    f"{tuple(new.shape[1:])} for changed rows; give another number of images in a batch"
+                    f"{tuple(new.shape[1:])} for changed rows; use a different batch size"
                 )
             return old.index_copy(0, whose, new[row : row + 1].to(old.dtype))
         if not is_per_sample(old):

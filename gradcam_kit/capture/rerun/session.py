@@ -37,7 +37,7 @@ class IsPrediction(ClassTarget):
     threshold: float = 0.0
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """1[argmax z = c]."""
+        """Return 1 if argmax z = c, else 0."""
         is_best = logits > self.threshold if logits.shape[1] == 1 else logits.argmax(1, keepdim=True) == classes
         return is_best.expand_as(classes).float().masked_fill(logits.isnan().any(1, keepdim=True), torch.nan)
 
@@ -94,7 +94,7 @@ def rescoring(
         scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs); None = by evidence:
             "raw" if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or
             there is one output, else "softmax".
-        batch_size: the most rows in one forward pass; on a CPU fewer where that is faster.
+        batch_size: maximum number of rows in one forward pass; on a CPU fewer if that is faster.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose; scores are then
             random.
         forward_kwargs: passed on to the model.

@@ -27,7 +27,7 @@ def watch_loop(
 
     Args:
         model: the model that is trained.
-        optimizer: one or several; without it parameters are not measured.
+        optimizer: one or several optimizers; without one, parameters are not measured.
         writer: a `Writer` or a sequence of them.
         out: folder for `diagnostics.jsonl`, which `dashboard(out)` shows live, and for `diagnostics.html`.
         options: options of `ModelDiagnostics`, such as `every` and `window`.

@@ -29,7 +29,7 @@ class Session:
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
         writer: a `Writer` or a sequence of them; they are closed at the end.
-        heatmaps: a `HeatmapLogger` (anything with `step()`), which is told of each optimizer step.
+        heatmaps: a `HeatmapLogger` (or any object with `step()`), called after each optimizer step.
         options: options of `ModelDiagnostics`.
 
     Raises:
@@ -146,7 +146,7 @@ def is_first() -> bool:
 
 
 def merged(diagnostics: ModelDiagnostics) -> ModelDiagnostics:
-    """Return the diagnostics of all ranks on rank 0, and the own ones on all others; every rank has to call it."""
+    """Return the merged diagnostics on rank 0, and a rank's own on all others; every rank has to call it."""
     if not _is_distributed():
         return diagnostics
     gathered: list[Any] | None = [None] * distributed.get_world_size() if is_first() else None

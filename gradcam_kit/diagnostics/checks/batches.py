@@ -66,7 +66,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
 
 
 def main_input(inputs: Any) -> Tensor:
-    """Return the main input tensor: the first floating tensor with positions, else the first tensor."""
+    """Return the main input tensor: the first floating-point tensor with positions, else the first tensor."""
     tensors = [leaf for leaf in tree_leaves(_plain(inputs)) if isinstance(leaf, Tensor)]
     images = [leaf for leaf in tensors if leaf.is_floating_point() and leaf.ndim >= 3]
     return (images or tensors)[0]

@@ -17,11 +17,11 @@ _NAMES = {
     "val_loss": "validation_loss",
     "valid_loss": "validation_loss",
 }
-_ROSE = 0.5  # as a share of the first loss
+_ROSE = 0.5  # rise of the loss, as a share of the first loss
 _FLAT = 0.01
 _FEWEST = 6  # fewest points of a curve whose shape is judged
-_PASSED, _PASSED_SHARE = 5, 0.2  # points since the best one
-_NOISE = 0.5  # as a share of the whole descent
+_PASSED, _PASSED_SHARE = 5, 0.2  # minimum number of points after the best one, absolute and as a share
+_NOISE = 0.5  # noise as a share of the whole descent
 _SIGMAS, _GAP = 3.0, 0.1
 
 
@@ -96,7 +96,7 @@ def _nonfinite(name: str, values: Sequence[float], broken: Sequence[int]) -> Fin
         "bad",
         "nonfinite",
         "",
-        f"{name} is {values[broken[0]]} first at point {broken[0] + 1} of {len(values)}",
+        f"{name} is {values[broken[0]]} for the first time at point {broken[0] + 1} of {len(values)}",
         float(len(broken)),
         0.0,
         len(values),
@@ -146,7 +146,9 @@ def _shape(train: Sequence[float]) -> list[Finding]:
             )
         )
     bends = [train[i - 1] - 2 * train[i] + train[i + 1] for i in range(1, len(train) - 1)]
-    noise = median(map(abs, bends)) / (0.6745 * math.sqrt(6))  # robust: the median of a normal's absolute values
+    noise = median(map(abs, bends)) / (
+        0.6745 * math.sqrt(6)
+    )  # 0.6745 is the median absolute value of a standard normal variable
     descent = max(train[0], median(_third(train, 0))) - min(train)
     if descent > 0 and noise > _NOISE * descent:
         found.append(

@@ -20,7 +20,7 @@ from gradcam_kit.errors import InputError, OptionError, kind_of
 
 _SHOWN = 5
 _IGNORED = -100  # label that torch's losses ignore
-_PER_CLASS = 10  # mean samples per class from which on an empty class is reported
+_PER_CLASS = 10  # mean number of samples per class from which an empty class is reported
 
 
 def check_data(

@@ -11,11 +11,11 @@ import torch
 from gradcam_kit.diagnostics.checks.splits import Split
 from gradcam_kit.diagnostics.findings import Finding
 
-_BITS = 2  # most bits by which average hashes of near duplicates differ
-_ALIKE = 0.99  # least correlation of thumbnails
+_BITS = 2  # maximum number of differing bits in the average hashes of near duplicates
+_ALIKE = 0.99  # minimum correlation of the thumbnails of near duplicates
 _ROWS, _PAIRS = 512, 8192
 _SHOWN = 5
-_MOST = 1000  # pairs that are kept
+_MOST = 1000  # maximum number of pairs to report
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Twins:
     """Two samples with the same picture.
 
     Attributes:
-        first: the split of one sample, and its index there.
-        second: the same for the other.
+        first: the split of one sample, and its index in the split.
+        second: the same for the other sample.
         exact: all pixels are equal.
         likeness: correlation of the thumbnails.
     """
@@ -36,7 +36,7 @@ class Twins:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The names of both."""
+        """The names of both samples."""
         return self.first[0].names[self.first[1]], self.second[0].names[self.second[1]]
 
     @property

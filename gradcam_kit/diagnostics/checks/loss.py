@@ -16,8 +16,8 @@ from gradcam_kit.diagnostics.checks.tasks import Loss, Task, outputs_of, read_ta
 from gradcam_kit.diagnostics.findings import Finding, worst_first
 
 _STEPS = 10
-_OFF = 0.2  # relative to the loss of chance
-_FALLEN = 1e-3  # as a share of the first loss
+_OFF = 0.2  # tolerance relative to the loss of guessing
+_FALLEN = 1e-3  # minimum fall of the loss, as a share of the first loss
 _RATE = 1e-3
 
 

@@ -185,7 +185,7 @@ def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]
     try:
         with torch.no_grad():
             first, second = (floating_leaves(call(model, inputs)) for _ in range(2))
-    except (RuntimeError, ValueError):  # such as batch normalization of a single sample
+    except (RuntimeError, ValueError):  # for example batch normalization of a single sample
         return []
     found = []
     if (random := difference_of(first, second)) > ROUNDING and has_dropout:

@@ -21,10 +21,10 @@ from gradcam_kit.errors import raise_interruption
 
 _MOST = 16  # samples
 _STEPS = 200
-_TELLING = 100  # steps without progress that suffice for a verdict when time runs out
+_TELLING = 100  # number of steps without progress that suffice for a verdict when time runs out
 _RATES = (1e-3, 1e-2, 3e-2)
 _SHARE = 0.05
-_HOPEFUL = 0.9  # of the first loss; below it a training that ran out of time is on its way
+_HOPEFUL = 0.9  # share of the first loss; a training that ran out of time below it was making progress
 
 
 def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
@@ -136,7 +136,7 @@ class _Trial:
                 "note",
                 "overfit-batch",
                 "",
-                f"With dropout one batch is not learned: the loss falls from {first:.4g} to {best:.4g}, without it to "
+                f"With dropout, one batch is not learned: the loss falls from {first:.4g} to {best:.4g}, without it to "
                 "the limit",
                 best,
                 self.limit,
@@ -151,7 +151,7 @@ class _Trial:
             level = "note" if is_hopeful else "bad" if taken >= _TELLING else "warn"
             doubt = "; time ran out" + (", so this is undecided" if level != "bad" else "")
         layer = first_constant_layer(self.model, self.pair[0]) if self.n > 1 else ""
-        where = f"; layer {layer!r} answers each input alike" if layer else ""
+        where = f"; the output of layer {layer!r} is the same for every input" if layer else ""
         return Finding(
             level,  # type: ignore[arg-type]
             "overfit-batch",
@@ -161,14 +161,14 @@ class _Trial:
             best,
             self.limit,
             self.n,
-            "Look for equal inputs with different labels, labels in another order than the images, dead units or "
+            "Look for equal inputs with different labels, labels in a different order than the images, dead units or "
             "detached branches, and a loss that does not fit the outputs",
             "max(5 % of the first loss, 0.05 ln classes); Karpathy's recipe: overfit one batch first",
         )
 
 
 def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
-    """Return the loss of a model that knows only the distribution of the labels; 0 if unknown."""
+    """Return the loss of a model that knows only the distribution of the labels; 0 if this is unknown."""
     inputs, labels = pair
     with torch.no_grad():
         scores = outputs_of(call(copied(model), inputs) if samples(inputs) > 1 else call(model, inputs))

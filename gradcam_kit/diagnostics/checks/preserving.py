@@ -52,7 +52,7 @@ def left_as_found(model: nn.Module, *others: object, seed: int | None = None) ->
 
 @contextmanager
 def random_states(*holders: object, seed: int | None = None) -> Iterator[None]:
-    """Restore the generators of torch (host and the devices of what is given), NumPy and Python."""
+    """Restore the generators of torch (on the host and on the devices of the given objects), NumPy and Python."""
     devices = {device for holder in holders for device in _devices(holder) if device.type not in ("cpu", "meta")}
     before, legacy, plain = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     with ExitStack() as stack:
@@ -85,14 +85,14 @@ def copied_together(model: nn.Module, *others: Any) -> list[Any]:
     """Copy a model together with objects that refer to its parameters, such as an optimizer; return the model first.
 
     Raises:
-        InputError: something that cannot be copied.
+        InputError: an object that cannot be copied.
     """
     try:
         copies: list[Any] = copy.deepcopy([model, *others])
     except Exception as error:  # objects in a module can refuse to be copied for any reason
         raise InputError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and checks that train work on "
-            "a copy; remove attributes that copy.deepcopy refuses from the model"
+            "a copy; remove the attributes that copy.deepcopy refuses"
         ) from error
     for parameter in copies[0].parameters():
         parameter.grad = None

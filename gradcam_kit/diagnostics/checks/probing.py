@@ -19,8 +19,8 @@ _CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the 
 ROUNDING = 1e-3
 """Difference of outputs that may be due to another kernel, as a share of their largest value."""
 _ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
-_LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the own sample
-_PROBED = 8  # samples in the batch whose gradients are taken
+_LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the sample itself
+_PROBED = 8  # maximum number of samples whose gradients are computed
 
 
 class Probe:
@@ -76,7 +76,7 @@ class Probe:
         if share >= _CONSTANT:
             return []
         layer = first_constant_layer(self.model, self.inputs)
-        where = f"; layer {layer!r} is the first that answers each input alike" if layer else ""
+        where = f"; layer {layer!r} is the first whose output is the same for every input" if layer else ""
         return [
             Finding(
                 "bad",
@@ -134,7 +134,7 @@ class Probe:
                 own = scores[0].flatten()
                 weights = torch.linspace(1, 2, len(own), device=own.device, dtype=own.dtype)
                 [gradient] = torch.autograd.grad((own * weights).sum(), leaf, allow_unused=True)
-        except RuntimeError as error:  # parts without a derivative, such as recurrent kernels in eval mode
+        except RuntimeError as error:  # a part has no derivative, such as recurrent kernels in eval mode
             raise_interruption(error)
             return 0.0
         if gradient is None or not bool(gradient.isfinite().all()):
@@ -160,7 +160,7 @@ class _Constant(Observer):
             self.layer = call.name
 
     def _is_alike(self, value: Any) -> bool | None:
-        """Whether all samples are the same but for rounding; None for what has no samples."""
+        """Whether all samples are the same up to rounding; None for values without samples."""
         if unobservable(value) is not None or value.ndim < 1 or len(value) != self.n:
             return None
         flat = value.detach().flatten(1).double() if value.ndim > 1 else value.detach().double()[:, None]
@@ -174,7 +174,7 @@ def first_constant_layer(model: nn.Module, inputs: Any) -> str:
         layers = select_layers(check_observable(model), None, model)
         with torch.no_grad(), observe(model, layers, observer, enter=True):
             call(model, inputs)
-    except GradCamKitError:  # such as a scripted model
+    except GradCamKitError:  # for example a scripted model
         return ""
     return observer.layer
 
@@ -212,7 +212,7 @@ def leak_finding(level: Level, layer: str, text: str, value: float, limit: float
 
 
 def floating_leaves(output: Any) -> list[Tensor]:
-    """Return all floating tensors of an output."""
+    """Return all floating-point tensors of an output."""
     leaves = tree_leaves(dict(output) if hasattr(output, "keys") else output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
@@ -244,7 +244,7 @@ def awake_dropout(model: nn.Module) -> str:
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module drops activations, also one of another library."""
+    """Whether a module drops activations, including modules of other libraries."""
     is_leaf = next(module.children(), None) is None
     return is_leaf and ("drop" in type(module).__name__.lower() or type(module).__name__ in DROPOUTS)
 

@@ -18,11 +18,11 @@ _KNOWN = {
 }
 """Common means and standard deviations for normalization."""
 
-_NEAR = 0.05  # of the range
+_NEAR = 0.05  # tolerance as a share of the range
 _FAR_MEAN, _FAR_LOW = 1.0, -6.0
 _BRIGHT = 0.2
 _RAW = 10.0  # nonnegative values with a maximum above this count as 0 to 255
-_SHIFT = 0.5  # as a share of the pooled standard deviation
+_SHIFT = 0.5  # limit of a shift, as a share of the pooled standard deviation
 _ENOUGH = 32
 
 
@@ -51,7 +51,8 @@ def scale_findings(split: Split) -> list[Finding]:
                 float(mean.abs().amax()),
                 _FAR_MEAN,
                 n,
-                "Leave out one of the two: does the transform normalize, and the training loop or the model again?",
+                "Remove one of the two normalizations: does the transform normalize, and the training loop or the "
+                "model again?",
                 "range of ((x - mean) / std - mean) / std for known means, or |mean| >= 1 and minimum < -6",
             )
         ]
@@ -152,7 +153,7 @@ def _normalized_twice(low: Tensor, high: Tensor, mean: Tensor) -> str | None:
         bottom, top = (((edge - mu) / sigma - mu) / sigma for edge in (0.0, 1.0))
         near = _NEAR * (top - bottom)
         if bool(((low - bottom).abs() <= near).all() and ((high - top).abs() <= near).all()):
-            return f"the range is that of applying the {name} normalization twice"
+            return f"the range matches applying the {name} normalization twice"
     worst = int(mean.abs().argmax())
     if float(mean.abs()[worst]) >= _FAR_MEAN and float(low.amin()) < _FAR_LOW:
         return f"mean {float(mean[worst]):.3g} and minimum {float(low.amin()):.3g} are far from 0"

@@ -16,8 +16,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 THUMBNAIL = 32
 """Side of the pictures that are compared, in pixels."""
 HASHED = 8
-_COMPARED = 20_000  # most pictures compared for near duplicates, 6 kB each
-_FLAT = 1e-6  # largest range of a constant picture, as a share of its largest value
+_COMPARED = 20_000  # maximum number of pictures compared for near duplicates, 6 kB each
+_FLAT = 1e-6  # maximum range of a constant picture, as a share of its largest value
 
 
 @dataclass
@@ -66,19 +66,19 @@ class Channels:
 
 @dataclass
 class Split:
-    """Everything that is kept of one data set.
+    """The records kept of one data set.
 
     Attributes:
         title: its name in messages; "" if it is the only one.
         names: names of the samples in messages.
         labels: class indices or names; None for unlabeled samples.
-        digests: of the pixels.
+        digests: hashes of the pixels.
         prints: centered thumbnails of norm 1 in float16; zeros for constant pictures.
         hashes: average hashes as signs.
         broken: names of samples with NaN or infinite values.
         constant: names of samples whose values are all the same.
-        dtypes: of the inputs.
-        channels: of inputs with positions.
+        dtypes: types of the inputs.
+        channels: statistics of the channels, for inputs with positions.
         has_pictures: whether the inputs are pictures, among which duplicates are searched.
     """
 

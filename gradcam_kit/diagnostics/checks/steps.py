@@ -24,7 +24,7 @@ LONGEST = 60.0
 _SAMPLED = 4096
 _SMALLEST, _LARGEST = 1e-5, 1e-1  # healthy size of an update relative to the weights
 _SHOWN, _SINGLE = 10, 3
-_FIRST = 3  # steps whose updates are judged
+_FIRST = 3  # number of steps whose updates are judged
 DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
 """Modules of other libraries that drop activations."""
 
@@ -34,10 +34,10 @@ class Steps:
     """Records of training steps.
 
     Attributes:
-        losses: before each step.
+        losses: the loss before each step.
         learned: names of trainable parameters that had a gradient other than 0.
         reached: names of trainable parameters that had a gradient at all.
-        ratios: of each step, the median over weights of rms(update) / rms(weight).
+        ratios: for each step, the median over weights of rms(update) / rms(weight).
         detached: whether the loss had no graph, so that there was no step.
         timed_out: whether time ran out before the last step.
     """
@@ -64,12 +64,12 @@ def train(
 
     Args:
         model: it and the optimizer are changed.
-        batches: repeated if there are too few.
+        batches: pairs of inputs and labels; repeated if there are too few.
         loss: `loss(output, labels)`.
         optimizer: optimizer of the model's parameters.
-        steps: the most steps.
+        steps: maximum number of steps.
         until: called with each loss; True ends the training.
-        seconds: the longest time.
+        seconds: time limit.
     """
     seen, start = Steps(), time.monotonic()
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -101,7 +101,7 @@ def train(
 
 
 def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
-    """Report modules that do not learn: without gradients, or with gradients that are 0 in each step."""
+    """Report modules that do not learn: they have no gradients, or gradients of 0 in every step."""
     if steps.detached:
         return [
             Finding(
@@ -124,11 +124,11 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
         (
             steps.reached - steps.learned,
             f"a gradient of exactly 0 in each of {len(steps.losses)} steps",
-            "Dead or saturated units behind it block the gradient, or a factor of the loss is 0",
+            "Dead or saturated units after it block the gradient, or a factor of the loss is 0",
         ),
     ):
         places = _places(model, names, trainable)
-        if len(places) > _SINGLE:  # probably a single fault
+        if len(places) > _SINGLE:  # a single fault is the likely cause
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
             listed = ", ".join(place for place, _ in places[:_SHOWN]) + more
             found.append(_no_gradient("", f"{len(names)} parameters have {what}: {listed}", n, why))

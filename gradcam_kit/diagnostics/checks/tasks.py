@@ -23,9 +23,9 @@ class Task:
 
     Attributes:
         kind: "classes": one of several for each sample or position; "binary": an independent binary decision for each
-            output; "other": regression, several outputs, or nothing that is understood.
+            output; "other": regression, several outputs, or anything else.
         classes: number of classes; 2 for "binary", 0 for "other".
-        axis: of the outputs, along which the classes lie.
+        axis: axis of the classes in the outputs.
     """
 
     kind: Literal["classes", "binary", "other"]
@@ -69,7 +69,7 @@ def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> T
 
 
 def is_cross_entropy(loss: Loss | None) -> bool | None:
-    """Whether a loss applies a softmax itself; None if its name does not tell."""
+    """Whether a loss applies a softmax itself; None if this is unclear from its name."""
     if isinstance(loss, nn.CrossEntropyLoss) or loss is functional.cross_entropy:
         return True
     return False if _is_known(loss) else None

@@ -1,4 +1,6 @@
-"""Why a loss is flat or explodes: outputs, modes, optimizer, gradients, updates and one batch, in that order."""
+"""Find out why a loss is flat or explodes: check outputs, modes, optimizer, gradients, updates and one batch, in that
+order.
+"""
 
 from __future__ import annotations
 
@@ -46,19 +48,19 @@ def check_training(
     copies; model, optimizer, gradients, modes and random states stay as they are.
 
     Args:
-        model: as it is when training starts.
+        model: the model in its state at the start of training.
         loader: yields batches (images, labels); at most `steps` of them are read.
         loss: `loss(output, labels)`, one number.
         optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
         steps: training steps over the batches.
-        batch: makes a pair of what the loader yields, for loaders of mappings or longer tuples.
+        batch: makes a pair from an item of the loader, for loaders of mappings or longer tuples.
         trained: whether the weights are trained, so that the first loss is not judged.
 
     Returns:
         Findings, the worst first, each once.
 
     Raises:
-        InputError: a loader that yields something else than pairs, or nothing; see also `check_loss`.
+        InputError: a loader that does not yield pairs, or yields nothing; see also `check_loss`.
         OptionError: fewer than one step.
     """
     model = check_model(model)
@@ -82,7 +84,7 @@ def check_training(
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
-        found = [finding for finding in found if finding.kind != "plateau"]  # the same finding twice
+        found = [finding for finding in found if finding.kind != "plateau"]  # skip the same finding from two checks
     once = {(finding.kind, finding.layer): finding for finding in reversed(worst_first(found))}
     return worst_first(reversed(once.values()))
 
@@ -148,7 +150,8 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(foreign),
                 0.0,
                 None,
-                "The optimizer was built before parameters were replaced: build it again (those of a loss are fine)",
+                "The optimizer was built before parameters were replaced: build it again (parameters of a loss are "
+                "fine)",
                 "definition",
             )
         )
@@ -180,7 +183,7 @@ def run_findings(
     """Train a copy over the batches with the optimizer's settings, and judge losses and updates.
 
     Args:
-        model: as it is when training starts.
+        model: the model in its state at the start of training.
         batches: pairs of inputs and labels.
         loss: `loss(output, labels)`, one number.
         optimizer: optimizer of the model's parameters; None = Adam, which is not judged.

@@ -1,4 +1,4 @@
-"""Rise of the loss when a unit is set to 0, by rerunning the part of a model behind its layer."""
+"""Rise of the loss when a unit is set to 0, by rerunning the part of a model after its layer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def ablate(
 
     Args:
         model: the unwrapped model.
-        layers: those whose units are set to 0, one by one.
-        axes: of the units in the layers' outputs.
+        layers: the layers whose units are set to 0, one by one.
+        axes: axes of the units in the layers' outputs.
         batches: inputs and labels.
         loss: see `SampleLosses`.
-        batch_size: the most rows in one pass.
+        batch_size: maximum number of rows in one pass.
     """
     device = device_of(model)
     totals: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ def _rise(layer: LayerCapture, batch_size: int) -> Float[Tensor, " k"]:
 
 
 class _UnitsFirst:
-    """Return a layer's output as `(n, k, *positions)`, with one position if it has none."""
+    """Converts a layer's output to `(n, k, *positions)`, with one position if it has none."""
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

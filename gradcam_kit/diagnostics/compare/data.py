@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """Significance level of the corrected test: how often equal data sets are reported as shifted in any layer."""
 SHIFTED = 0.5
-"""Difference of means in pooled standard deviations from which on a unit counts as shifted."""
+"""Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
 _PERMUTATIONS = 500
-_LEAST = 4  # fewest samples of each data set
+_LEAST = 4  # minimum number of samples of each data set
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LayerShift:
     """Differences in the features of one layer between two data sets.
 
     Attributes:
-        name: of the layer.
+        name: name of the layer.
         shift: the largest |difference of means| / pooled standard deviation over its units.
         unit: the unit with that shift.
         shifted: share of the units with a shift above 0.5.
@@ -66,7 +66,7 @@ class DataComparison:
 
     Attributes:
         layers: one row per layer, ranked: the smallest p first, of equal ones the largest MMD.
-        findings: one of kind "shift" if any layer differs, which names the first of the rank; else empty.
+        findings: one finding of kind "shift" if any layer differs, which names the layer ranked first; else empty.
         n_train: samples of the first data set.
         n_test: samples of the second one.
         permutations: number of permutations for each p-value.
@@ -98,7 +98,7 @@ class DataComparison:
         return frame([asdict(row) for row in self.layers], columns=[one.name for one in fields(LayerShift)])
 
     def plot(self) -> Figure:
-        """Draw shift and corrected p of the layers, in their rank.
+        """Plot shift and corrected p of the layers, in their rank.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -144,17 +144,18 @@ def compare_data(
     Args:
         model: any model; it is not changed.
         train_loader: yields batches, whose labels are not used; or a tensor of images.
-        test_loader: likewise; the two need not have the same length.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all modules without children.
+        test_loader: the other data set, in the same forms; the lengths may differ.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all modules without children.
         batch: extracts the images from an item of a loader.
-        samples: most samples of each data set in the test, drawn evenly from all.
-        permutations: of the test; None = 500, or more where there are so many layers that the correction needs them.
+        samples: maximum number of samples of each data set in the test, drawn evenly from all.
+        permutations: permutations of the test; None = 500, or more if the correction for the number of layers needs
+            more.
         seed: seed of the draw and of the permutations; global random states are neither used nor changed.
 
     Raises:
         LayerNotFoundError: a pattern without a match.
         InputError: a loader without images.
-        ShapeError: fewer than 4 samples in a data set, or layers with other numbers of units for the two.
+        ShapeError: fewer than 4 samples in a data set, or a layer whose number of units differs between the data sets.
         NonFiniteError: NaN or infinite features.
         OptionError: fewer than 4 samples, or less than one permutation.
 
@@ -181,7 +182,7 @@ def compare_data(
         notes = list(reader.notes)
     train, test = sets
     names = [name for name in train.units if name in test.units]
-    skipped |= dict.fromkeys(train.units.keys() ^ test.units.keys(), "ran for one of the two only")
+    skipped |= dict.fromkeys(train.units.keys() ^ test.units.keys(), "ran for only one of the two")
     for name in names:
         a, b = len(train.units[name].mean), len(test.units[name].mean)
         if a != b:
@@ -209,7 +210,7 @@ def compare_data(
 
 
 def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
-    """Return one finding for all layers, because one cause shifts all later layers."""
+    """Return one finding for all layers, because a single cause shifts all later layers."""
     shifted = [row for row in ranked if row.p_adjusted < LEVEL]
     if not shifted:
         return []
@@ -217,8 +218,8 @@ def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train:
     first = next(one.name for one in rows if one.p_adjusted < LEVEL)
     begins = "the inputs themselves differ" if first == rows[0].name else f"the first one in order is {first!r}"
     said = (
-        f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, the "
-        f"first of the rank, unit {row.unit} moves by {row.shift:.2g} standard deviations and {row.shifted:.0%} of "
+        f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, "
+        f"ranked first, unit {row.unit} moves by {row.shift:.2g} standard deviations and {row.shifted:.0%} of "
         f"{row.units} units by more than {SHIFTED}; {begins}"
     )
     source = "MMD: Gretton et al. 2012; correction: Holm 1979"

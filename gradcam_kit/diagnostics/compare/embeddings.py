@@ -35,7 +35,7 @@ class Projection:
         explained: share of the variance along each component of "pca"; None for "tsne", whose axes have no meaning.
         silhouette: mean over all samples of the embeddings themselves, not of the points, in [-1, 1]; None without
             labels or with a single group.
-        silhouette_of: the same for each group.
+        silhouette_of: mean silhouette of each group.
     """
 
     points: Float[Tensor, "n c"]
@@ -47,7 +47,7 @@ class Projection:
     silhouette_of: dict[str, float]
 
     def plot(self) -> Figure:
-        """Draw the first two components, a color for each group.
+        """Plot the first two components, with a color for each group.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -92,15 +92,16 @@ def project(
 
     Args:
         embeddings: `(n, k)`, a tensor or an array of at least 3 samples.
-        labels: one for each sample: integers or words; None = unknown.
+        labels: one label for each sample, an integer or a word; None = unknown.
         method: "pca" or "tsne".
         components: dimensions of the points; at most 3 for "tsne".
-        perplexity: of "tsne", about the number of neighbors that count; None = 30, or a third of n if that is less.
-        class_names: of integer labels.
-        seed: of "tsne"; global random states are neither used nor changed.
+        perplexity: perplexity of "tsne", about the number of neighbors that count; None = 30, or a third of n if that
+            is less.
+        class_names: names of integer labels.
+        seed: seed of "tsne"; global random states are neither used nor changed.
 
     Raises:
-        ShapeError: embeddings of another shape, or another number of labels than of samples.
+        ShapeError: embeddings of another shape, or unequal numbers of labels and samples.
         NonFiniteError: NaN or infinite embeddings.
         OptionError: another method, or more components or perplexity than there are samples.
         MissingExtraError: scikit-learn, which "tsne" needs, is not installed.
@@ -115,7 +116,7 @@ def project(
     n, k = wide.shape
     most = min(n - 1, k) if method == "pca" else 3
     if positive_int("components", components) > most:
-        raise OptionError(f"components is {components}; {n} samples of {k} values have at most {most} by {method!r}")
+        raise OptionError(f"components is {components}; {n} samples of {k} values allow at most {most} with {method!r}")
     if perplexity is not None and positive("perplexity", perplexity) >= n:
         raise OptionError(f"perplexity is {perplexity}; expected less than the number of samples, {n}")
     near = min(_PERPLEXITY, max(1.0, (n - 1) / 3)) if perplexity is None else float(perplexity)

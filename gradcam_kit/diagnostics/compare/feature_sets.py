@@ -34,7 +34,7 @@ class Units:
 
     @property
     def variance(self) -> Float[Tensor, " k"]:
-        """With the divisor n."""
+        """The variance, with the divisor n."""
         return self.m2 / self.n
 
 

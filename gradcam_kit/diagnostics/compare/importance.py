@@ -36,10 +36,10 @@ class LayerImportance(Mapping[str, Tensor]):
 
     Attributes:
         method: "activation", "gradient", "taylor" or "ablation".
-        units: layer -> one number per unit; the larger, the more the unit matters. Of "ablation" the rise of the loss,
-            which is negative for a unit that the model is better off without.
+        units: layer -> one number per unit; the larger, the more the unit matters. For "ablation" it is the rise of the
+            loss, negative for a unit without which the model is better.
         n: number of samples.
-        skipped: layer -> why there are no numbers of it.
+        skipped: layer -> why it has no numbers.
         notes: remarks on what was not observed, and why.
     """
 
@@ -64,7 +64,7 @@ class LayerImportance(Mapping[str, Tensor]):
     def agreement(self, other: LayerImportance) -> dict[str, float]:
         """Return the rank correlation (Spearman) with another method for each layer that both have; 1 = the same order.
 
-        NaN where a layer has one unit, or all its units count the same.
+        NaN where a layer has one unit, or all its units are equally important.
 
         Raises:
             ShapeError: layers with different numbers of units.
@@ -107,7 +107,7 @@ class LayerImportance(Mapping[str, Tensor]):
         return frame(rows, columns=["layer", "unit", "importance", "rank"])
 
     def plot(self) -> Figure:
-        """Draw the units of each layer from the most to the least important, as a share of the largest.
+        """Plot the importance of each layer's units in descending order, as a share of the largest.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -152,18 +152,19 @@ def layer_importance(
     - "gradient": the mean of |g|. One forward and one backward pass.
     - "taylor": the mean over samples of $|\sum a g|$ over positions, the change of the loss to first order if the unit
       were 0 (Molchanov et al., ICLR 2017). As cheap as "gradient".
-    - "ablation": the mean rise of the loss when the unit is set to 0, by running the part of the model behind the
-      layer again. The measure itself, and the most expensive: one such run for each unit and batch.
+    - "ablation": the mean rise of the loss when the unit is set to 0, by running the part of the model after the layer
+    again. The exact measure and the most expensive one: one such run for each unit and batch.
 
     Args:
         model: any model; it is not changed.
         loader: yields batches (images, labels); for "activation" images suffice.
-        method: one of the four.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of those, or None: all convolutions and linear
+        method: one of the four methods.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all convolutions and linear
             layers but those that make the output of the model.
-        loss: `loss(output, labels)`; None = the cross-entropy. It is taken sample by sample where it gives one number.
+        loss: `loss(output, labels)`; None = the cross-entropy. A loss that returns a single number is computed sample
+            by sample.
         batch: makes a pair from an item of the loader.
-        batch_size: the most rows in one pass of "ablation".
+        batch_size: maximum number of rows in one pass of "ablation".
 
     Raises:
         LayerNotFoundError: a pattern without a match.
@@ -220,7 +221,7 @@ def _pairs(loader: Any, method: str, batch: BatchOf | None) -> Iterator[tuple[An
     except InputError as error:
         if "without labels" in str(error) or isinstance(loader, Tensor):
             raise InputError(
-                f"{error}; method {method!r} needs the loss, and so labels (only 'activation' does without)"
+                f"{error}; method {method!r} needs the loss, and so labels (only 'activation' works without)"
             ) from error
         raise
 

@@ -37,7 +37,7 @@ def inputs_of(
             images first, as data loaders give them.
         batch: extracts the images from an item of the loader, for loaders of mappings or longer tuples.
         what: the name of the source in errors.
-        batch_size: the most samples of a batch taken from a tensor.
+        batch_size: maximum number of samples in a batch taken from a tensor.
 
     Raises:
         InputError: a source without images, or an empty one.

@@ -24,7 +24,7 @@ class SampleLosses:
 
     Attributes:
         labels: labels of the samples, in any form that the loss accepts.
-        n: samples.
+        n: number of samples.
         loss: None = the cross-entropy.
     """
 

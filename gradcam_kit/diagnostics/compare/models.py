@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNCHANGED = 0.999
-"""CKA of a layer's input and output from which on both distinguish samples equally."""
-_LEAST = 4  # fewest samples in a batch
-_JUDGED = 8  # fewest samples in total for verdicts
+"""CKA of a layer's input and output above which both distinguish samples equally."""
+_LEAST = 4  # minimum number of samples in a batch
+_JUDGED = 8  # minimum number of samples in total for verdicts
 _FEW_OUTPUTS = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
 
 
@@ -46,9 +46,9 @@ class ModelComparison:
         layers_a: names of the rows, in the order of execution.
         layers_b: names of the columns.
         findings: layers that change nothing, where a model is compared with itself; else empty.
-        n: samples.
+        n: number of samples.
         skipped: layer -> why it is not compared.
-        notes: what was not observed, and why.
+        notes: remarks on what was not observed, and why.
     """
 
     cka: Float[Tensor, "a b"]
@@ -77,7 +77,7 @@ class ModelComparison:
         return frame(self.cka.numpy(), index=self.layers_a, columns=self.layers_b)
 
     def plot(self) -> Figure:
-        """Draw the matrix.
+        """Plot the matrix.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -113,16 +113,16 @@ def compare_models(
 ) -> ModelComparison:
     """Compare the layers of two models by CKA on the same images, both in eval mode.
 
-    Features are means over positions. CKA is that of minibatches, with the unbiased estimate of HSIC (Nguyen, Raghu &
-    Kornblith, ICLR 2021), so that memory does not grow with the number of images. Compared with itself, a model is
-    also judged: a layer whose output has a CKA of at least 0.999 with its own input changes nothing, and features that
-    span fewer than 2 directions have collapsed.
+    Features are means over positions. CKA is computed from minibatches, with the unbiased estimate of HSIC (Nguyen,
+    Raghu & Kornblith, ICLR 2021), so that memory does not grow with the number of images. Compared with itself, a model
+    is also judged: a layer whose output has a CKA of at least 0.999 with its own input changes nothing, and features
+    that span fewer than 2 directions have collapsed.
 
     Args:
         a: any model; it is not changed.
-        b: another one, or the same.
+        b: another model, or the same.
         images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of those, or None: all modules
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all modules
             without children.
         layers_b: the same for `b`; None = as `layers`.
         batch: extracts the images from an item of the loader.
@@ -163,7 +163,7 @@ def compare_models(
             if same:
                 judged.add(first)
         if names is None:
-            raise ShapeError(f"there are batches of fewer than {_LEAST} images only; CKA needs at least {_LEAST}")
+            raise ShapeError(f"all batches have fewer than {_LEAST} images; CKA needs at least {_LEAST}")
         skipped = {
             **first.skipped,
             **second.skipped,

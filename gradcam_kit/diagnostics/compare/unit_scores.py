@@ -74,19 +74,20 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
         return leaves[-1]
 
     given = tree_map(leaf, inputs)
-    # Integer inputs, such as words, have no gradient; then those of the parameters make the pass run.
+    # Integer inputs, such as words, have no gradient; in that case gradients of the parameters keep the backward pass
+    # possible.
     wanted = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = losses(call(model, given)).sum()
     if not wanted or not total.requires_grad:
         raise InputError(
             "the loss has no gradient: its inputs are not floating point and all parameters are frozen, or the model "
-            "detaches; use method='ablation', or unfreeze a parameter in front of the layers"
+            "detaches them; use method='ablation', or unfreeze a parameter before the layers"
         )
     torch.autograd.grad(total, wanted, allow_unused=True)
 
 
 def _without_cudnn(model: nn.Module) -> Any:
-    """Recurrent kernels of cuDNN refuse a backward pass in eval mode."""
+    """Switch off cuDNN for recurrent layers, because its kernels refuse a backward pass in eval mode."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     on_device = any(parameter.is_cuda for parameter in model.parameters())
     return torch.backends.cudnn.flags(enabled=False) if recurrent and on_device else nullcontext()
@@ -102,7 +103,7 @@ class _UnitScores(Observer):
         self.products: dict[str, Float[Tensor, "n k"]] = {}
 
     def finish(self) -> None:
-        """Take the absolute value of each sample's sum, behind its last term."""
+        """Take the absolute value of each sample's sum, after its last term."""
         for name, product in self.products.items():
             self._add(name, product.abs())
         self.products.clear()

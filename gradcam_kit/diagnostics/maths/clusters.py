@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradcam_kit.errors import NonFiniteError, ShapeError
 
-_AT_ONCE = 1024  # points per chunk of distances to all others
+_AT_ONCE = 1024  # number of points per chunk of the distance matrix
 
 
 def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -18,14 +18,14 @@ def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Floa
     another group. A point that is alone in its group has 0.
 
     Args:
-        points: one row each.
-        groups: any integers.
+        points: one row per point.
+        groups: the group of each point, any integer.
 
     Returns:
         In [-1, 1], float64 on the host: 1 = far from other groups, 0 = between two, negative = nearer to another one.
 
     Raises:
-        ShapeError: fewer than 2 groups, or other numbers of points than of groups.
+        ShapeError: fewer than 2 groups, or unequal numbers of points and group labels.
         NonFiniteError: NaN or infinite values.
 
     Example:

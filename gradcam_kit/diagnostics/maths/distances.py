@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, NonFiniteError, ShapeError
 
 _SCALES = (0.5, 1.0, 2.0)
-_AT_ONCE = 64  # permutations in one matrix product
+_AT_ONCE = 64  # number of permutations in one matrix product
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def cka(
 
     Raises:
         ShapeError: fewer than 4 samples in a batch, or batches of different lengths.
-        InputError: another number of batches in `a` than in `b`.
+        InputError: `a` and `b` have different numbers of batches.
         NonFiniteError: NaN or infinite features.
 
     Example:
@@ -90,8 +90,8 @@ class PairwiseCKA:
         for one in (*a, *b):
             if one.ndim != 2 or len(one) != len(a[0]) or len(one) < 4:
                 raise ShapeError(
-                    f"features are {tuple(a[0].shape)} and {tuple(one.shape)}; expected (n, k) and (n, l) of the same "
-                    "n of at least 4 samples"
+                    f"features are {tuple(a[0].shape)} and {tuple(one.shape)}; expected (n, k) and (n, l) with the "
+                    "same n of at least 4 samples"
                 )
         grams_a = torch.stack([_without_diagonal(_gram(one)) for one in a])
         grams_b = grams_a if b is a else torch.stack([_without_diagonal(_gram(one)) for one in b])
@@ -117,7 +117,8 @@ def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int =
     Args:
         x: features of one sample.
         y: features of the other.
-        permutations: random splits of the pooled samples behind `p`, which is never below 1 / (permutations + 1).
+        permutations: number of random splits of the pooled samples from which `p` is computed; `p` is at least 1 /
+            (permutations + 1).
         seed: seed of the splits; global random states are neither used nor changed.
 
     Raises:
@@ -126,7 +127,7 @@ def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int =
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise ShapeError(
-            f"features are {tuple(x.shape)} and {tuple(y.shape)}; expected (m, k) and (n, k) of the same k, and at "
+            f"features are {tuple(x.shape)} and {tuple(y.shape)}; expected (m, k) and (n, k) with the same k, and at "
             "least 2 rows of each"
         )
     m, n = len(x), len(y)

@@ -41,8 +41,8 @@ class RecurrentTrace:
 
     Attributes:
         directions: one tuple per layer: forward, and reverse if the module is bidirectional.
-        output: of the last layer `(n, t, directions * p)`, zero past the length of a packed sequence.
-        lengths: steps of each sample.
+        output: output of the last layer `(n, t, directions * p)`, zero past the length of a packed sequence.
+        lengths: number of steps of each sample.
     """
 
     directions: tuple[tuple[DirectionTrace, ...], ...]

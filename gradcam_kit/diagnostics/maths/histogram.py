@@ -17,7 +17,7 @@ from torch import Tensor
 
 BINS = 2048
 SAMPLE = 4096
-"""The most values read from one tensor in one step."""
+"""Maximum number of values read from one tensor in one step."""
 _HALF = BINS // 2
 _SHIFT = 21
 _NOT_FINITE = 1020
@@ -85,13 +85,13 @@ def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
         return math.nan
     at = int(np.searchsorted(np.cumsum(values), max(q * total, 1), side="left"))
     limits = edges()
-    if at == _NOT_FINITE:  # the bin of zeros
+    if at == _NOT_FINITE:  # this is the bin of zeros
         return 0.0
     return float((limits[at] + limits[at + 1]) / 2)
 
 
 def coarsen(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " coarse"]:
-    """Sum into 36 bins for a history: negative, zero, positive in steps of two octaves, and what is not finite last.
+    """Sum into 36 bins for a history: negative, zero, positive in steps of two octaves, and non-finite values last.
 
     Magnitudes from 2^-24 to 2^8 have bins of their own; smaller ones count as zero, larger ones in the outermost bin.
     """

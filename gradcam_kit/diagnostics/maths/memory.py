@@ -47,9 +47,9 @@ def gradient_memory(
         module: an LSTM, GRU or RNN.
         inputs: as the module takes them.
         state: the initial state; None = zeros.
-        layer: whose last state is differentiated.
-        reverse: the other direction.
-        probes: backward passes.
+        layer: the layer whose last state is differentiated.
+        reverse: use the reverse direction.
+        probes: number of backward passes.
         seed: seed of the directions.
     """
     data = (inputs.data if isinstance(inputs, PackedSequence) else inputs).detach().clone()
@@ -83,7 +83,7 @@ def half_life(norms: Float[Tensor, "n t"], active: Bool[Tensor, "n t"], reverse:
 
 
 def _half_life(values: list[float]) -> float:
-    """`values` by their distance from the last step."""
+    """Return the half-life of `values`, ordered by their distance from the last step."""
     if not values or not values[0] > 0:
         return math.nan
     half = values[0] / 2
@@ -97,7 +97,7 @@ def _half_life(values: list[float]) -> float:
 
 
 def _directions(units: int, count: int, seed: int) -> Float[Tensor, "units count"]:
-    """Orthonormal directions; all of the axes where there are as many as units."""
+    """Return orthonormal directions; the axes themselves if there are as many directions as units."""
     if count == units:
         return torch.eye(units, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)

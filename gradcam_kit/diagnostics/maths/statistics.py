@@ -26,9 +26,9 @@ class Moments:
     """Moments of all values seen so far.
 
     Attributes:
-        n: samples.
-        elements: values, those that are NaN or infinite included.
-        finite: values that the moments are of.
+        n: number of samples.
+        elements: number of values, NaN and infinite ones included.
+        finite: number of finite values, from which the moments are computed.
         mean: their mean.
         m2: the sum of their squared deviations from the mean.
         minimum: the smallest one.
@@ -82,7 +82,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Axes:
-    """Which axis of a tensor holds samples and which one units; the others are positions.
+    """The axes of a tensor that hold samples and units; all others are positions.
 
     Attributes:
         units: number of units.
@@ -127,7 +127,7 @@ class Summary(NamedTuple):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, whose norm cannot overflow; other floating tensors as they are."""
+    """Convert half precision to float32, whose norm cannot overflow; return other tensors unchanged."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -136,7 +136,7 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
 
     Args:
         x: the values, at least one.
-        axes: what its axes mean.
+        axes: the meaning of its axes.
         two_pass: also sum the squared deviations from the mean, in passes of their own.
     """
     pooled = pool(x, axes)

@@ -19,9 +19,9 @@ from gradcam_kit.options import whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BAR = 30  # columns of the terminal
+_BAR = 30  # width of a bar in columns of the terminal
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # from white to red, in the 256 colors of terminals
+_SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # shades from white to red, in the 256 colors of terminals
 
 
 def text(
@@ -60,8 +60,8 @@ def _shaded(word: str, share: float) -> str:
 def plot_heads(
     captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int, query: int | None
 ) -> Figure:
-    """Draw one panel for each head, and the mean of all in front."""
-    captured.words(layer, sample)  # checks the sample
+    """Plot one panel for each head, preceded by the mean of all heads."""
+    captured.words(layer, sample)  # this checks the index of the sample
     panels = on_picture(captured, layer, picture, sample, query)
     heads = layer.shape[1]
     total = heads + 1

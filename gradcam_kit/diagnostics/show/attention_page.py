@@ -14,7 +14,7 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.pages import data_uri
 
 _MOST_WORDS = 128
-_SIDE = 96  # pixels of one head
+_SIDE = 96  # side of the picture of one head, in pixels
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -61,15 +61,15 @@ def _table(captured: CapturedAttention) -> str:
 
 
 def _heads(captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int) -> str:
-    """Pictures of the heads where there is a grid, else words, else matrices."""
+    """Return pictures of the heads if there is a grid, else words, else matrices."""
     if captured.tokens is not None:
         try:
             return _on_words(captured, layer, sample)
-        except ShapeError:  # the words belong to another part of the model
+        except ShapeError:  # skipped: the words belong to another part of the model
             pass
     try:
         panels = on_picture(captured, layer, picture, sample % layer.shape[0], None)
-    except ShapeError:  # the picture does
+    except ShapeError:  # skipped: the picture belongs to another part of the model
         panels = on_picture(captured, layer, None, sample % layer.shape[0], None)
     names = ["mean", *(f"head {head}" for head in range(layer.shape[1]))]
     return "".join(

@@ -25,7 +25,7 @@ _GROUPS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#975a16", "#d
 
 
 def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    """Draw a matrix of values in [0, 1] with the names of its rows and columns; undefined values stay gray."""
+    """Plot a matrix of values in [0, 1] with the names of its rows and columns; undefined values stay gray."""
     drawn = figure(min(3.0 + 0.24 * len(columns), 18.0), min(2.4 + 0.24 * len(rows), 16.0))
     axes = drawn.subplots()
     axes.set_facecolor("#e2e8f0")
@@ -40,7 +40,7 @@ def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: 
 
 
 def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
-    """Draw the shift of each layer, in their rank; layers whose corrected p is below the level are colored."""
+    """Plot the shift of the layers in their rank; layers whose corrected p is below the level are colored."""
     shown = list(rows)[:_MOST_LABELS]
     drawn = figure(7.0, 1.2 + 0.24 * len(shown))
     axes = drawn.subplots()
@@ -60,7 +60,7 @@ def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
 
 
 def plot_importance(units: Mapping[str, Tensor], method: str) -> Figure:
-    """Draw the units of each layer from the most to the least important, as a share of the largest in the layer."""
+    """Plot the importance of each layer's units in descending order, as a share of the largest in the layer."""
     drawn = figure(7.0, 4.0)
     axes = drawn.subplots()
     cycle = [_GROUPS[i % len(_GROUPS)] for i in range(len(units))]
@@ -87,7 +87,7 @@ def plot_importance(units: Mapping[str, Tensor], method: str) -> Figure:
 
 
 def plot_points(projection: Any) -> Figure:
-    """Draw the first two components of a projection."""
+    """Plot the first two components of a projection."""
     drawn = figure(6.4, 5.0)
     axes = drawn.subplots()
     points = projection.points.numpy()
@@ -120,7 +120,7 @@ def plot_points(projection: Any) -> Figure:
 
 
 def plot_levels(levels: Sequence[Any], bins: Sequence[str], title: str) -> Figure:
-    """Draw, for each box size, how much of the score each level of a pyramid carries; and the levels' activations."""
+    """Plot, for each box size, how much of the score each level of a pyramid carries, and the levels' activations."""
     drawn = figure(8.0, 1.6 + 0.4 * len(levels))
     left, right = drawn.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     values = np.array([[level.strength[name] for name in bins] for level in levels])

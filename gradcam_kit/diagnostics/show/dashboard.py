@@ -180,7 +180,7 @@ class _Sources:
         return [name for name in (self.features or {}) if self._tensor(name) is not None]
 
     def maps(self, layer: str | None, sample: int | None) -> Any:
-        """Draw the feature maps of one sample as a picture."""
+        """Render the feature maps of one sample as a picture."""
         from dash import html
 
         tensor = self._tensor(layer) if layer else None

@@ -25,11 +25,11 @@ class Log:
         folder: folder of a `JsonWriter`; it may still be empty.
 
     Attributes:
-        scalars: name -> (step, value) in the order of writing; every second is dropped when there are 2,000.
+        scalars: name -> (step, value) in the order of writing; when there are 2,000, every second one is dropped.
         histograms: name -> (step, edges, counts), at most 100.
         images: name -> (step, path relative to the folder), at most 200.
         tables: name -> rows of the last table of this name.
-        unread: number of lines that no `JsonWriter` writes.
+        unread: number of lines that were not written by a `JsonWriter`.
 
     Raises:
         InputError: the folder does not exist.
@@ -54,7 +54,7 @@ class Log:
         path = self.folder / JSON_NAME
         if not path.is_file():
             return False
-        if path.stat().st_size < self._offset:  # the file was started anew
+        if path.stat().st_size < self._offset:  # the file was replaced by a new one
             self._restart()
         changed = False
         while True:

@@ -14,8 +14,8 @@ from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.pages import data_uri, page_template
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LOWEST, _HIGHEST = -6.0, 0.0  # decades of update ratios shown
-_ROWS = 400  # most layers and parameters shown
+_LOWEST, _HIGHEST = -6.0, 0.0  # exponents of the lowest and highest update ratios on the page
+_ROWS = 400  # maximum number of layers and parameters on the page
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pair:
 
     @property
     def pictures(self) -> list[tuple[str, str]]:
-        """Name and address of both."""
+        """Name and address of both pictures."""
         both = (self.first, self.first_jpeg), (self.second, self.second_jpeg)
         return [(name, data_uri(jpeg, "jpeg")) for name, jpeg in both]
 
@@ -52,8 +52,8 @@ class DataSection:
     """The data section of the page.
 
     Attributes:
-        counts: of each data set, labels with their number of samples, the largest first.
-        channels: of each data set.
+        counts: for each data set, its labels with their number of samples, the largest first.
+        channels: for each data set, the statistics of its channels.
         pairs: duplicates.
     """
 
@@ -67,7 +67,7 @@ class Strips:
     """Two small pictures of one layer as PNG; empty where there is nothing to show.
 
     Attributes:
-        over_time: how often which value came, one column for each step.
+        over_time: histogram of the values, one column for each step.
         units: the largest value of each unit, one column for each unit.
     """
 
@@ -100,10 +100,10 @@ class PartTable:
     """A table about one kind of part, such as attention.
 
     Attributes:
-        title: of the section.
-        explains: what the numbers mean.
-        columns: their names.
-        rows: cells as they are shown.
+        title: title of the section.
+        explains: explanation of the numbers.
+        columns: names of the columns.
+        rows: cells as displayed text.
     """
 
     title: str
@@ -132,7 +132,7 @@ def render_page(
 
     Args:
         model: name of the examined model.
-        findings: in any order.
+        findings: the findings, in any order.
         weights: source of the weights.
         inputs: description of the examined inputs.
         skipped: skipped checks, with the reasons.
@@ -216,7 +216,7 @@ def _updates(report: Any) -> list[dict[str, Any]]:
 
 
 def place_of(ratio: float) -> float:
-    """Return where an update ratio lies on the page, in percent of the width."""
+    """Return the position of an update ratio on the page, in percent of the width."""
     decade = _LOWEST if ratio <= 0 or not math.isfinite(ratio) else math.log10(ratio)
     return 100 * (min(max(decade, _LOWEST), _HIGHEST) - _LOWEST) / (_HIGHEST - _LOWEST)
 

@@ -47,7 +47,7 @@ def _finding(row: Mapping[str, Any]) -> Any:
 
 
 def layers(given: Any) -> Any:
-    """One row per layer."""
+    """Return one row per layer."""
     from dash import html
 
     rows = _layer_rows(given)
@@ -60,7 +60,7 @@ def layers(given: Any) -> Any:
 
 
 def profile(given: Any) -> Any:
-    """Draw standard deviation and gradient of each layer, over depth."""
+    """Plot standard deviation and gradient of each layer, over depth."""
     import plotly.graph_objects as go
 
     rows = _layer_rows(given)
@@ -79,7 +79,7 @@ def profile(given: Any) -> Any:
 
 
 def curve(points: Sequence[tuple[int, float | None]], name: str | None) -> Any:
-    """One number over the steps."""
+    """Plot one number over the steps."""
     import plotly.graph_objects as go
 
     figure = _figure(name or "No number yet", "step", go)
@@ -88,7 +88,7 @@ def curve(points: Sequence[tuple[int, float | None]], name: str | None) -> Any:
 
 
 def ridges(series: Sequence[tuple[int, list[float], list[int]]], name: str | None) -> Any:
-    """One histogram over the steps: brighter is more."""
+    """Plot one histogram over the steps; brighter means more values."""
     import plotly.graph_objects as go
 
     figure = _figure(name or "No histogram yet", "step", go)
@@ -127,7 +127,7 @@ def pictures(log: Log, name: str) -> Any:
 
 
 def feature_picture(values: Tensor, unit_axis: int | None) -> bytes:
-    """Draw the maps of one sample as a PNG."""
+    """Render the maps of one sample as a PNG."""
     from gradcam_kit.pixels.pictures import encode_picture
     from gradcam_kit.render import colorize, contact_sheet
 

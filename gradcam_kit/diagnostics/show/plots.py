@@ -43,7 +43,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def plot_ledger(ledger: Ledger, kind: str) -> Figure:
-    """Draw one view of all layers; readable from 5 to 150 of them.
+    """Plot one view of all layers; readable for 5 to 150 layers.
 
     Raises:
         CaptureError: nothing was observed.
@@ -132,7 +132,7 @@ def _box(tracks: list[LayerTrack]) -> Figure:
 
 
 def _histograms(tracks: list[LayerTrack]) -> Figure:
-    """Draw a histogram over time for each layer: time to the right, values upwards, brighter is more."""
+    """Plot a histogram over time for each layer: time to the right, values upwards; brighter means more values."""
     shown = tracks if len(tracks) <= 24 else [tracks[round(i * (len(tracks) - 1) / 23)] for i in range(24)]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -193,7 +193,7 @@ def _units(tracks: list[LayerTrack]) -> Figure:
 
 
 def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, kind: str) -> Figure:
-    """Draw the features of one sample: a grid of channels, their mean, or a histogram of the values.
+    """Plot the features of one sample: a grid of channels, their mean, or a histogram of the values.
 
     Raises:
         OptionError: an unknown kind, or a sample that does not exist.
@@ -215,7 +215,7 @@ def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, 
 
 
 def _maps(values: Tensor, unit_axis: int | None) -> Any:
-    """One sample as `(k, h, w)`."""
+    """Return one sample as `(k, h, w)`."""
     if values.ndim and unit_axis is not None and values.ndim >= unit_axis:
         values = values.movedim(unit_axis - 1, 0)
     if values.ndim <= 1:

@@ -1,4 +1,4 @@
-"""Where numbers stop being finite, and which layers are not judged for that reason."""
+"""Verdicts on the first non-finite numbers, and the layers that are not judged because of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from gradcam_kit.diagnostics.maths.statistics import Moments
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
-_HALVINGS = 16  # from GradScaler's first scale, 2**16, to 1
+_HALVINGS = 16  # number of halvings from GradScaler's initial scale, 2**16, to 1
 _MASKS = ("Softmax", "LogSoftmax")
 
 
 def behind_nonfinite(tracks: Sequence[LayerTrack], limits: Thresholds) -> set[str]:
-    """Return the tracks that are NaN or infinite in the judged window, and those that run after such a one.
+    """Return the tracks that are NaN or infinite in the judged window, and the tracks that run after them.
 
     A unit without any finite value is neither dead nor constant, and one that only sees such values is not at fault.
-    Layers in front of the first NaN are left out: there a dead or constant layer can be its cause.
+    Layers before the first NaN are left out, because a dead or constant layer may be its cause.
     """
     fed = _feeds_softmax(tracks)
     ordered = sorted(tracks, key=lambda track: track.order)

@@ -1,4 +1,4 @@
-"""How signals and gradients change over depth and time."""
+"""Verdicts on changes of signals and gradients over depth and time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
     """Return the findings on finiteness, gradients over depth and time, and the scale of activations.
 
     Args:
-        ledger: what was observed.
-        limits: of the verdicts.
+        ledger: the observations.
+        limits: limits of the verdicts.
         blocked: whether a layer is silent, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
@@ -43,12 +43,12 @@ def _fit(values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Change:
-    """How a number changes from the first to the last of some layers.
+    """The change of a number from the first to the last of some layers.
 
     Attributes:
-        factor: of the last one to the first one, by a straight line through the logarithms.
+        factor: the number of the last layer divided by that of the first, from a straight line through the logarithms.
         chosen: the layers.
-        sure: whether all of them lie on every path through the model.
+        sure: whether all these layers lie on every path through the model.
     """
 
     factor: float
@@ -112,7 +112,7 @@ def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[
 
 
 def spike(window_norms: list[float]) -> float:
-    """Return the last norm as a multiple of the median of up to ten windows before; 0 where too few are known."""
+    """Return the last norm as a multiple of the median of up to ten previous windows; 0 if too few are known."""
     *before, last = window_norms or [0.0]
     finite = [norm for norm in before[-10:] if math.isfinite(norm)]
     if len(finite) < _FEWEST_WINDOWS or not math.isfinite(last):

@@ -13,7 +13,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 _SIGMOID_GATES = ("input", "forget", "output", "reset", "update")
 _SIGMOID_FLAT = (0.0127, 0.9873)  # sigmoid' is below 5 % of its maximum outside
 _TANH_FLAT = 0.9747  # and tanh'
-_FEWEST = 8  # fewest values of a unit for a verdict on its movement
+_FEWEST = 8  # minimum number of values of a unit for a verdict on its movement
 
 
 def gate_findings(
@@ -29,10 +29,10 @@ def gate_findings(
     Args:
         name: dotted name of the module.
         where: description of the layer and direction.
-        trace: its gates and states.
+        trace: gates and states of the layer.
         active: mask of the existing steps.
-        squashed: its states behind their tanh `(n, t, h)`; None where there is none.
-        limits: of the verdicts.
+        squashed: its states after their tanh `(n, t, h)`; None without a tanh.
+        limits: limits of the verdicts.
     """
     found: list[Finding] = []
     n, values = len(active), int(active.sum())
@@ -54,7 +54,7 @@ def gate_findings(
                     "warn" if share >= limits.stuck_warn else "note", "stuck-gate", name,
                     f"The {gate} gate of {count} of {len(stuck)} units{where} stays at {ends}",
                     share, limits.stuck_warn, n, advice.STUCK_GATE,
-                    "mean outside of [0.05, 0.95] and standard deviation below 0.02; a convention",
+                    "mean outside [0.05, 0.95] and standard deviation below 0.02; a convention",
                 )
             )  # fmt: skip
         if share < limits.stuck_warn and flat >= limits.saturated_warn:
@@ -62,7 +62,7 @@ def gate_findings(
                 Finding(
                     "warn", "stuck-gate", name, f"The {gate} gate{where} is saturated in {flat:.0%} of its values",
                     flat, limits.saturated_warn, n, advice.SATURATED_GATE,
-                    "slope below 5 % of its maximum; Glorot & Bengio 2010 for the picture",
+                    "slope below 5 % of its maximum; illustrated in Glorot & Bengio 2010",
                 )
             )  # fmt: skip
     if squashed is not None:
@@ -73,7 +73,7 @@ def gate_findings(
                     "bad" if flat >= limits.saturated_bad else "warn", "saturated", name,
                     f"{flat:.0%} of the states{where} are at the ends of tanh",
                     flat, limits.saturated_warn, n, advice.SATURATED,
-                    "slope below 5 % of its maximum; Glorot & Bengio 2010 for the picture",
+                    "slope below 5 % of its maximum; illustrated in Glorot & Bengio 2010",
                 )
             )  # fmt: skip
     return found

@@ -16,7 +16,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 SEPARATORS = frozenset(
     ("[SEP]", "[CLS]", "</s>", "<s>", "<sep>", "<cls>", "<bos>", "<eos>", "<|endoftext|>", "<|startoftext|>")
 )
-"""Tokens that stand for no word, as tokenizers spell them."""
+"""Tokens that do not stand for a word, as tokenizers spell them."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class LayerHeads:
     """The data of one layer for verdicts.
 
     Attributes:
-        probabilities: of all samples and calls of the same shape, `(n, heads, q, k)`.
-        output_norm: `(n, heads)`, or None.
+        probabilities: attention of all samples and calls of the same shape, `(n, heads, q, k)`.
+        output_norm: norm of each head's output, `(n, heads)`, or None.
         tokens: words of each sample, or None.
         has_class_token: whether the first token is a class token.
     """
@@ -137,7 +137,9 @@ def _findings(
 
 
 def _sinks(layer: LayerHeads, limit: float) -> list[tuple[float, str]]:
-    """For each head the largest share of its attention that one token gets, or all separators, and the token."""
+    """Return for each head the largest share of its attention that one token, or all separators together, get; and the
+    token.
+    """
     received = attention_received(layer.probabilities)
     n, _, keys = received.shape
     words = layer.tokens if layer.tokens and all(len(own) == keys for own in layer.tokens) else None

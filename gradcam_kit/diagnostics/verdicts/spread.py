@@ -45,13 +45,13 @@ def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the pooled outputs of a layer are spread, in the last window.
+    """The spread of a layer's pooled outputs in the last window.
 
     Attributes:
         rank: effective rank; None where a trained layer may have few directions.
         between: share of the mean square that differs between samples; None for gates, whose values are alike.
         repeated: share of units that repeat another one; None where that is not judged.
-        rows: samples behind it.
+        rows: number of samples.
     """
 
     rank: float | None
@@ -72,9 +72,9 @@ def spreads(
             continue
         features, rank = window.features.astype(np.float64), ranks[track.name]
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
-        # In features of few directions everything correlates; repeated units leave the others as they are.
+        # In features that span few directions, everything correlates; repeated units do not affect the others.
         spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
-        # The outputs of a model are classes, and those that the data lacks are all alike.
+        # The outputs of a model are classes; the outputs of classes that the data lacks are all alike.
         is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)
         yield (
             track,

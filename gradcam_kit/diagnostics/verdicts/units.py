@@ -14,15 +14,15 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
 
 _SAME = 1e-6
 _FEWEST = 64
-_FEWEST_ALIKE = 16  # samples from which on equal answers are remarkable
+_FEWEST_ALIKE = 16  # number of samples from which equal outputs are reported
 _RULE_OF_THREE = "rule of three: Hanley & Lippman-Hand 1983; share of units: convention"
 
 
 def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
     """Return the number of units that were never active; None if units cannot die, or if there was a NaN.
 
-    Behind a ReLU module a unit is dead if its largest value is 0. Where the ReLU is a function, the unit in front of it
-    is dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
+    After a ReLU module, a unit is dead if its largest value is 0. If the ReLU is a function call, the unit before it is
+    dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
     """
     if window.high is None or window.moments.nan:
         return None
@@ -38,7 +38,7 @@ def unit_findings(
 ) -> tuple[list[Finding], set[str], set[str]]:
     """Return the findings, the tracks with uninformative outputs, and the layers that get them as input.
 
-    Tracks in `broken` are behind a NaN: none is called dead or constant.
+    Tracks in `broken` come after a NaN, so none of them is called dead or constant.
     """
     findings: list[Finding] = []
     silent: set[str] = set()
@@ -80,7 +80,7 @@ def _dead(
     if not dead or not track.units:
         return None
     if track.activation is None:
-        # Judged at the ReLU module that follows, if there is one in front of the next layer with weights.
+        # Judged at the ReLU module that follows, if there is one before the next layer with weights.
         following = next((own for own in behind if own.activation == "relu" or own.owns_weight), None)
         if following is not None and following.activation == "relu":
             return None
@@ -105,12 +105,12 @@ def _dead(
 
 
 def saturated_share(window: WindowStats, limits: Thresholds) -> float | None:
-    """Return the share of values where the slope is small; None where too few were seen, or none can be."""
+    """Return the share of values where the slope is small; None if too few were seen, or the layer cannot saturate."""
     return None if window.sampled < limits.dead_samples else window.saturated / window.sampled
 
 
 def constant_share(track: LayerTrack, window: WindowStats) -> float | None:
-    """Return the share of units that answer the same to all samples; None where too few samples were seen."""
+    """Return the share of units whose output is the same for all samples; None where too few samples were seen."""
     if window.low is None or window.high is None or track.batch < 2 or window.moments.n < _FEWEST_ALIKE:
         return None
     largest = np.maximum(np.abs(window.high), np.abs(window.low))

@@ -21,8 +21,8 @@ def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], sta
 
     Args:
         ledger: the observations.
-        limits: of the verdicts.
-        dead: layers with a dead or constant output, which explain missing gradients in front of them.
+        limits: limits of the verdicts.
+        dead: layers with a dead or constant output, which explain missing gradients before them.
         starved: layers whose input is such an output, which explains gradients of 0 at their weights.
     """
     parameters = list(ledger.parameters.values())
@@ -186,7 +186,7 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
         name = (max if is_high else min)(beyond, key=lambda own: beyond[own])
         said = (
             f"one optimizer step changes {len(beyond)} of {len(moving)} weights by too "
-            f"{'much' if is_high else 'little'}; {name!r} by {beyond[name]:.1e} of itself"
+            f"{'much' if is_high else 'little'}; {name!r} by {beyond[name]:.1e} of its size"
         )
         layer = "" if len(beyond) > len(moving) / 2 else name
         findings.append(

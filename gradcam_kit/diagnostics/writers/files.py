@@ -53,7 +53,7 @@ class CsvWriter(_FolderWriter):
     spreadsheets do not read it as a formula.
 
     Args:
-        folder: is made if it does not exist; nothing outside of it is written.
+        folder: output folder, created if missing; nothing outside it is written.
 
     Raises:
         InputError: `folder` is a file.

@@ -84,7 +84,7 @@ def picture_of(hwc: Any) -> UInt8[np.ndarray, "h w 3"]:
 
     Raises:
         ShapeError: other axes.
-        PictureError: floating point values that are NaN or outside of [0, 1].
+        PictureError: floating-point values that are NaN or outside [0, 1].
     """
     from gradcam_kit.pixels.pictures import as_rgb, tensor_of
 

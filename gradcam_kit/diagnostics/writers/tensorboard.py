@@ -1,4 +1,4 @@
-"""TensorBoard."""
+"""TensorBoard: write event files."""
 
 from __future__ import annotations
 

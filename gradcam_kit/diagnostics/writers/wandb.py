@@ -11,7 +11,7 @@ from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 STEP = "diagnostics_step"
 """The key of the step, the horizontal axis of everything that this writer logs."""
-_MOST_BINS = 512  # limit of the service
+_MOST_BINS = 512  # maximum number of bins that the service accepts
 
 
 class WandbWriter:
@@ -57,7 +57,7 @@ class WandbWriter:
         self._log(name, self._wandb.Image(picture_of(hwc)), step)
 
     def table(self, name: object, rows: Iterable[Mapping[str, Any]], step: SupportsInt) -> None:
-        """Log a table; values of other types than numbers and text are shown as text."""
+        """Log a table; values that are neither numbers nor text are shown as text."""
         rows = [dict(row) for row in rows]
         columns: list[Any] = list(dict.fromkeys(str(key) for row in rows for key in row))
         cells: list[Any] = [[_cell(strict(row.get(key))) for key in columns] for row in rows]
@@ -79,7 +79,9 @@ class WandbWriter:
         self._step, self._row = step, self._run.step
 
     def _end_row(self) -> None:
-        """End the open row, unless a call of the user did: the next values would replace those in it."""
+        """End the open row, unless a call of the user has ended it, because the next values would replace the values in
+        it.
+        """
         if self._row is not None and self._row == self._run.step:
             self._run.log({}, commit=True)
         self._row = None

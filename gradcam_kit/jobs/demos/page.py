@@ -43,7 +43,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "eigen-cam": {},
 }
 _TEMPLATES = Path(__file__).parent / "templates"
-_SHOWN = 448  # pixels; the largest displayed size
+_SHOWN = 448  # largest displayed size in pixels
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _explained(
             title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
             with progress.method(title):
                 if name in quick:
-                    cam(images[:1])  # lets the method choose its layers
+                    cam(images[:1])  # the empty name lets the method choose its layers
                 with Meter(images.device) as meter:
                     heatmaps = cam(images, targets)
                     cost = meter.lap()
@@ -183,8 +183,8 @@ def _photographs() -> list[DemoPicture]:
         ),
         DemoPicture(
             "An astronaut",
-            "The network has no class for astronauts. The maps show what it mistook for the first class, "
-            "and the model of a shuttle behind her for the second.",
+            "The network has no class for astronauts. The maps show what it mistook for the first class and, for the "
+            "second class, the model of a shuttle behind her.",
             data.astronaut(),
             "space shuttle",
         ),

@@ -23,7 +23,7 @@ def write_shards(pipeline: Pipeline, plan: Plan, shards: Iterable[Shard], count:
         count: number of these shards.
 
     Raises:
-        GradCamKitError: the model or a method can take none of the first pictures, or the engine failed.
+        GradCamKitError: the model or a method accepts none of the first pictures, or the engine failed.
         FirstFailureError: a picture failed, and the run stops at the first failure.
     """
     request, explainer = pipeline.request, pipeline.explainer

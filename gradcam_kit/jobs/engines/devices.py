@@ -132,7 +132,9 @@ def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explain
     for method in method_classes(request.methods):
         name = method_name(make_method(method, explainer.model, None, request.batch_size))
         if name not in layers:
-            raise InputError(f"the layers of {name} are missing; there are only those of {', '.join(layers)}")
+            raise InputError(
+                f"the layers of {name} are missing; only the following methods have layers: {', '.join(layers)}"
+            )
         at = layers[name] or None
         cams.append(make_method(method, explainer.model, at, request.batch_size, request.gradient_rule))
     explainer = replace(explainer, cams=tuple(cams), metrics=chosen_metrics(request.metrics))

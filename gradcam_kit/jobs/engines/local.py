@@ -78,8 +78,8 @@ class Pipeline:
         """Write shards in order; each write is atomic.
 
         Raises:
-            GradCamKitError: the model or a method can take none of the first pictures.
-            FirstFailureError: a picture failed, and the run was to stop then.
+            GradCamKitError: the model or a method accepts none of the first pictures.
+            FirstFailureError: a picture failed, and the run stops at the first failure.
         """
         opened: deque[_Open] = deque()
         written: deque[tuple[_Open, Future[Counts]]] = deque()

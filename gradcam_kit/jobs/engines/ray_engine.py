@@ -45,8 +45,8 @@ except ImportError as error:
     raise missing_extra("--engine ray needs Ray", "ray") from error
 
 _WAVE = 256  # shards submitted to Ray at once; limits the driver's memory
-_CPUS_PER_ACTOR = 4  # on clusters without GPUs
-_TRIES = 3  # tries to render a batch, if each ended with the death of its worker
+_CPUS_PER_ACTOR = 4  # number of cores of an actor on clusters without GPUs
+_TRIES = 3  # maximum number of tries to render a batch, if each try kills its worker
 _SILENT = logging.CRITICAL + 1
 
 Table = dict[str, np.ndarray]
@@ -96,7 +96,9 @@ def work_on_ray(
         stack.enter_context(_quiet())
         if not ray.is_initialized():
             paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-            environment = {"env_vars": {"PYTHONPATH": paths}}  # the user's modules, such as the module of the model
+            environment = {
+                "env_vars": {"PYTHONPATH": paths}
+            }  # workers import the user's modules, such as the module of the model
             address = os.environ.get("RAY_ADDRESS", "local")
             with _backend_quiet():
                 ray.init(address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
@@ -113,7 +115,7 @@ def work_on_ray(
                         said.add(text)
                 shard, parts = open_shards[item.shard]
                 if item.batch in parts:
-                    continue  # redo the work of nodes that died
+                    continue  # Ray repeats the work of nodes that died
                 parts[item.batch] = item
                 failed = [rows for rows in item.rows if rows[0]["status"] != "ok"]
                 if request.fail_fast and failed:
@@ -283,5 +285,5 @@ def _table(item: _Item) -> Table:
 
 
 def _item(table: Table) -> _Item:
-    item: _Item = pickle.loads(bytes(table["item"][0]))  # written by another process of the same run
+    item: _Item = pickle.loads(bytes(table["item"][0]))  # another process of the same run has written the shard
     return item

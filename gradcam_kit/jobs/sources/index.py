@@ -147,7 +147,7 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
     """Refuse an address that a list must not name, because lists may come from others; `own` is the list's storage.
 
     Raises:
-        InputError: as it says.
+        InputError: the address must not be named in a list.
     """
     try:
         check_address(path, own or "file")

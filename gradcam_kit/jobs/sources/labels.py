@@ -52,7 +52,7 @@ class Labels:
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
     def unknown(self, entries: Iterable[Entry]) -> str | None:
-        """Return a note on labels that match no class, because it explains why accuracy omits them."""
+        """Return a note on labels that match no class; it explains why accuracy omits them."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
         for _, group in groupby(entries, _place):  # sorted, so that pictures of a class follow each other
             for count, entry in enumerate(group, 1):  # noqa: B007

@@ -81,7 +81,7 @@ class Masks:
             shape: height and width of the model's input.
 
         Raises:
-            PictureError: the mask is missing, cannot be read, or has another size than the picture.
+            PictureError: the mask is missing, cannot be read, or differs from the picture in size.
         """
         mask = self._read(key)
         if mask.shape != size:
@@ -141,7 +141,7 @@ def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
     found = np.asarray(values if values.ndim == 2 else values.any(-1), dtype=bool)
     if image.mode == "P" and (found != np.asarray(image.convert("RGB")).any(-1)).any():
         raise PictureError(
-            "its palette has another color than black for 0, or black for another number; save it as gray"
+            "its palette has a color other than black for 0, or black for another number; save it as gray"
         )
     return found
 

@@ -19,7 +19,7 @@ from gradcam_kit.jobs.sources.index import Entry, find_pictures, no_pictures
 from gradcam_kit.jobs.sources.walk import Skipped
 from gradcam_kit.jobs.storage.folders import is_full
 
-_SORTED_AT_ONCE = 100_000  # entries, about 60 MB
+_SORTED_AT_ONCE = 100_000  # maximum number of entries in memory, about 60 MB
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Plan:
     """The pictures of a source, sorted by key, without duplicates; the same for any number of workers.
 
     Attributes:
-        pictures: how many there are.
+        pictures: number of pictures.
         digest: SHA-256 of keys and labels.
         left_out: files and folders below the source that are not input.
     """

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 try:
     import fcntl
-except ImportError:  # Windows, where large pictures are not limited
+except ImportError:  # on Windows, where the memory for large pictures is not limited
     fcntl = None  # type: ignore[assignment]
 
 from gradcam_kit.errors import PictureError, raise_interruption
@@ -21,7 +21,7 @@ from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits
 from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
-_LARGE = 2**26  # pixels; more than a camera has
+_LARGE = 2**26  # number of pixels, more than a camera has
 
 
 def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Picture:
@@ -88,14 +88,14 @@ def _alone() -> Iterator[None]:
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
-            except OSError as error:  # without a place for the lock, read pictures anyway
+            except OSError as error:  # if there is no place for the lock, read pictures anyway
                 raise_interruption(error)
         held.callback(_give_back)
         yield
 
 
 def _give_back() -> None:
-    """Return memory freed by decoders to the system, because the C library would keep it for each thread."""
+    """Give memory freed by decoders back to the system, because the C library would keep it for each thread."""
     with suppress(AttributeError, OSError, TypeError):  # not every C library has this function
         ctypes.CDLL(None).malloc_trim(0)
 

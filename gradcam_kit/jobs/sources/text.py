@@ -18,7 +18,7 @@ def read_text(source: str, content: bytes) -> str:
     """Return the text of a file without its byte order mark.
 
     Raises:
-        InputError: another encoding than UTF-8; the message names the encoding to use.
+        InputError: the encoding is not UTF-8; the message names the encoding to use.
     """
     check_encoding(source, content[:4096])
     try:
@@ -39,4 +39,4 @@ def check_encoding(source: str, head: bytes) -> None:
 
 def not_utf8(source: str, found: str) -> InputError:
     """Return the error of text in another encoding."""
-    return InputError(f"{source!r} is not UTF-8 ({found}); save it in the encoding UTF-8")
+    return InputError(f"{source!r} is not UTF-8 ({found}); save it as UTF-8")

@@ -23,15 +23,22 @@ PICTURE_SUFFIXES = (
 )
 """Extensions of pictures in a folder or a glob; a single file or a line of a list may have any name.
 
-Left out of what PIL or OpenCV know: programs and drawings (.eps, .ps, .emf, .wmf); what they recognize and cannot read
-(.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements that do not say what is white (.fit,
-.fits); what is mostly something else by that name (.pcd: points of a scanner); films, brushes and notes (.flc,
-.fli, .gbr, .iim); what goes away (.im).
+These formats of PIL or OpenCV are left out: programs and drawings (.eps, .ps, .emf, .wmf); formats that they recognize
+but cannot read (.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements without a white level
+(.fit, .fits); extensions that usually mean something else (.pcd: points of a scanner); films, brushes and notes (.flc,
+.fli, .gbr, .iim); formats that PIL will drop (.im).
 """
 
 _Child = os.DirEntry[str] | Path
 
-OWN_FOLDERS = ("shards", "overlays", "thumbnails", "metrics", "report", "export")  # of a run, in its folder
+OWN_FOLDERS = (
+    "shards",
+    "overlays",
+    "thumbnails",
+    "metrics",
+    "report",
+    "export",
+)  # folders of a run inside its own folder
 
 
 @dataclass
@@ -100,7 +107,7 @@ def is_run(folder: str) -> bool:
 
 @dataclass
 class Walk:
-    """Decides what is input below a folder."""
+    """Decides which files below a folder are input."""
 
     root: str
     out: str
@@ -188,7 +195,7 @@ def key_of(relative: str) -> str:
             return key
     except UnicodeDecodeError:
         pass
-    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # so no two names share a key
+    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")  # this way no two names share a key
 
 
 def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> frozenset[int]:

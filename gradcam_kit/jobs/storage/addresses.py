@@ -20,8 +20,9 @@ SIMPLE = frozenset(
 )
 """Kinds of storage that only hold files.
 
-Not those that compose others, unpack archives or follow instructions in files (`zip`, `simplecache`, `reference`, ...):
-a line of an untrusted list could make them read other places, fill the disk, or in some versions run code.
+Kinds that compose others, unpack archives or follow instructions in files are excluded (`zip`, `simplecache`,
+`reference`, ...): a line of an untrusted list could make them read other places, fill the disk, or in some versions run
+code.
 """
 
 

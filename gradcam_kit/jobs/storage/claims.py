@@ -1,4 +1,4 @@
-"""Keep a record of the files that a command writes into a folder with files of others."""
+"""Keep a record of the files that a command writes into a folder that may hold foreign files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gradcam_kit.jobs.storage.folders import Folder
 
 
 def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> None:
-    """Record files that are about to be written; refuse to replace files of others.
+    """Record files that are about to be written; refuse to replace foreign files.
 
     Args:
         folder: the output folder, which need not exist.
         notes: name of the record file.
         names: names of the files.
-        overwrite: also replace files of others.
+        overwrite: also replace foreign files.
 
     Raises:
         OptionError: a file exists that is not in the record; then nothing is written.

@@ -21,7 +21,7 @@ from gradcam_kit.jobs.storage.addresses import is_remote, remote
 from gradcam_kit.jobs.storage.remote_folder import RemoteFolder
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_OLD = 600  # seconds; longer than any write takes
+_OLD = 600  # age in seconds of abandoned files; longer than any write takes
 _TEMPORARY = re.compile(r"[0-9a-z]{8,}-\d+-[0-9a-f]+")  # suffix of temporary files
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -188,7 +188,7 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     for left in glob.glob(f"{glob.escape(os.path.join(path.parent, '.' + path.name))}.*"):
-        # files of others, such as .rows.csv.swp, have another suffix
+        # foreign files, such as .rows.csv.swp, have another suffix
         ending = os.path.basename(left)[len(path.name) + 2 :]
         if _TEMPORARY.fullmatch(ending) and _is_left_over(Path(left)):
             Path(left).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ _PAGE_MARKS = (b'<meta name="gradcam-kit-rows"', b"<h1>Where did <em>")
 
 def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
     """Yield the files that have names of a run with these methods, except `run.json` and the page."""
-    endings = "|".join(map(re.escape, methods)) or r"\b\B"  # without methods, no overlays
+    endings = "|".join(map(re.escape, methods)) or r"\b\B"  # a run without methods has no overlays
     overlay = re.compile(rf".*\.({endings})(\.\d+)?\.jpg", re.DOTALL)
     for part in PARTS:
         name = _NAMES.get(part, overlay)
@@ -43,11 +43,11 @@ def is_run_manifest(manifest: Any) -> bool:
 
 
 def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> None:
-    """Refuse to begin a run in a folder in which files of others have the names that the run needs.
+    """Refuse to begin a run in a folder in which foreign files have the names that the run needs.
 
     Args:
         folder: the folder of the run, without a `run.json`.
-        methods: of the run.
+        methods: methods of the run.
         overwrite: whether a run was to be replaced, so that all folders with names of a run's folders count.
 
     Raises:

@@ -43,7 +43,7 @@ class RemoteFolder:
         """Upload a file unless it exists; return False if it does, even if another process was just faster.
 
         The latter is best effort on storages without conditional writes: the file is read back to see whose it is, so
-            two processes may both believe that it is theirs if one uploads after the other has checked.
+            two processes may both believe that the file is theirs if one uploads after the other has checked.
         """
         path = self.path(name)
         self._system.invalidate_cache()

@@ -25,7 +25,7 @@ from gradcam_kit.jobs.storage.rows import SCHEMA, Row
 _SETTINGS = b"gradcam_kit.metrics"
 _COUNTED = ("pictures", "failed")
 _KEYS = ("path", "method", "rank")
-_AT_ONCE = 16  # shards inspected concurrently
+_AT_ONCE = 16  # number of shards inspected concurrently
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class ShardFiles:
         if lacking or not all(text.isdigit() for text in found):
             place = self.place(f"shards/{_shard(number)}")
             said = (
-                f"it has no column {lacking[0]!r} as in a run" if lacking else "it does not tell its number of pictures"
+                f"it has no column {lacking[0]!r} as in a run"
+                if lacking
+                else "it does not state its number of pictures"
             )
             raise InputError(f"{place} is not a shard of a run: {said}; move it away, and the run will write its own")
         return Counts(int(found[0]), int(found[1]))
@@ -122,7 +124,7 @@ class ShardFiles:
             if thumbnails:
                 small = pa.table({"path": list(thumbnails), "jpeg": pa.array(thumbnails.values(), pa.binary())})
                 self.folder.write(f"thumbnails/{_shard(number)}", as_parquet(small))
-            self.folder.remove(f"metrics/{_shard(number)}")  # measurements of the previous rows
+            self.folder.remove(f"metrics/{_shard(number)}")  # these are measurements of the previous rows
             self.folder.write(f"shards/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
         return counts
 
@@ -158,7 +160,7 @@ class ShardFiles:
         return {name: one for footer in footers for name, one in _settings(footer.metadata).items()}
 
     def check_metrics(self, numbers: Iterable[int]) -> None:
-        """Refuse to replace files of others that have names of measurements.
+        """Refuse to replace foreign files that have names of measurements.
 
         Raises:
             OptionError: such files exist; the message names the first.

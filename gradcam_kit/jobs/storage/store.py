@@ -19,7 +19,7 @@ from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, 
 from gradcam_kit.jobs.storage.shards import ShardFiles
 
 _TRIES, _PAUSE = 10, 0.1  # seconds to wait for a manifest that another process is writing
-_LARGEST = 2**26  # most bytes of a manifest; one with 20,000 classes has a few megabytes
+_LARGEST = 2**26  # maximum size of a manifest in bytes; one with 20,000 classes has a few megabytes
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Store(ShardFiles):
         """Return the manifest of the run to resume or replace; None if a new run can begin here.
 
         Raises:
-            OptionError: the folder holds files of others that the run would overwrite, remove or replace.
+            OptionError: the folder holds foreign files that the run would overwrite, remove or replace.
         """
         manifest, methods = self.manifest(), list(methods)
         if manifest is None:

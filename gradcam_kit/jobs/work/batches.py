@@ -24,7 +24,7 @@ class Batch:
     def sent(
         cls, items: Sequence[Decoded | Failed], device: torch.device, stream: torch.cuda.Stream | None = None
     ) -> Batch:
-        """Start to copy pictures to the device on a separate stream, while the model works on others."""
+        """Start copying pictures to the device on a separate stream, while the model works on others."""
         images = [one.image for one in items if isinstance(one, Decoded)]
         if not images or len({tuple(image.shape) for image in images}) > 1:
             return cls(items)
@@ -35,7 +35,7 @@ class Batch:
             return cls(items, move(stacked, device), stream.record_event())
 
     def arrived_images(self) -> Tensor | None:
-        """Return the images, which the device waits for; None if they differ in size."""
+        """Return the images, once the device has received them; None if they differ in size."""
         if self.images is not None and self.arrived is not None:
             current = torch.cuda.current_stream(self.images.device)
             current.wait_event(self.arrived)

@@ -73,7 +73,7 @@ class Diagnosis:
 
     @property
     def exit_status(self) -> int:
-        """0 = no bad finding, 1 = at least one."""
+        """The exit status: 0 = no bad finding, 1 = at least one."""
         return int(any(finding.level == "bad" for finding in self.findings))
 
     def to_json(self) -> str:

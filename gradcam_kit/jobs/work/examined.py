@@ -20,11 +20,11 @@ from gradcam_kit.jobs.sources.reading import decoders_quiet, picture_of
 from gradcam_kit.jobs.work.explainer import Explainer
 
 MOST = 5000
-"""Most pictures of a folder that are examined; of more, an evenly spaced sample."""
+"""Maximum number of examined pictures per folder; larger folders are sampled evenly."""
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "eval")
-_DIM = 8  # of 256 levels; below this a picture is nearly empty
+_DIM = 8  # number of gray levels of 256 below which a picture is nearly empty
 
 ClassOf = Callable[[Entry], int | None]
 
@@ -108,7 +108,7 @@ def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> 
         return labels.index, "labels are folder names, read as class names of the model"
     found = sorted({label for entry in entries if (label := labels.of(entry)) is not None})
     if not found:
-        return (lambda _: None), "the pictures have no labels: no folder names a class"
+        return (lambda _: None), "the pictures have no labels: no folder is named after a class"
     if all(label.isdecimal() for label in found):
         return (lambda entry: int(labels.of(entry) or -1)), "labels are folder names, read as class indices"
     if len(found) <= outputs:
@@ -202,7 +202,7 @@ def _index_or_word(written: str | None) -> int | str | None:
 
 
 def _judge(explainer: Explainer, group: Sequence[Item], done: Examined) -> None:
-    """Ask the model about pictures with a label; skip images of other sizes than the first."""
+    """Run the model on the labeled pictures; skip images that differ in size from the first."""
     asked = [one for one in group if one[2] is not None and one[1].shape == group[0][1].shape]
     if not asked:
         return

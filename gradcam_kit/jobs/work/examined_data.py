@@ -125,7 +125,7 @@ def _pair(twins: Twins, parts: Sequence[Examined], explainer: Explainer) -> Pair
         entry = next(one.entries[name] for one in parts if name in one.entries)
         found = decode(entry, explainer.loaded.transform, thumbnail=True)
         pictures.append(found.thumbnail or b"" if isinstance(found, Decoded) else b"")
-    what = "in training and test set" if twins.crosses else "in one data set"
+    what = "in the training and the test set" if twins.crosses else "in one data set"
     labels = ", different labels" if twins.conflict else ""
     first, second = twins.names
     return Pair(
@@ -152,7 +152,7 @@ def count_outputs(explainer: Explainer, images: Tensor) -> int:
     """Return the number of classes; 0 for outputs that are not scores of classes.
 
     Raises:
-        InputError: the model cannot take the images.
+        InputError: the model does not accept the images.
     """
     try:
         with torch.no_grad():

@@ -48,8 +48,8 @@ class RowMaker:
 
         Args:
             cam: the method.
-            explanation: of the batch.
-            group: its pictures.
+            explanation: explanation of the batch.
+            group: the pictures of the batch.
             size: height and width of the model's input.
         """
         maps = _stored(cam, explanation)

@@ -45,9 +45,9 @@ class Explained:
     """One picture of a run.
 
     Attributes:
-        rows: one per method and target; for a failure one per method.
+        rows: one row per method and target; for a failure, one per method.
         error: the exception of the model or a method; None for pictures that could not be read.
-        thumbnail: a small JPEG, if one was wanted.
+        thumbnail: a small JPEG, if requested.
     """
 
     entry: Entry
@@ -69,10 +69,10 @@ class Explainer:
         loaded: the loaded model with its transform and class names.
         model: the model on its device.
         cams: the methods.
-        targets: which classes are explained.
+        targets: the classes to explain.
         labels: the classes of labels.
-        device: where the model is.
-        dtype: the precision of its passes.
+        device: the device of the model.
+        dtype: the precision of the model's passes.
         fit: limits of the device's memory; shared by copies of this explainer.
         metrics: metrics to measure for every heatmap.
         scores: kind of the class scores.
@@ -129,7 +129,7 @@ class Explainer:
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
-                # Not by `flags`, which turns on everything that is not turned off explicitly, such as TF32.
+                # Do not use `flags`, which turns on everything that is not turned off explicitly, such as TF32.
                 settings.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
                 torch.backends.cudnn.benchmark = True
             yield
@@ -256,7 +256,7 @@ class Explainer:
         return tuple(_with_batch_size(cam, min(cam.batch_size, most)) for cam in self.cams)
 
     def _fewer_rows(self) -> bool:
-        """Halve the masked rows per forward pass of methods; return False if it is already one."""
+        """Halve the masked rows per forward pass of methods; return False if there is only one row already."""
         rows = max(cam.batch_size for cam in self._fitting_cams())
         if rows > 1:
             self.fit.rows = rows // 2

@@ -9,7 +9,7 @@ from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.jobs.work.examined import Examined, Judged
 from gradcam_kit.jobs.work.explainer import Explainer
 
-_ENOUGH, _RIGHT = 32, 0.75  # least judged pictures and least accuracy for which a model's doubts count
+_ENOUGH, _RIGHT = 32, 0.75  # minimum number of judged pictures, and minimum accuracy, for the model to question labels
 _SURE, _DENIED, _SUSPECTS = 0.9, 0.02, 0.1
 
 
@@ -33,7 +33,7 @@ def dim_findings(seen: Examined) -> list[Finding]:
 
 
 def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
-    """Report folders that are not classes of the model."""
+    """Report folders whose names are not classes of the model."""
     if not seen.unknown or not explainer.labels.names:
         return []
     count, names = sum(seen.unknown.values()), [f"'{name}'" for name in seen.unknown]

@@ -37,8 +37,8 @@ from gradcam_kit.models import from_module, load_model
 from gradcam_kit.targets.names import normalized
 from gradcam_kit.targets.scores import ScoreKind
 
-TRIED = 1000  # most pictures to open until one can be read
-_EXPLAINED = 8  # most pictures to explain until one can be measured
+TRIED = 1000  # maximum number of pictures to open until one can be read
+_EXPLAINED = 8  # maximum number of pictures to explain until one can be measured
 
 
 def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:
@@ -173,7 +173,7 @@ def metric_settings(
                 raise request_fault(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    return {metric.name: {} for metric in explainer.metrics}  # the reason is in the rows
+    return {metric.name: {} for metric in explainer.metrics}  # the rows contain the reason
 
 
 def note(console: Console | None, text: str) -> None:

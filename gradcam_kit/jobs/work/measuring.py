@@ -35,7 +35,7 @@ def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Me
     """Return the metrics of these names, without duplicates.
 
     Args:
-        names: of metrics.
+        names: names of metrics.
         masks: masks of the objects.
 
     Raises:

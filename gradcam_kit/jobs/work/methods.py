@@ -49,7 +49,7 @@ def with_methods(
     """Return the explainer with methods at the given layers, or at layers chosen once for this image.
 
     Raises:
-        GradCamKitError: a layer or method that does not suit the model, or a model that cannot take the image.
+        GradCamKitError: a layer or method that does not suit the model, or a model that does not accept the image.
     """
     images = None if image is None else explainer.images([image])
     chosen: dict[LayerChoice, list[str] | None] = {choice: None for choice in LayerChoice if choice.is_fixed}
@@ -109,7 +109,7 @@ def request_fault(explainer: Explainer, error: Exception) -> GradCamKitError:
 
 
 def _channels(transform: Transform, said: str) -> str:
-    """Return the remedy for a transform with another number of channels than the model takes."""
+    """Return the remedy for a transform whose number of channels differs from that of the model."""
     if not isinstance(transform, PictureTransform) or "channels" not in said:
         return ""
     if len(transform.mean) == 1:

@@ -30,9 +30,9 @@ from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
-_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # learning rate of our own optimizer
+_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # kinds of findings about our own optimizer
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
-_STRETCH = 1.5  # of a map beside the image
+_STRETCH = 1.5  # maximum stretch of a map relative to the image
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
 
 
@@ -64,7 +64,7 @@ def observed_training(
 
 
 def _count_once(ledger: Ledger, distinct: int) -> None:
-    """Let samples that were seen again and again count once: a verdict about units rests on different ones."""
+    """Count repeated samples only once, because a verdict about units needs different samples."""
     for track in ledger.tracks.values():
         for window in (own for own in (track.open, track.closed) if own is not None):
             window.moments = replace(window.moments, n=min(window.moments.n, distinct))
@@ -94,7 +94,7 @@ class _Timeline:
 
 
 def _over_time(columns: list[Any]) -> bytes:
-    """Draw one column for each step, with the largest values on top and without non-finite values."""
+    """Render one column for each step, with the largest values on top and without non-finite values."""
     counts = np.stack(columns, axis=1)[: COARSE - 1].astype(np.float64)
     if not counts.any():
         return b""
@@ -103,7 +103,7 @@ def _over_time(columns: list[Any]) -> bytes:
 
 
 def _units(track: Any) -> bytes:
-    """Draw the maximum of each unit in the last window, on a scale from zero to the overall maximum."""
+    """Render the maximum of each unit in the last window, on a scale from zero to the overall maximum."""
     high = track.last_window(0).high
     if high is None or len(high) < _FEWEST_UNITS or not np.isfinite(high).all():
         return b""

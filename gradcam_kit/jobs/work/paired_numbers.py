@@ -26,7 +26,8 @@ class PairedNumbers:
     Attributes:
         better: metric -> "higher" or "lower"; "" where neither is.
         pictures: the pictures of each call of `add`.
-        numbers: metric -> method -> call of `add` -> its numbers, NaN for pictures without one; no entry without any.
+        numbers: metric -> method -> call of `add` -> its numbers, NaN for pictures without one; no entry for calls
+            without numbers.
     """
 
     better: Mapping[str, str]
@@ -67,7 +68,7 @@ class PairedNumbers:
         return agreement_rows({metric: self._values(metric) for metric in ranking}, self.better)
 
     def _values(self, metric: str) -> dict[str, Float[np.ndarray, " n"]]:
-        """Return method -> a number for each picture that has any in some metric; NaN else."""
+        """Return method -> a number for each picture that has one in some metric; NaN where the method has none."""
         return {
             method: np.concatenate(
                 [

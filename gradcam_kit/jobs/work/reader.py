@@ -30,8 +30,8 @@ from gradcam_kit.transforms import Box, Picture, Transform
 
 _T = TypeVar("_T")
 
-_CHUNK = 4  # pictures per task of a worker
-_FEW = 1000  # most pictures for which processes are not worth starting
+_CHUNK = 4  # number of pictures per task of a worker
+_FEW = 1000  # maximum number of pictures for which processes are not worth starting
 _THUMBNAIL, _QUALITY = 256, 80
 
 
@@ -43,7 +43,7 @@ class Decoded:
         image: result of the first half of the transform.
         box: the part of the picture that the model sees.
         size: height and width of the picture.
-        thumbnail: a small JPEG for the report, if one is wanted.
+        thumbnail: a small JPEG for the report, if requested.
     """
 
     entry: Entry
@@ -101,7 +101,7 @@ class Reader:
     or pictures whose transform cannot be pickled, are read in threads.
 
     Args:
-        transform: from picture to model input.
+        transform: function from picture to model input.
         workers: number of workers.
         pictures: approximate number of pictures to read, None = many; few do not start processes.
         processes: whether processes may be started.
@@ -119,7 +119,7 @@ class Reader:
         """Read batches of pictures, in order.
 
         Args:
-            batches: pictures, each with whether a thumbnail is wanted.
+            batches: lists of pictures, each with a flag that requests a thumbnail.
             ahead: number of batches to read ahead; limits the memory.
         """
         waiting: deque[list[tuple[Sequence[tuple[Entry, bool]], Future[list[Decoded | Failed]]]]] = deque()
@@ -243,7 +243,7 @@ def _set_up(folder: str, packed: bytes) -> None:
     """Initialize a worker process."""
     global _transform
     init_worker()
-    sys.path.insert(0, folder)  # path of the user's modules, as long as the transform may need them
+    sys.path.insert(0, folder)  # keep the user's modules importable as long as the transform may need them
     try:
         _transform = pickle.loads(packed)
     finally:

@@ -1,4 +1,4 @@
-"""What `doctor` says of attention, recurrent layers and pyramids, where a model has them."""
+"""Examine attention, recurrent layers and pyramids for `doctor`, if a model has them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PICTURES, _LAYERS, _ROWS = 3, 6, 100
 
 @dataclass
 class SpecialParts:
-    """Tables, maps and findings.
+    """Tables, maps and findings about special parts of a model.
 
     Attributes:
-        tables: one for each kind of part that the model has.
-        maps: where the heads of some layers look.
-        findings: of heads, gates and levels.
+        tables: one table for each kind of part that the model has.
+        maps: attention maps of the heads of some layers.
+        findings: findings about heads, gates and levels.
         skipped: what was not examined, and why.
     """
 
@@ -40,7 +40,7 @@ class SpecialParts:
 
 
 def special_parts(model: nn.Module, images: Tensor, *, detects: bool) -> SpecialParts:
-    """Examine attention and recurrent layers, and the pyramid of a detector; nothing of the model changes.
+    """Examine attention and recurrent layers, and the pyramid of a detector, without changing the model.
 
     Args:
         model: any model.
@@ -83,7 +83,8 @@ def _attention(model: nn.Module, images: Tensor, found: SpecialParts) -> None:
     found.tables.append(
         PartTable(
             "Attention",
-            "Entropy of the heads: 0 looks at one place, 1 at all alike. Heads of a fresh model are nearly uniform.",
+            "Entropy of the heads: 0 = attends to one place, 1 = to all places equally. Heads of an untrained model "
+            "are nearly uniform.",
             ("layer", "heads", "entropy", "lowest", "highest", "remarkable"),
             rows[:_ROWS],
         )
@@ -93,7 +94,7 @@ def _attention(model: nn.Module, images: Tensor, found: SpecialParts) -> None:
 
 
 def _maps(attention: CapturedAttention) -> Iterator[FeatureMaps]:
-    """Where the heads of some layers look, on average."""
+    """Yield the mean attention maps of the heads of some layers."""
     with_grid = [name for name in attention if attention.grids.get(name) is not None]
     for name in chosen_evenly(with_grid, _LAYERS):
         maps = attention.maps(name)

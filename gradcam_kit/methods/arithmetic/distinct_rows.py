@@ -22,7 +22,7 @@ def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor,
     """Choose rows far apart by cosine, whatever their order: each is the row least like the rows before it.
 
     Args:
-        rows: of length 1; rows of zeros have no direction and come last.
+        rows: rows of length 1; rows of zeros have no direction and come last.
         count: number of rows to choose; if there are fewer, some are repeated.
         start: vector whose most similar row is chosen first. Drawn on the host, so that it is the same on every device.
     """

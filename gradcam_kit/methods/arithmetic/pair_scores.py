@@ -24,7 +24,9 @@ def floating_in(output: Any) -> Tensor:
     """Return the first floating-point tensor in a tower's output."""
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not leaves:
-        raise TargetError(f"a tower returned {kind_of(output)} without a floating tensor; expected embeddings (n, d)")
+        raise TargetError(
+            f"a tower returned {kind_of(output)} without floating-point values; expected embeddings (n, d)"
+        )
     return leaves[0]
 
 

@@ -28,9 +28,9 @@ def random_masks(
     Args:
         numbers: for each row, the number of the mask among those of its image.
         identities: for each row, the identity of its image; see `draws.checksums`.
-        size: of the masks, `*t`.
-        cells: along each axis.
-        visible: probability of a cell to be 1.
+        size: size of the masks, `*t`.
+        cells: number of cells along each axis.
+        visible: probability that a cell is 1.
         seed: seed of all draws.
         dtype: type of the masks.
     """

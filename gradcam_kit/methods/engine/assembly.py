@@ -68,8 +68,8 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
     """Warn of maps with a single position, whose heatmaps are constant and so show nothing."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
-            "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer in "
-            "front of the pooling, or give larger images",
+            "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer "
+            "before the pooling, or give larger images",
             ", ".join(map(repr, saliency)),
             " x ".join(map(str, size)),
         )
@@ -111,7 +111,7 @@ def assemble(
 ) -> Explanation:
     """Make the explanation of the captured samples from what `signed_maps` returned."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
-    # Copies, because heatmaps may be computed after their reader has changed the signed maps in place.
+    # Copy the maps, because heatmaps may be computed after their reader has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
     size = _size_of_heatmaps(captured, saliency, len(leading))
@@ -173,7 +173,7 @@ def _non_finite(cam: Method, layer: str, maps: Tensor) -> Callable[[int], Except
 
     def error(sample: int) -> Exception | None:
         if torch.isfinite(maps[sample]).all():
-            return None  # only their sum overflowed
+            return None  # a false alarm: only the sum of the values overflowed
         return NonFiniteError(
             f"{type(cam).__name__} gave NaN or infinite values at layer {layer!r} for image {sample} of the batch, "
             "although activations and gradients are finite; use float32, or choose another layer"

@@ -1,4 +1,4 @@
-"""Why all maps of a call are empty, in words."""
+"""Explain in words why all maps of a call are empty."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
     silent = [name for name in saliency if not _activations(captured, name).any()]
     if silent:
         return (
-            f"the activations of {', '.join(silent)} are zero everywhere, as behind a dead ReLU; choose a "
-            "layer in front of it, and check the normalization of the images and the weights"
+            f"the activations of {', '.join(silent)} are zero everywhere, as after a dead ReLU; choose a layer before "
+            "it, and check the normalization of the images and the weights"
         )
     if because := _empty_region(captured):
         return because
@@ -37,8 +37,8 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
                 "the score does not depend on the image, as with a head of zeros before training; load trained weights"
             )
         return (
-            "no gradient reaches the layers: the score is saturated or behind dead ReLUs; explain the "
-            "logit in place of a probability, or choose a later layer"
+            "no gradient reaches the layers: the score is saturated or comes after dead ReLUs; explain the logit "
+            "instead of a probability, or choose a later layer"
         )
     positive = {name: bool((maps > 0).any()) for name, maps in saliency.items()}
     if all(positive.values()) and cam.fusion == "product" and not importance:

@@ -45,7 +45,7 @@ def explain_all(
     keep_modes: bool | None = None,
     **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Return the heatmaps of several methods from one capture: equal to separate calls, at the price of one.
+    """Return the heatmaps of several methods from one capture: equal to separate calls, at the cost of one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
     share one forward and one backward pass, whatever their layers are.

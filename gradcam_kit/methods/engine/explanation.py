@@ -124,7 +124,7 @@ class Explanation:
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            ShapeError: as `save`.
+            ShapeError: as for `save`.
         """
         from gradcam_kit.methods.engine.showing import sheet_of
         from gradcam_kit.pixels.figures import figure_of
