@@ -53,8 +53,10 @@ def notebook_files(path: Path) -> dict[str, str | bytes]:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace links to notebooks by links to their pages."""
+    """Lead links to pages of notebooks, make pictures large at a click, and leave out notes on the source."""
     folder = posixpath.dirname(page.file.src_uri)
+    markdown = re.sub(r"<!-- begin: not on the site -->.*?<!-- end: not on the site -->", "", markdown, flags=re.DOTALL)
+    markdown = re.sub(r"^(!\[[^\]]*\]\(([^)]+)\))$", r"[\1](\2)", markdown, flags=re.MULTILINE)
     return re.sub(
         r"\]\((?:\.\./)+notebooks/(\w+)\.ipynb",
         lambda found: f"]({posixpath.relpath(f'notebooks/{found[1]}.md', folder or '.')}",

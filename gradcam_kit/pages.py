@@ -6,6 +6,7 @@ import base64
 import os
 import sys
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+_MOST_LAYERS = 3  # whose names are all shown
 
 
 def page_template(name: str, *folders: Path) -> Template:
@@ -27,6 +29,20 @@ def page_template(name: str, *folders: Path) -> Template:
     return Environment(
         loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template(name)
+
+
+def layers_in_short(layers: Sequence[str]) -> str:
+    """Return the layers of a method for a page, of many only the first, the last, and how many they are.
+
+    Example:
+        >>> layers_in_short(["layer3", "layer4"])
+        'layer3 + layer4'
+        >>> layers_in_short([f"features.{index}" for index in range(19)])
+        'features.0 + ... + features.18 (19 layers)'
+    """
+    if len(layers) <= _MOST_LAYERS:
+        return " + ".join(layers)
+    return f"{layers[0]} + ... + {layers[-1]} ({len(layers)} layers)"
 
 
 def data_uri(content: bytes, kind: Literal["jpeg", "png"]) -> str:

@@ -70,7 +70,7 @@ class LayerChoice(Enum):
     BLOCK = auto()
     """The input normalization of the last transformer block."""
     LAST = auto()
-    """The last layer that still has positions and on which the score depends."""
+    """The last spatial layer on which the score depends."""
     CONVOLUTIONS = auto()
     """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
     RESOLUTIONS = auto()

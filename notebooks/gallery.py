@@ -82,7 +82,7 @@ def _sheet(picture: RGB, maps: Mapping[str, torch.Tensor], classes: tuple[str, .
 
 
 def _hero(picture: RGB, maps: torch.Tensor, classes: tuple[str, ...]) -> RGB:
-    """Return the photograph and the maps of two classes beside the report of a run."""
+    """Return the photograph and the maps of two classes, and below them the report of a run."""
     sheet = contact_sheet([[picture, *overlays(np.stack([picture] * 2), maps)]], column_titles=["photograph", *classes])
     report = cv2.imread(str(DOCS / "report.jpg"))[..., ::-1]
     width = sheet.shape[1]

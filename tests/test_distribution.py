@@ -46,8 +46,10 @@ def data_files() -> set[str]:
 
 
 def test_a_build_gives_the_same_bytes_again(wheel: Path, tmp_path: Path) -> None:
-    again = build("wheel", tmp_path)
+    again = build("wheel", tmp_path / "wheel")
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(wheel.read_bytes()).digest()
+    first, second = (build("sdist", tmp_path / folder) for folder in ("first", "second"))
+    assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:

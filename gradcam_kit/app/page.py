@@ -28,7 +28,7 @@ from gradcam_kit.app.views import AppModel, View, look
 MOST_METHODS = 6
 """Number of maps side by side."""
 
-_FIRST = "Drop a photograph, or click one of the names below it. The maps appear here."
+_FIRST = "Drop a photograph, or click one of the samples. The maps appear here."
 _GONE = "This picture was opened too long ago and is no longer kept. Drop it here again."
 _KEPT = 86_400
 """Seconds for which uploaded files, and what the model found in them, are kept."""
@@ -141,10 +141,12 @@ class _Page:
         then_explain(self.upload.clear(self.close, None, opened, **quiet))
         for button, path, source in self.samples:
             then_explain(button.click(_opener(self.open, path, source), None, opened, **quiet))
-        chosen = [one.input for one in (self.target, self.methods, self.layer, self.rule)]
+        # A click on a bar or a box changes the target as well. It must not start an event of its own: the browser holds
+        # back a choice while maps are made, and may send it after that event.
+        chosen = [self.target.change, *(one.input for one in (self.methods, self.layer, self.rule))]
         gr.on(chosen, self.explain, asked, explained, trigger_mode="always_last", **in_order)
-        then_explain(self.found.select(_with_event(gr, self.choose_named), [self.view], [self.target], **quiet))
-        then_explain(self.upload.select(_with_event(gr, self.choose_box), [self.view], [self.target], **quiet))
+        self.found.select(_with_event(gr, self.choose_named), [self.view], [self.target], **quiet)
+        self.upload.select(_with_event(gr, self.choose_box), [self.view], [self.target], **quiet)
         self.alpha.release(self.repaint, [self.view, self.maps, self.alpha], shown, **quiet)
         self.check.click(self.checked, [self.maps, self.view], explained, **in_order)
 

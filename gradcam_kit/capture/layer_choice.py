@@ -196,7 +196,7 @@ def _stream(candidates: list[LayerCandidate]) -> list[str]:
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
-    """Return the last layer that still has positions and on which the score depends, before a dense output."""
+    """Return the last spatial layer on which the score depends, before a dense output."""
     usable = [one for one in seen if one.depends or one.hidden] if scored else seen
     usable = [one for one in usable if not one.is_output] or usable
     if not usable:

@@ -35,9 +35,17 @@ class Commands(TyperGroup):
             say("gradcam-kit: interrupted")
             raise typer.Exit(130) from None
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, of which flags take no value."""
+        return _without_type_of_flags(super().get_params(ctx))
+
 
 class Command(TyperCommand):
     """A command that lists all missing arguments, and uses no more threads than it may."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options, of which flags take no value."""
+        return _without_type_of_flags(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments."""
@@ -61,6 +69,14 @@ class Command(TyperCommand):
         return [
             max(one.opts, key=len) if one.param_type_name == "option" else (one.metavar or one.name) for one in missing
         ]
+
+
+def _without_type_of_flags(parameters: list[Any]) -> list[Any]:
+    """Return the parameters with flags that help shows without a type: `--open <bool>` would look like a value."""
+    for one in parameters:
+        if getattr(one, "is_flag", False) and one.metavar is None:
+            one.metavar = ""
+    return parameters
 
 
 class _AllMissing(typer.BadParameter):

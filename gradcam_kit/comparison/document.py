@@ -17,7 +17,7 @@ from PIL import Image
 from gradcam_kit._version import __version__
 from gradcam_kit.comparison.gallery import Panel, format_value
 from gradcam_kit.metrics.labels import MetricLabel, metric_label
-from gradcam_kit.pages import data_uri, page_template
+from gradcam_kit.pages import data_uri, layers_in_short, page_template
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colormap_table
 from gradcam_kit.targets.scores import WORDS
@@ -48,12 +48,12 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
         model=first.model_name,
         methods=list(first.heatmaps),
         images=sum(len(one.names) for one in comparisons),
-        layers=dict.fromkeys("+".join(one.layers) for one in first.explanations.values() if one.layers),
+        layers=dict.fromkeys(layers_in_short(one.layers) for one in first.explanations.values() if one.layers),
         scores=WORDS.get(str(first.score_kind)) if first.targets is not None else None,
         panels=[_panel(panel) for one in comparisons for panel in one.panels()],
         columns=_columns(rows),
         rows=rows,
-        said=format_value,
+        said=_aligned,
         left_out=first.left_out,
         notes=first.notes,
         version=__version__,
@@ -86,6 +86,13 @@ def _merged(rows: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
         merged[metric] = sum(value * weight for value, weight in known) / total if total else math.nan
         merged[f"{metric} n"] = sum(counts)
     return merged
+
+
+def _aligned(value: Any) -> str:
+    """Return a value for a column of a table, with three digits also where the last ones are zeros: 1.00 below 1.01."""
+    if isinstance(value, float) and abs(value) < 1000 and not math.isnan(value):
+        return f"{value:#.3g}".rstrip(".")
+    return format_value(value)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[MetricLabel]:

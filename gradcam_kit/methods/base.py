@@ -56,8 +56,8 @@ class BaseCAM(Declared):
 
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are unwrapped.
-        target_layers: a module, its dotted name, a sequence of these, or None: the last layer that still has positions
-            and on which the score depends, found by running the model on the images. Of a module that returns several
+        target_layers: a module, its dotted name, a sequence of these, or None: the last spatial layer on which the
+            score depends, found by running the model on the images. Of a module that returns several
             maps, "fpn:1" is the second map; of one that runs several times in a pass, "act#2" is the second call.
         reshape: function from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None =
             inferred (maps, channels-last maps, tokens). It may only rearrange values, for any number of samples. If

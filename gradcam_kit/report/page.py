@@ -18,7 +18,7 @@ from gradcam_kit.jobs.storage.store import Store
 from gradcam_kit.jobs.work.measuring import by_method, not_counted
 from gradcam_kit.metrics.labels import metric_label
 from gradcam_kit.metrics.registry import described
-from gradcam_kit.pages import page_template
+from gradcam_kit.pages import layers_in_short, page_template
 from gradcam_kit.render import colormap_table
 from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
@@ -68,9 +68,10 @@ def is_current(out: str) -> bool:
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
     """Return the page as text; `speed` in pictures per second, `digest` of the rows."""
+    layers = {name: layers_in_short(own) for name, own in manifest["layers"].items()}
     data = {
         "methods": collected.methods,
-        "layers": {name: " + ".join(layers) for name, layers in manifest["layers"].items()},
+        "layers": layers,
         "pictures": collected.pictures,
         "classes": collected.classes,
         "pairs": collected.pairs,
@@ -86,6 +87,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
         data=data,
         figures=collected.figures,
         manifest=manifest,
+        layers=[layer for layer in dict.fromkeys(layers.values()) if layer],
         collected=collected,
         metrics=[metric_label(name) for name in dict.fromkeys(line["metric"] for line in collected.measured)],
         means=by_method(collected.measured),

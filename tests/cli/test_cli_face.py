@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def test_every_help_has_an_example_that_can_be_typed(name: str) -> None:
     status, said, _ = cli(name, "--help")
     assert status == 0
     assert " ".join(command.epilog.split()) in " ".join(said.split())
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("demo",)])
+def test_flags_are_shown_without_a_value(command: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
+    flags = [line for line in shown.splitlines() if re.search(r"--(help|open|overwrite|version|no-report)\b", line)]
+    assert flags
+    assert not [line for line in flags if "<bool>" in line or "BOOLEAN" in line]
 
 
 def test_missing_arguments_are_named_together() -> None:

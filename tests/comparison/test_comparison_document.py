@@ -13,7 +13,8 @@ from browsing import CONTRAST, HOSTILE, WINDOWS, Page
 
 from gradcam_kit import compare
 from gradcam_kit.comparison import write_comparisons
-from gradcam_kit.comparison.document import summary_of
+from gradcam_kit.comparison.document import render_document, summary_of
+from gradcam_kit.pages import layers_in_short
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,22 @@ def test_the_page_names_the_model_and_escapes_what_it_shows(found: Any, tmp_path
     assert page.count("<section") == 6
     assert "6 images" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_many_layers_are_shown_by_their_ends(found: Any) -> None:
+    many = [f"features.{index}" for index in range(19)]
+    assert layers_in_short(many) == "features.0 + ... + features.18 (19 layers)"
+    assert layers_in_short(many[:3]) == "features.0 + features.1 + features.2"
+    label, one = next(iter(found.explanations.items()))
+    long = replace(found, explanations={label: replace(one, layers=tuple(many))})
+    assert "layer features.0 + ... + features.18 (19 layers) ·" in render_document([long])
+
+
+def test_the_numbers_of_a_column_have_three_digits(found: Any) -> None:
+    label = next(iter(found.costs))
+    page = render_document([replace(found, costs={label: replace(found.costs[label], passes=1.0, peak_mb=159.0)})])
+    assert '<td data-value="1.0">1.00</td>' in page
+    assert '<td data-value="159.0">159</td>' in page
 
 
 @pytest.mark.parametrize(("width", "height", "scheme"), WINDOWS)

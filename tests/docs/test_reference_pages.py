@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from documents import DOCS
 
-from gradcam_kit import errors
-from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.methods import METHODS
 from gradcam_kit.methods.recommended import recommended
 from gradcam_kit.metrics import METRICS
@@ -66,13 +64,3 @@ def test_pictures_of_the_site_are_small() -> None:
     assert sum(path.stat().st_size for path in gallery) < 3_000_000
     for path in Path(DOCS).glob("*.jpg"):
         assert path.stat().st_size < 150_000, path
-
-
-def test_every_family_of_errors_says_what_happened_why_and_what_to_do() -> None:
-    sections = re.split(r"^## ", (DOCS / "errors.md").read_text(), flags=re.MULTILINE)[1:]
-    named = {name for section in sections for name in re.findall(r"\w+Error\b", section.splitlines()[0])}
-    known = {name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, GradCamKitError)}
-    assert named == known - {"GradCamKitError"}
-    for section in sections:
-        parts = re.findall(r"^\*\*(.*?)\.\*\*", section, re.MULTILINE)
-        assert parts == ["What happened", "Why", "Remedy"], section.splitlines()[0]

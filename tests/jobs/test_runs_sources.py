@@ -64,12 +64,12 @@ def test_files_that_are_not_named_like_pictures_are_counted() -> None:
         Path("pictures", name).write_text("?")
     said = notes()
     explain(console=said)
-    [line] = [line for line in said.export_text().splitlines() if "left out" in line]
-    assert line.startswith("note: left out 4 files that are not named like pictures: 2 .heic, 1 ")
+    [line] = [line for line in said.export_text().splitlines() if "skipped" in line]
+    assert line.startswith("note: skipped 4 files without an image extension: 2 .heic, 1 ")
     assert "1 .dcm" in line
     assert "1 without ending" in line
     Path("pictures/a.png").unlink()
-    with pytest.raises(InputError, match=r"holds no pictures; left out 4 files"):
+    with pytest.raises(InputError, match=r"holds no pictures; skipped 4 files"):
         explain()
 
 

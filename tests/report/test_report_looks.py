@@ -83,6 +83,10 @@ def test_it_fits_and_can_be_read(browser: Browser, made: Path, width: int, heigh
     )
     assert (np.mean(ink) < np.mean(paper)) == (scheme == "light")
     assert page.locator("#filters > div").is_visible() == (width > 640)  # folded on a phone
+    if width > 640:
+        tops = page.locator("#controls fieldset").evaluate_all("all => all.map(one => one.getBoundingClientRect().top)")
+        assert len(tops) == 3
+        assert len(set(tops)) == 1, "look, filter and sort in one row"
     if width < 640:
         page.locator("#filters > summary").click()
     page.locator("#status").select_option("wrong")

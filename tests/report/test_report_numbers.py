@@ -252,7 +252,7 @@ def test_many_pictures_have_their_thumbnails_beside_the_page(monkeypatch: pytest
     monkeypatch.setattr(collecting, "_INLINE", 2)
     monkeypatch.setattr(collecting, "MOST_PICTURES", 4)
     page = Path(write_report("out"))
-    assert "This page shows 5 pictures: a sample that is spread evenly, and all failures." in page.read_text()
+    assert "This page shows 5 pictures: an evenly spaced sample plus every failure." in page.read_text()
     assert "<dt>pictures</dt><dd>8</dd>" in page.read_text()
     shown = data_of(page.read_text())["pictures"]
     assert "broken.jpg" in {one["path"] for one in shown}

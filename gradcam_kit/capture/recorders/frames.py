@@ -105,7 +105,7 @@ def _layout(shape: tuple[int, ...], size: Sequence[int], model: nn.Module, name:
     except ShapeError as error:
         raise ShapeError(
             f"layer {name!r} returned {shape}, which has no positions of frames of {'x'.join(map(str, size[-2:]))}, "
-            "or which can be read in several ways; choose the last layer of the CNN that still has positions"
+            "or which can be read in several ways; choose the last spatial layer of the CNN"
         ) from error
 
 

@@ -78,8 +78,8 @@ class Skipped:
                 f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
             )
             count = sum(self.endings.values())
-            files = "file that is" if count == 1 else "files that are"
-            said.append(f"left out {count} {files} not named like pictures: {counted}")
+            files = "file" if count == 1 else "files"
+            said.append(f"skipped {count} {files} without an image extension: {counted}")
         if self.runs:
             said.append(f"left out the folders of earlier runs: {_first(self.runs)}")
         if self.closed:
