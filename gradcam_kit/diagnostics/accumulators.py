@@ -104,7 +104,7 @@ class Accumulators:
         for live in self.live.values():
             track = live.track
             if live.low is not None and live.high is not None:
-                track.open.low, track.open.high = live.low.double().cpu().numpy(), live.high.double().cpu().numpy()
+                track.open.low, track.open.high = live.low.cpu().numpy(), live.high.cpu().numpy()
                 found = track.open.moments
                 low, high = float(live.low.amin()), float(live.high.amax())
                 track.open.moments = found.merge(Moments(minimum=low, maximum=high))
@@ -113,8 +113,8 @@ class Accumulators:
                 track.open.features = None if rows is None else rows.float().cpu().numpy()
             for device, (row, gradient_row) in live.rows.items():
                 counts = self.histograms[device].counts
-                track.counts = counts[row].cpu().numpy().copy()
-                track.gradient_counts = counts[gradient_row].cpu().numpy().copy()
+                # On the host these are views: 32 KiB for each layer would else be held twice.
+                track.counts, track.gradient_counts = counts[row].cpu().numpy(), counts[gradient_row].cpu().numpy()
             if live.alive is not None:
                 track.open.alive = live.alive.cpu().numpy()
             module = live.module()

@@ -13,13 +13,13 @@ from gradcam_kit.diagnostics.history import History
 from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
-_MOST_VALUES = 512
+_MOST_VALUES = 256
 _LOST = 4.0  # steps of so many roundings are lost in most of the entries
 
 
 @dataclass
 class RunningMedian:
-    """The median of a stream in constant memory: of all values up to 512, of every second, fourth, ... beyond."""
+    """The median of a stream in constant memory: of all values up to 256, of every second, fourth, ... beyond."""
 
     values: Any = field(default_factory=lambda: array("d"))
     stride: int = 1
@@ -78,7 +78,7 @@ class WindowStats:
     high: Any = None
     saturated: float = 0.0
     sampled: int = 0
-    gradient_norms: list[float] = field(default_factory=list)
+    gradient_norms: array[float] = field(default_factory=lambda: array("d"))
     expected: int = 0
     bad_gradients: int = 0
     alive: Any = None
