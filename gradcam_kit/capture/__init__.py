@@ -33,6 +33,7 @@ from gradcam_kit.capture.rerun.counting import counting_rows
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
 from gradcam_kit.capture.results import Capture
+from gradcam_kit.capture.shards import Shard, flat_shards, is_spread, local_part, shard_of
 from gradcam_kit.capture.texts import with_texts
 from gradcam_kit.targets.classes import (
     ClassLogit,
@@ -61,6 +62,7 @@ __all__ = [
     "Rescoring",
     "Runner",
     "SeenHeads",
+    "Shard",
     "TargetLayers",
     "TokenGrid",
     "TowerPass",
@@ -74,6 +76,7 @@ __all__ = [
     "computes_relu",
     "counting_rows",
     "find_layers",
+    "flat_shards",
     "frame_layout",
     "heatmap_size",
     "holding_hooks",
@@ -81,7 +84,9 @@ __all__ = [
     "in_backward",
     "in_fastest_format",
     "in_half_precision",
+    "is_spread",
     "layer_candidates",
+    "local_part",
     "map_output",
     "observe",
     "on_host",
@@ -97,6 +102,7 @@ __all__ = [
     "run_recurrent",
     "score_kind",
     "select_layers",
+    "shard_of",
     "split_name",
     "tower_pass",
     "unobservable",

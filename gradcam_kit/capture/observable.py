@@ -128,7 +128,7 @@ def _get(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def computes_relu(module: nn.Module) -> bool:
-    """Whether an observed module is a ReLU whose output no other hook can replace, so that it follows from its input."""
+    """Whether an observed module is a ReLU whose output no other hook can replace: it follows from the input."""
     if type(module) is not nn.ReLU or "forward" in module.__dict__:
         return False
     return len(module._forward_hooks) == len(module._forward_pre_hooks) == 1 and not (

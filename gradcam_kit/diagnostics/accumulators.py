@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture import is_spread
 from gradcam_kit.diagnostics.kinds import own_weight
 from gradcam_kit.diagnostics.maths.statistics import Axes, Moments
 from gradcam_kit.diagnostics.pending import Copied, Histograms, Reservoir, Scalars
@@ -119,10 +120,15 @@ class Accumulators:
                 track.open.alive = live.alive.cpu().numpy()
             module = live.module()
             weight = None if module is None else own_weight(module)
-            track.zero_weight = weight is not None and weight.device.type != "meta" and not bool((weight != 0).any())
+            track.zero_weight = weight is not None and _is_zero(weight)
             if close:
                 live.low = live.high = live.alive = None
 
     def begin_window(self) -> None:
         """Trace the paths of the graph again, because they may depend on the input."""
         self.nodes = {}
+
+
+def _is_zero(weight: Tensor) -> bool:
+    """Whether all values are 0; False where not all of them are here."""
+    return weight.device.type != "meta" and not is_spread(weight) and not bool((weight != 0).any())

@@ -74,6 +74,7 @@ class ParameterRow:
         gradient_norm: of its gradient at the last measured step.
         gradient_ratio: the second divided by the first.
         update_ratio: median of rms(change) / rms(values) of one optimizer step.
+        local: whether the parameter is spread over processes (`fully_shard`), and only local shards were measured.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ParameterRow:
     gradient_norm: float
     gradient_ratio: float
     update_ratio: float
+    local: bool = False
 
 
 @dataclass(frozen=True, repr=False)

@@ -90,7 +90,7 @@ def layer_row(track: LayerTrack, limits: Thresholds, rank: float | None) -> Laye
 def parameter_row(track: ParameterTrack) -> ParameterRow:
     """Return the last norms of one parameter, and its median update."""
     ratio = track.gradient_norm / track.norm if track.norm > 0 else math.nan
-    return ParameterRow(track.name, track.norm, track.gradient_norm, ratio, track.update.value)
+    return ParameterRow(track.name, track.norm, track.gradient_norm, ratio, track.update.value, track.is_local)
 
 
 def history_row(track: LayerTrack, step: int) -> dict[str, float]:
