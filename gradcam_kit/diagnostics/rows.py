@@ -44,6 +44,7 @@ def report_of(ledger: Ledger, limits: Thresholds) -> Report:
         tuple(ledger.skipped.items()),
         tuple(ledger.notes),
         ledger.steps,
+        tuple((track.name, int(track.counts.sum())) for track in tracks),
     )
 
 
