@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,18 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.ground_truth import conclusions, demo, objects, photographs, series, shortcut, table, tokens, wired
+from benchmarks.ground_truth import (
+    conclusions,
+    demo,
+    objects,
+    photographs,
+    reading,
+    series,
+    shortcut,
+    table,
+    tokens,
+    wired,
+)
 from benchmarks.ground_truth.figure import draw
 from benchmarks.ground_truth.scoring import OPTIONS, Column, Found, Plan, Test
 from benchmarks.ground_truth.stored import UnsupportedError
@@ -60,8 +72,9 @@ def run(
     docs/where-right.md.
 
     With --out or --figure it writes those alone. With --quick, --only,
-    --method, --networks or another --seed nothing is written unless one of
-    the two says where. Each file is named when it is written.
+    --method, fewer --networks than by default or another --seed nothing is
+    written unless one of the two says where. Each file is named when it is
+    written.
     """
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=tuple(method)) if method else plan
@@ -80,12 +93,14 @@ def run(
         console.print(part)
     wall = round(time.perf_counter() - begin, 1)
     console.print(f"{wall} s, of which {sum(seconds.values()):.0f} s of a core in tests; {len(tested)} pairs tested")
-    stored = not (quick or only or method or networks or seed or out or figure)
+    fewer = plan.networks < Plan().networks
+    stored = not (quick or only or method or fewer or seed or out or figure)
     if stored:
         out, figure = RESULTS / "ground-truth.json", _FIGURE
     results = {
         "command": "ground-truth",
         "environment": environment("cpu", seed=seed, quick=quick, options=OPTIONS, networks=plan.networks),
+        "wall_seconds": wall,
         "cpu_seconds": seconds,
         "tests": {test.name: {"question": test.question, "score": test.score} for test in chosen},
         "unavailable": unavailable,
@@ -95,17 +110,49 @@ def run(
     if out:
         _write(out, as_json(results), console)
     if figure:
-        draw(cells, figure)
-        console.print(f"written to {figure}", soft_wrap=True)
-        _write(figure.with_suffix(".md"), table.page(cells, columns, chosen, tested), console)
+        _draw(figure, results, console)
     if stored:
-        _rewrite_page(table.blocks(cells, columns), results, console)
+        _rewrite_page(results, console)
 
 
-def _rewrite_page(tables: str, results: Mapping[str, Any], console: Console) -> None:
+def rewrite() -> None:
+    """Write the pages of ground-truth again from its stored JSON: nothing is measured.
+
+    Figure and table, and the tables and conclusions in docs/where-right.md,
+    after a change of how they are worded or shown.
+    """
+    console, results = Console(), json.loads((RESULTS / "ground-truth.json").read_text())
+    _draw(_FIGURE, results, console)
+    _rewrite_page(results, console)
+
+
+def _draw(figure: Path, results: Mapping[str, Any], console: Console) -> None:
+    """Write the figure, and beside it the whole table."""
+    draw(reading.cells(results), figure)
+    console.print(f"written to {figure}", soft_wrap=True)
+    _write(figure.with_suffix(".md"), page_of(results), console)
+
+
+def page_of(results: Mapping[str, Any]) -> str:
+    """Return the whole table as docs/ground-truth.md has it."""
+    return table.page(
+        reading.cells(results),
+        reading.columns(results),
+        results["tests"],
+        reading.pairs(results),
+        networks=results["environment"]["networks"],
+    )
+
+
+def tables_of(results: Mapping[str, Any]) -> str:
+    """Return the tables that docs/where-right.md has."""
+    return table.blocks(reading.cells(results), reading.columns(results))
+
+
+def _rewrite_page(results: Mapping[str, Any], console: Console) -> None:
     """Put tables and conclusions on their page; conclusions stay as they are where the numbers do not support one."""
     page = ROOT / "docs" / "where-right.md"
-    text = between_markers(page.read_text(), tables, *_MARKERS)
+    text = between_markers(page.read_text(), tables_of(results), *_MARKERS)
     try:
         text = between_markers(text, conclusions.text(results), *_OF_CONCLUSIONS)
     except UnsupportedError as error:

@@ -6,17 +6,17 @@ sentences ask for are those that a run tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from textwrap import fill
 from typing import Any
 
+from benchmarks.ground_truth.conclusions_tokens import random_channels, removed, transformers
 from benchmarks.ground_truth.shortcut import CORRELATIONS
-from benchmarks.ground_truth.stored import Asked, Stored
+from benchmarks.ground_truth.stored import Asked, Stored, listed
 from benchmarks.ground_truth.uncertainty import Pair
 
 _WIDTH = 125
 _SIZES = ("small", "medium", "large")
-_OTHERS = {name: f"transformer, {name}" for name in ("two", "ignored", "mean", "windows")}
 _EFFECT = "effect of the patch on the margin of the logits"
 _SHARE = "share of the map on the patch"
 _EARLIER = ("GridPG, layer3", "GridPG, layer2")
@@ -56,7 +56,7 @@ def zero_is_zero(s: Stored) -> str:
 
 def earlier_layers(s: Stored) -> str:
     """What holds one and two stages earlier."""
-    unclear = s.unclear(_EARLIER[0], "grad-cam", "hires-cam")
+    shown, one_before = s.verdict(_EARLIER[0], "grad-cam", "hires-cam")
     gratings = s.better(_EARLIER[1], "grad-cam", "hires-cam")
     outlines = [s.in_all(f"demo, {column}", "hires-cam", "grad-cam") for column in _EARLIER]
     guided = [s.better(column, "guided-grad-cam", "grad-cam") for column in _EARLIER]
@@ -65,7 +65,8 @@ def earlier_layers(s: Stored) -> str:
     return (
         "**Stages earlier, it is open which of the two is better.** In mosaics, two stages before the last, "
         f"{s.networks(_EARLIER[1])} networks that name gratings have {gratings} more of `GradCAM`'s map in the right "
-        f"cell than of `HiResCAM`'s; one stage before the last, this is not shown ({unclear}). The demo model, which "
+        f"cell than of `HiResCAM`'s; one stage before the last, "
+        f"{f'{one_before} more' if shown else f'this is not shown ({one_before})'}. The demo model, which "
         f"names outlines, has more of `HiResCAM`'s in each of {mosaics} mosaics, on average {outlines[0]} one stage "
         f"before the last and {outlines[1]} two stages before it. With gratings `GuidedGradCAM` is {guided[0]} and "
         f"{guided[1]} better than `GradCAM`; in the {mosaics} mosaics of the demo model it is {guided_too[0]} and "
@@ -126,7 +127,11 @@ def small_objects(s: Stored) -> str:
 
 def planted(s: Stored) -> str:
     """A planted shortcut."""
-    full, random = s.better("shortcut", "grad-cam", "full-grad"), s.not_shown("shortcut", "grad-cam", "random-cam")
+    full = s.better("shortcut", "grad-cam", "full-grad")
+    shown, random = s.verdict("shortcut", "grad-cam", "random-cam")
+    larger = (
+        f"less than `GradCAM`'s by {random}" if shown else f"a larger growth of `GradCAM`'s is not shown ({random})"
+    )
     effects = [s.note("shortcut", f"correlation {one}", _EFFECT) for one in CORRELATIONS]
     shares = [100 * s.note("shortcut", f"correlation {one}", _SHARE, "grad-cam") for one in CORRELATIONS]
     for what, ordered in (("effect", effects), ("share", shares)):
@@ -138,51 +143,10 @@ def planted(s: Stored) -> str:
         "unrelated to the label (correlation 0) to networks trained with one that determines it (1), the patch's share "
         f"of the Grad-CAM map grows by {s.interval('shortcut', 'grad-cam')}. This exceeds the growth of `FullGrad`, a "
         f"sum over all layers, by {full}. Random channel weights show it too: their share grows by "
-        f"{s.interval('shortcut', 'random-cam')}, and a larger growth of `GradCAM`'s is not shown ({random}). At "
+        f"{s.interval('shortcut', 'random-cam')}, {'' if shown else 'and '}{larger}. At "
         "correlations 0, 0.5, 0.9 and 1 the patch's measured "
-        f"effect on the margin is {_listed(effects, '.1f')}, and its share of the Grad-CAM map "
-        f"{_listed(shares, '.0f')} %; these are means, and steps in between are not tested."
-    )
-
-
-def transformers(s: Stored) -> str:
-    """Balanced gradients."""
-    rivals = ("hires-cam", "grad-cam", "attention-rollout", "grad-eclip", "random-cam")
-    first = [s.better("transformer", "balanced-cam", other) for other in rivals]
-    masks = s.better("transformer", "balanced-cam", "score-cam")
-    two, mean, windows = (s.better(_OTHERS[name], "balanced-cam", "hires-cam") for name in ("two", "mean", "windows"))
-    ignored = s.unclear(_OTHERS["ignored"], "balanced-cam", "hires-cam")
-    for column, least in (("transformer", 0.5), (_OTHERS["two"], 0.45)):
-        s.require(s.value(column, "balanced-cam") >= least, f"{column}: balanced-cam is below {least}")
-    other = s.note(_OTHERS["two"], "share of balanced-cam on the other square")
-    s.require(other <= 0.05, f"balanced-cam has {other:.2f} on the other square")
-    counted = f"{s.networks(_OTHERS['ignored'])} of {s.trained(_OTHERS['ignored'])}"
-    return (
-        "**On vision transformers take [`BalancedCAM`](how-to/transformers.md).** It puts "
-        f"{s.interval('transformer', 'balanced-cam')} of its map on the only square that matters, which is {first[0]} "
-        f"more than `HiResCAM`, {first[1]} more than `GradCAM`, {first[2]} more than `AttentionRollout`, {first[3]} "
-        f"more than `GradECLIP`, {first[4]} more than random channel weights, and {masks} more than `ScoreCAM`, which "
-        f"takes a pass for each channel. It is better than `HiResCAM` by {two} with two colors (of its map "
-        f"{s.mean(_OTHERS['two'], 'balanced-cam')} is on the square that is explained and {other:.2f} on the other "
-        f"one), by {mean} behind the mean of all patches, and by {windows} with shifted windows. With a frame that is "
-        f"to be ignored this is not shown ({ignored}): {counted} networks name the color well enough to count, and it "
-        "takes more trainings to settle it. All of these networks are small and trained in seconds; on large ones with "
-        "weights nothing is measured here, so check a map against a change of the image."
-    )
-
-
-def random_channels(s: Stored) -> str:
-    """One draw proves nothing."""
-    unclear = s.unclear("transformer", "random-cam", "grad-cam")
-    in_time = s.unclear("series, when", "random-cam", "random")
-    spans = [s.draws(column, "random-cam") for column in ("transformer", "series, when")]
-    for low, high in spans:
-        s.require(high - low > 0.2, f"draws of random-cam differ by {high - low:.2f} alone")
-    return (
-        "**One draw and one network prove nothing.** Random channel weights (`RandomCAM`) reach from "
-        f"{spans[0][0]:.2f} to {spans[0][1]:.2f} on the transformers and from {spans[1][0]:.2f} to {spans[1][1]:.2f} "
-        "in time, by the draw and the network. Over all of them they are neither shown to differ from `GradCAM` at the "
-        f"last block of the transformers ({unclear}) nor from random maps in time ({in_time})."
+        f"effect on the margin is {listed(effects, '.1f')}, and its share of the Grad-CAM map "
+        f"{listed(shares, '.0f')} %; these are means, and steps in between are not tested."
     )
 
 
@@ -219,6 +183,7 @@ CONCLUSIONS: tuple[Callable[[Stored], str], ...] = (
     small_objects,
     planted,
     transformers,
+    removed,
     random_channels,
     series,
     photographs,
@@ -240,12 +205,6 @@ def text(results: Mapping[str, Any]) -> str:
         UnsupportedError: the numbers do not support one of them.
     """
     return "\n".join(_bullet(conclusion(Stored(results))) for conclusion in CONCLUSIONS)
-
-
-def _listed(numbers: Sequence[float], form: str) -> str:
-    """Numbers in a sentence."""
-    said = [f"{round(number, 1) + 0.0:{form}}" for number in numbers]
-    return f"{', '.join(said[:-1])} and {said[-1]}"
 
 
 def _bullet(sentences: str) -> str:

@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.ground_truth.scoring import is_deletion
 from benchmarks.ground_truth.table import Cells, rows_of, text
 from gradcam_kit.metrics import BASELINES
 
 
 def draw(cells: Cells, path: Path) -> None:
-    """The table as a figure: the darker, the better, relative to the chance level of the column (all ones)."""
+    """The table as a figure: the darker, the better, relative to the chance level of the column (all ones).
+
+    Deletion, of which lower is better, is left to the table.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
+    cells = {name: column for name, column in cells.items() if not is_deletion(name)}
     rows, columns = rows_of(cells), list(cells)
     values = np.full((len(rows), len(columns)), np.nan)
     for j, column in enumerate(columns):

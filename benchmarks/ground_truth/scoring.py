@@ -31,6 +31,15 @@ DRAWS = {"random": 10, "random-cam": 5}
 
 SURE = 0.9
 """Networks that name a smaller share of their images right are left out: where they err, the truth is unknown."""
+DELETION = ", deletion"
+"""What is added to the name of a column for the deletion scores of its maps, of which lower ones are better."""
+TRUTHS = ("true mask", "true mask, 8 x 8")
+"""Rows of deletion: the mask that a map should be, and as coarse as maps are."""
+
+
+def is_deletion(column: str) -> bool:
+    """Whether lower is better, and no score is a share of the map."""
+    return column.endswith(DELETION)
 
 
 @dataclass(frozen=True)
@@ -136,14 +145,22 @@ def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
     The score of a map that is drawn several times is the mean over its draws without the empty ones;
     `notes["draws"]` keeps the mean of each draw over its maps.
     """
+    [found] = score_each(subject, plan, [measure])
+    return found
+
+
+def score_each(subject: Subject, plan: Plan, measures: Sequence[Measure]) -> list[Found]:
+    """As `score_all`, by several measures of the same maps."""
     skipped: dict[str, str] = {}
-    draws: dict[str, list[Tensor]] = {}
+    draws: list[dict[str, list[Tensor]]] = [{} for _ in measures]
     for row, heatmaps in explain_all(subject, plan, skipped):
         masks = subject.masks[: len(heatmaps)]
         leading = masks.shape[: masks.ndim - (subject.images.ndim - 2)]
-        values = measure(*(maps.reshape(-1, *maps.shape[len(leading) :]) for maps in (heatmaps, masks)))
-        draws.setdefault(row, []).append(values.unflatten(0, leading) if len(leading) == 2 else values)
-    return found_of(draws, skipped)
+        flat = [maps.reshape(-1, *maps.shape[len(leading) :]) for maps in (heatmaps, masks)]
+        for measure, own in zip(measures, draws, strict=True):
+            values = measure(*flat)
+            own.setdefault(row, []).append(values.unflatten(0, leading) if len(leading) == 2 else values)
+    return [found_of(own, skipped) for own in draws]
 
 
 def found_of(draws: Mapping[str, Sequence[Tensor]], skipped: Mapping[str, str] | None = None) -> Found:

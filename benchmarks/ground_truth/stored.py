@@ -44,17 +44,27 @@ class Stored:
         return bool(self._column(column)["scores"][row]["n"] == 0)
 
     def better(self, column: str, better: str, worse: str) -> str:
-        """How much better one row is than another, with the interval.
+        """How much better one row is than another, with the interval, and how many networks agree if not all do.
 
         Raises:
             UnsupportedError: the difference is not positive, not beyond chance, with or without empty maps, or
-                networks disagree about its sign.
+                half of the networks or more disagree about its sign.
         """
-        pair = self._pair(column, better, worse)
-        shown = pair["n"] > 0 and pair["p_holm"] < LEVEL and min(pair["low"], pair["low_with_empty"]) > 0
-        if not shown or (pair["networks"] > 1 and pair["agreeing"] < pair["observations"]):
-            raise UnsupportedError(f"{column}: {better} is not shown to be better than {worse}: {pair}")
-        return _with_interval(pair["difference"], pair["low"], pair["high"])
+        return self._shown(self._pair(column, better, worse))
+
+    def verdict(self, column: str, better: str, worse: str, margin: float = 0.0) -> tuple[bool, str]:
+        """Whether one row is shown to be better than another, and the difference as `better` or `not_shown` has it.
+
+        With a margin: whether it is shown to be worse by less than that.
+
+        Raises:
+            UnsupportedError: the other one is better, or tests contradict each other.
+        """
+        pair = self._pair(column, better, worse, margin)
+        try:
+            return True, self._shown(pair)
+        except UnsupportedError:
+            return False, self._open(pair)
 
     def unclear(self, column: str, one: str, other: str) -> str:
         """The difference of two rows that are not shown to differ, with interval and p.
@@ -73,11 +83,7 @@ class Stored:
         Raises:
             UnsupportedError: it is shown.
         """
-        pair = self._pair(column, better, worse)
-        if pair["p_holm"] is None or pair["p_holm"] < LEVEL:
-            raise UnsupportedError(f"{column}: {better} and {worse} do differ, or nothing is known: {pair}")
-        said = _with_interval(pair["difference"], pair["low"], pair["high"])
-        return f"{said}, p = {p_of(pair['p_holm'])} after Holm"
+        return self._open(self._pair(column, better, worse))
 
     def in_all(self, column: str, better: str, worse: str) -> str:
         """The mean difference where it has the same sign in all observations, which are too few for a test.
@@ -149,13 +155,31 @@ class Stored:
             raise UnsupportedError(f"{column}: all maps of {row} are empty")
         return cell
 
-    def _pair(self, column: str, better: str, worse: str) -> Mapping[str, Any]:
+    def _pair(self, column: str, better: str, worse: str, margin: float = 0.0) -> Mapping[str, Any]:
         self._column(column)
         for pair in self.results["pairs"]:
-            if (pair["column"], pair["better"], pair["worse"]) == (column, better, worse):
+            if (pair["column"], pair["better"], pair["worse"], pair["margin"]) == (column, better, worse, margin):
                 found: Mapping[str, Any] = pair
                 return found
         raise UnsupportedError(f"{column}: {better} and {worse} were not compared")
+
+    @staticmethod
+    def _shown(pair: Mapping[str, Any]) -> str:
+        least = min(pair["low"], pair["low_with_empty"]) if pair["n"] else -1.0
+        disagreeing = pair["observations"] - pair["agreeing"] if pair["networks"] > 1 else 0
+        if not (least > -pair["margin"] and pair["p_holm"] < LEVEL and 2 * disagreeing < pair["observations"]):
+            raise UnsupportedError(f"{pair['column']}: {pair['better']} is not shown to be better: {pair}")
+        agree = f" ({pair['agreeing']} of {pair['observations']} networks)" if disagreeing else ""
+        return _with_interval(pair["difference"], pair["low"], pair["high"]) + agree
+
+    @staticmethod
+    def _open(pair: Mapping[str, Any]) -> str:
+        if pair["p_holm"] is None or pair["p_holm"] < LEVEL:
+            raise UnsupportedError(
+                f"{pair['column']}: {pair['better']} and {pair['worse']} do differ, or nothing is known: {pair}"
+            )
+        said = _with_interval(pair["difference"], pair["low"], pair["high"])
+        return f"{said}, p = {p_of(pair['p_holm'])} after Holm"
 
 
 @dataclass(frozen=True)
@@ -173,6 +197,11 @@ class Asked(Stored):
         """Note the pair."""
         self._pair(column, better, worse)
         return ""
+
+    def verdict(self, column: str, better: str, worse: str, margin: float = 0.0) -> tuple[bool, str]:
+        """Note the pair."""
+        self._pair(column, better, worse, margin)
+        return True, ""
 
     def unclear(self, column: str, one: str, other: str) -> str:
         """Note the pair."""
@@ -212,9 +241,20 @@ class Asked(Stored):
     def _cell(self, column: str, row: str) -> Mapping[str, Any]:
         return {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1, "empty": 0}
 
-    def _pair(self, column: str, better: str, worse: str) -> Mapping[str, Any]:
-        self.pairs[Pair(column, better, worse)] = None
+    def _pair(self, column: str, better: str, worse: str, margin: float = 0.0) -> Mapping[str, Any]:
+        self.pairs[Pair(column, better, worse, margin)] = None
         return {"n": 0}
+
+
+def listed(numbers: Sequence[float], form: str) -> str:
+    """Numbers in a sentence."""
+    # Adding 0 makes a rounded -0.0 positive.
+    return joined([f"{round(number, int(form[1])) + 0.0:{form}}" for number in numbers])
+
+
+def joined(said: Sequence[str]) -> str:
+    """Words of a sentence, one or more."""
+    return f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else said[0]
 
 
 def _with_interval(mean: float, low: float, high: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.ground_truth.scoring import DRAWS, OPTIONS, SURE, Column, Test
+from benchmarks.ground_truth.scoring import DELETION, DRAWS, OPTIONS, SURE, TRUTHS, Column, is_deletion
 from benchmarks.ground_truth.uncertainty import FEWEST, Cell, Difference, per_picture, summarize
 from gradcam_kit.metrics import BASELINES
 
@@ -29,6 +29,9 @@ GROUPS = {
     ),
     "Transformers": (
         "transformer", "transformer, two", "transformer, ignored", "transformer, mean", "transformer, windows",
+    ),
+    "Transformers: deletion, lower is better": tuple(
+        f"transformer{family}{DELETION}" for family in ("", ", mean", ", windows")
     ),
     "Series": ("series, when", "series, which"),
     "Photographs": ("photographs, share", "photographs, peak"),
@@ -53,10 +56,12 @@ def cells_of(columns: Mapping[str, Column], seed: int) -> Cells:
 def rows_of(cells: Cells) -> list[str]:
     """Methods by their mean place in the columns, those that apply to less than half of them last; then baselines.
 
-    Places are those of the numbers as shown, ties by name: the digits behind them differ between machines.
+    Places are those of the numbers as shown, ties by name: the digits behind them differ between machines. Columns of
+    deletion have no part in it, as the truth is what is placed.
     """
     places: dict[str, list[float]] = {}
-    for column in cells.values():
+    shares = [column for name, column in cells.items() if not is_deletion(name)]
+    for column in shares:
         scored = {
             row: round(cell.mean, DIGITS) if cell.n else float("-inf")
             for row, cell in column.items()
@@ -65,9 +70,9 @@ def rows_of(cells: Cells) -> list[str]:
         for row, mean in scored.items():
             places.setdefault(row, []).append(sum(other > mean for other in scored.values()) / max(len(scored), 1))
     methods = sorted(
-        places, key=lambda row: (2 * len(places[row]) < len(cells), sum(places[row]) / len(places[row]), row)
+        places, key=lambda row: (2 * len(places[row]) < len(shares), sum(places[row]) / len(places[row]), row)
     )
-    return [*methods, *(name for name in BASELINES if any(name in column for column in cells.values()))]
+    return [*methods, *(name for name in (*TRUTHS, *BASELINES) if any(name in column for column in cells.values()))]
 
 
 def text(cell: Cell | None, *, interval: bool = True, pictures: int = 0) -> str:
@@ -112,7 +117,7 @@ def on_screen(cells: Cells) -> list[Table]:
 SHOWN = (
     "balanced-cam", "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++",
     "integrated-grad-cam", "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam",
-    "attention-rollout", "grad-eclip", "legrad", "rise", "random-cam", "dcam", *BASELINES,
+    "attention-rollout", "grad-eclip", "legrad", "rise", "random-cam", "dcam", *TRUTHS, *BASELINES,
 )  # fmt: skip
 
 
@@ -177,9 +182,16 @@ def blocks(cells: Cells, found: Mapping[str, Column]) -> str:
     )
 
 
-def page(cells: Cells, found: Mapping[str, Column], tests: Sequence[Test], pairs: Sequence[Difference]) -> str:
+def page(
+    cells: Cells,
+    found: Mapping[str, Column],
+    tests: Mapping[str, Mapping[str, str]],
+    pairs: Sequence[Difference],
+    *,
+    networks: int,
+) -> str:
     """The whole table with intervals, the pairs that were tested, and what each test asks."""
-    asked = "\n".join(f"| {test.name} | {test.question} | {test.score} |" for test in tests)
+    asked = "\n".join(f"| {name} | {test['question']} | {test['score']} |" for name, test in tests.items())
     fewer = "; ".join(
         f"`{name}` with {', '.join(f'{option} {value}' for option, value in options.items())}"
         for name, options in OPTIONS.items()
@@ -188,8 +200,8 @@ def page(cells: Cells, found: Mapping[str, Column], tests: Sequence[Test], pairs
     tables = "\n".join(f"## {title}\n\n{markdown(own, order=cells, found=found)}" for title, own in grouped(cells))
     return (
         "# Where methods are right, and where not\n\n"
-        "Written by `python -m benchmarks ground-truth`. Mean [95 % interval]. Several targets of one picture count "
-        "as one, their mean.\n\n"
+        f"Written by `python -m benchmarks ground-truth` (`--networks {networks}`). Mean [95 % interval]. Several "
+        "targets of one picture count as one, their mean.\n\n"
         f"{_METHOD}\n\n"
         f"A network that names fewer than {100 * SURE:.0f} % of its pictures right is left out: where it is misled, "
         "what it looks at is not the truth. The last lines of each table have the pictures of all networks, the "
@@ -222,14 +234,16 @@ def p_of(p: float) -> str:
 def pair_table(pairs: Sequence[Difference]) -> str:
     """What stands behind the sentences that say better or worse."""
     lines = "\n".join(
-        f"| {one.column} | {one.better} | {one.worse} | {one.difference:.2f} [{one.low:.2f}, {one.high:.2f}] "
+        f"| {one.column} | {one.better} | {one.worse}{f' + {one.margin:g}' if one.margin else ''} "
+        f"| {one.difference:.2f} [{one.low:.2f}, {one.high:.2f}] "
         f"| {p_of(one.p_holm)} | {one.n} | {one.agreeing} of {one.observations} "
         f"{'networks' if one.networks > 1 else 'pictures'} |"
         for one in pairs
     )
     return (
         "## Pairs\n\nDifferences on the same pictures of the same networks for which both have a map, with the "
-        "same intervals; p two-sided, corrected by Holm for all pairs of this table.\n\n"
+        "same intervals, positive where the first is better; p two-sided, corrected by Holm for all pairs of this "
+        "table. + 0.05: tested is whether the first is worse by less than that.\n\n"
         "| column | method | compared with | difference | p | pictures | agree |\n"
         f"|---|---|---|---|---|---|---|\n{lines}\n"
     )

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from benchmarks.ground_truth.scoring import is_deletion
 from gradcam_kit.metrics.paired import mean_interval, sign_flip_p
 from gradcam_kit.significance import holm
 
@@ -64,11 +65,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """The claim that one row of a column is better than another."""
+    """The claim that one row of a column is better than another, or worse by less than a margin."""
 
     column: str
     better: str
     worse: str
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,19 @@ class Difference:
         column: of the table.
         better: the row that is claimed to be better.
         worse: the other.
-        difference: mean of better - worse over targets for which both have a map, averaged as in `Cell`.
+        difference: mean of better - worse (of deletion: worse - better) over targets for which both have a map,
+            averaged as in `Cell`.
         low: of its 95 % interval.
         high: of its 95 % interval.
         p: two-sided, of a mean of 0.
         p_holm: the same, corrected for all pairs of the file.
         n: pictures for which both have a map.
         networks: that were trained or drawn.
-        agreeing: observations (networks, or the pictures of one) with a positive difference.
+        agreeing: observations (networks, or the pictures of one) with a positive difference, or one above -margin.
         observations: how many there are.
-        low_with_empty: the same interval where an empty map counts as 0.
+        low_with_empty: the same interval where an empty map counts as 0; of deletion, as 1.
         high_with_empty: likewise.
+        margin: by which the first row may be worse; p is that of a mean of -margin then.
     """
 
     column: str
@@ -106,6 +110,7 @@ class Difference:
     observations: int
     low_with_empty: float
     high_with_empty: float
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,11 @@ def cluster_means(values: Values, seed: int) -> Float[np.ndarray, " draws"]:
 def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Difference:
     seen = [min(len(one), len(other)) for one, other in zip(better, worse, strict=True)]
     both = [(one[:n], other[:n]) for one, other, n in zip(better, worse, seen, strict=True)]
-    paired = [per_picture(one - other) for one, other in both]
+    sign, worst = (-1, 1.0) if is_deletion(pair.column) else (1, 0.0)
+    paired = [per_picture(sign * (one - other)) for one, other in both]
     found = estimate(paired, seed)
-    whole = estimate([per_picture(one.nan_to_num() - other.nan_to_num()) for one, other in both], seed)
+    filled = [per_picture(sign * (one.nan_to_num(worst) - other.nan_to_num(worst))) for one, other in both]
+    whole = estimate(filled, seed)
     return Difference(
         pair.column,
         pair.better,
@@ -201,14 +208,15 @@ def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Differe
         difference=found.mean,
         low=found.low,
         high=found.high,
-        p=found.p,
+        p=estimate([one + pair.margin for one in paired], seed).p,
         p_holm=math.nan,
         n=int(sum(np.isfinite(one).sum() for one in paired)),
         networks=len(paired),
-        agreeing=int((found.observations > 0).sum()),
+        agreeing=int((found.observations > -pair.margin).sum()),
         observations=len(found.observations),
         low_with_empty=whole.low,
         high_with_empty=whole.high,
+        margin=pair.margin,
     )
 
 

@@ -26,7 +26,8 @@ def with_texts(model: nn.Module, inputs: Inputs, targets: Any) -> tuple[Inputs, 
     """Return the call and the targets; for text targets, the call of the image tower and the target with encoded texts.
 
     Raises:
-        TargetError: a model without two towers, a missing tokenizer, or a text that is too long.
+        TargetError: a model without two towers, a missing tokenizer or one of another model, or a text that is too
+            long.
     """
     if isinstance(targets, Negative) and isinstance(targets.target, TextTarget):
         inputs, target = with_texts(model, inputs, targets.target)
@@ -46,14 +47,24 @@ def with_texts(model: nn.Module, inputs: Inputs, targets: Any) -> tuple[Inputs, 
 
 
 def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, "m d"]:
-    """Return the embeddings of all texts of a target."""
+    """Return the embeddings of all texts of a target.
+
+    Raises:
+        TargetError: tokens that the model cannot take.
+    """
     tokenizer = target.tokenizer if target.tokenizer is not None else _tokenizer_of(model)
     arguments = _tokens(tokenizer, target.all_texts, model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with untouched(model, device), torch.no_grad():
         moved = {key: value.to(device) for key, value in arguments.items()}
         encode = getattr(model, tower)
-        found = encode(moved["input_ids"]) if tower == "encode_text" else encode(**moved)
+        try:
+            found = encode(moved["input_ids"]) if tower == "encode_text" else encode(**moved)
+        except (RuntimeError, IndexError) as error:  # of another length, or numbers that the model does not have
+            raise TargetError(
+                f"{type(model).__name__} cannot encode the tokens {tuple(moved['input_ids'].shape)} of this tokenizer "
+                f"({str(error).partition(chr(10))[0]}); pass the model's own tokenizer"
+            ) from error
     if isinstance(found, Mapping):
         found = next(found[name] for name in ("text_embeds", "pooler_output") if name in found)
     embeddings: Tensor = found[0] if isinstance(found, tuple) else found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks.ground_truth import command, run, scoring, table, wired
+from benchmarks.ground_truth import command, figure, rewrite, run, scoring, table, tokens, wired
 from benchmarks.ground_truth.networks import Gated, Grid, Wired, half_blind
-from benchmarks.ground_truth.scoring import DRAWS, Column, Found, Plan, Subject, score_all, share
+from benchmarks.ground_truth.scoring import DRAWS, TRUTHS, Column, Found, Plan, Subject, score_all, share
 from benchmarks.ground_truth.series import walks
 from benchmarks.ground_truth.shortcut import pictures
 from benchmarks.ground_truth.uncertainty import Cell
@@ -137,6 +138,49 @@ def test_baselines_have_the_chance_level() -> None:
     assert list(found.scores) == list(BASELINES)
     assert torch.allclose(found.scores["ones"], masks.flatten(1).float().mean(1))
     assert mean(found, "random") == pytest.approx(128 / 1024, abs=0.01)
+
+
+def test_deletion_follows_the_order_of_the_map_and_has_the_mask_as_rows() -> None:
+    square, framed = (
+        next(test for test in tokens.TESTS if test.name == f"transformer{name}") for name in ("", ", ignored")
+    )
+    plan = Plan(("balanced-cam", "hires-cam"), scale=0.4)
+    found = square.run(plan)
+    assert set(found) == {"transformer", "transformer, deletion"}
+    fallen = found["transformer, deletion"]
+    assert set(fallen.scores) == {"balanced-cam", "hires-cam", *TRUTHS, *BASELINES} - {"ones"}
+    for row in TRUTHS:
+        assert mean(fallen, row) < mean(fallen, "random") - 0.2
+    assert mean(fallen, "balanced-cam") < mean(fallen, "hires-cam")
+    assert mean(found["transformer"], "balanced-cam") > 0.4, "of shares, more is better"
+    assert fallen.notes["accuracy"] == found["transformer"].notes["accuracy"]
+    assert set(framed.run(replace(plan, scale=0.1))) == {"transformer, ignored"}
+
+
+def test_deletion_is_that_of_a_loop() -> None:
+    class FirstPixel(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return 20 * torch.stack([images[:, 0, 0, 0], torch.full((len(images),), 0.5)], 1)
+
+    images, order = torch.ones(2, 3, 32, 32), torch.linspace(1, 0, 1024).view(1, 32, 32)
+    subject = Subject(FirstPixel(), "", images, torch.tensor([0, 0]), torch.zeros(2, 32, 32))
+    first, last = tokens._fall_of_score(subject)(torch.cat([order, 1 - order]), subject.masks)
+    assert first == pytest.approx(1 / 32 / 2, abs=1e-3), "the pixel goes in the first of 32 steps"
+    assert last == pytest.approx(1 - 1 / 32 / 2, abs=1e-3), "or in the last"
+
+
+def test_columns_of_deletion_neither_order_rows_nor_are_in_the_figure(tmp_path, monkeypatch) -> None:
+    cells = {
+        "a": {"good": Cell(0.9, 0.8, 1.0, 9, 0), "bad": Cell(0.1, 0.0, 0.2, 9, 0), "ones": Cell(0.1, 0.1, 0.1, 9, 0)},
+        "a, deletion": {
+            "good": Cell(0.1, 0.0, 0.2, 9, 0), "bad": Cell(0.9, 0.8, 1.0, 9, 0), "true mask": Cell(0.1, 0.1, 0.1, 9, 0)
+        },
+    }  # fmt: skip
+    assert table.rows_of(cells) == ["good", "bad", "true mask", "ones"]
+    drawn = []
+    monkeypatch.setattr(figure, "rows_of", lambda shown: drawn.append(list(shown)) or table.rows_of(shown))
+    figure.draw(cells, tmp_path / "figure.png")
+    assert drawn == [["a"]]
 
 
 def test_what_is_random_is_the_mean_of_several_draws() -> None:
@@ -267,11 +311,15 @@ def checkout(tmp_path, monkeypatch) -> Path:
     ("arguments", "written"),
     [
         ("", ["docs/ground-truth.md", "docs/ground-truth.png", "docs/where-right.md", "results/ground-truth.json"]),
+        (
+            "--networks 5",
+            ["docs/ground-truth.md", "docs/ground-truth.png", "docs/where-right.md", "results/ground-truth.json"],
+        ),
         ("--out {0}/mine/found.json", ["mine/found.json"]),
         ("--figure {0}/mine/found.png", ["mine/found.md", "mine/found.png"]),
         ("--quick", []),
         ("--seed 1", []),
-        ("--networks 2", []),
+        ("--networks 4", []),
         ("--method grad-cam", []),
     ],
 )
@@ -288,6 +336,22 @@ def test_command_rewrites_what_is_stored_only_in_a_whole_run_and_says_so(checkou
     assert ("| grad-cam |" in after) == (after != before) == ("docs/where-right.md" in written)
     left = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
     assert left == {"docs/where-right.md", *written}
+
+
+def test_pages_are_written_again_from_what_is_stored(checkout) -> None:
+    for function in (run, rewrite):
+        app = typer.Typer()
+        app.command()(function)
+        done = CliRunner().invoke(app, [])
+        assert done.exit_code == 0, done.output
+        pages = {path: path.read_bytes() for path in (checkout / "docs").iterdir()}
+        if function is run:
+            first = pages
+            (checkout / "docs" / "ground-truth.md").unlink()
+            (checkout / "docs" / "ground-truth.png").unlink()
+            page = checkout / "docs" / "where-right.md"
+            page.write_text(page.read_text().replace("| grad-cam |", "| another |"))
+    assert pages == first
 
 
 @pytest.mark.parametrize(

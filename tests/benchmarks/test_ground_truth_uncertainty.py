@@ -52,6 +52,29 @@ def test_p_of_networks_is_that_of_the_paired_t_test() -> None:
     assert (found.agreeing, found.observations) == (5, 5)
 
 
+def test_of_deletion_less_is_better_and_an_empty_map_is_the_worst() -> None:
+    nan = math.nan
+    good, bad = ([torch.tensor(one, dtype=torch.float64)] for one in ([0.1, 0.2, nan], [0.4, 0.3, 0.5]))
+    columns = {"a, deletion": {"good": good, "bad": bad}, "a": {"good": good, "bad": bad}}
+    fallen, share = differences(columns, [Pair("a, deletion", "good", "bad"), Pair("a", "good", "bad")], 0)
+    assert (fallen.difference, share.difference) == (pytest.approx(0.2), pytest.approx(-0.2))
+    five = {"a, deletion": {"good": [torch.cat(3 * good)] * 2, "bad": [torch.cat(3 * bad)] * 2}}
+    [found] = differences(five, [Pair("a, deletion", "good", "bad")], 0)
+    assert found.low_with_empty == pytest.approx((0.3 + 0.1 - 0.5) / 3)
+
+
+def test_a_margin_is_tested_as_a_mean_that_is_further_from_0() -> None:
+    own, mask = [0.25, 0.27, 0.24, 0.29, 0.26], [0.25, 0.26, 0.26, 0.27, 0.26]
+    columns = {"a, deletion": {"own": [torch.full((4,), one).double() for one in own],
+                               "mask": [torch.full((4,), one).double() for one in mask]}}  # fmt: skip
+    plain, within = differences(columns, [Pair("a, deletion", "own", "mask", margin) for margin in (0.0, 0.05)], 0)
+    assert plain.p == pytest.approx(stats.ttest_rel(mask, own).pvalue)
+    assert within.p == pytest.approx(stats.ttest_1samp(np.subtract(mask, own), -0.05).pvalue, rel=1e-4)
+    assert plain.p > 0.5 > 0.01 > within.p
+    assert (plain.agreeing, within.agreeing) == (1, 5)
+    assert (within.difference, within.low) == (plain.difference, plain.low), "the interval is that of the difference"
+
+
 def test_the_interval_has_the_truth_as_often_as_it_says_and_the_cluster_bootstrap_seldomer() -> None:
     generator = np.random.default_rng(0)
     inside, p_small, cluster = [], [], []

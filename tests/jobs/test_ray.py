@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import disk
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
 
 from gradcam_kit.errors import InputError
@@ -60,18 +61,8 @@ def cluster(folder: Path) -> Iterator[object]:
         cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def connected(cluster: object) -> Iterator[None]:
-    """The connection of a driver that has one already: its runs share processes, each of which starts in seconds."""
-    import ray
-
-    ray.init(os.environ["RAY_ADDRESS"], logging_level="ERROR", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def explain(out: str, engine: str, console: Console | None = None, **options: object) -> RunSummary:
-    defaults = {"model": "shop:net", "shard_size": 3, "batch_size": 2, "workers": 1, "methods": ("grad-cam",)}
+    defaults = {"model": "shop:worn", "shard_size": 5, "batch_size": 5, "workers": 1, "methods": ("grad-cam",)}
     return run(RunRequest(**{**defaults, "source": "pictures", "out": out, "engine": engine, **options}), console)
 
 
@@ -79,65 +70,67 @@ def files(out: str) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(Path(out).rglob("*")) if path.is_file()}
 
 
-def same(one: str, other: str) -> None:
-    """Every file: rows with heatmaps, overlays, thumbnails and what the run says of itself."""
-    ours, theirs = files(one), files(other)
+def keep_one_shard(run: str, out: str, number: int) -> None:
+    """Copy what a run leaves that was stopped when one shard was complete."""
+    paths = [f"shards/{number:05}.parquet", f"thumbnails/{number:05}.parquet"]
+    rows = pq.read_table(f"{run}/{paths[0]}", columns=["path"]).to_pylist()
+    paths += ["run.json", *(f"overlays/{row['path']}.grad-cam.jpg" for row in rows)]
+    for path in paths:
+        Path(out, path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(run, path), Path(out, path))
+
+
+def test_every_file_is_that_of_the_local_engine_although_readers_memory_and_a_node_fail(
+    folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A resumed run with a picture that kills its reader, batches that fill the memory, and a node that is killed."""
+    for i in range(24):
+        disk.write_picture(Path(f"pictures/more/{i:02}.png"), np.roll(disk.CAT, i, axis=1))
+    disk.write_picture(Path("pictures/zero.png"), disk.BLACK)  # the last one, as each death costs processes
+    monkeypatch.setattr(decode, "_FEW", 0)
+    explain("local", "local", processes=True)
+    assert len(list(Path("local/overlays").rglob("*.jpg"))) == 31
+    keep_one_shard("local", "out", 3)
+    node = cluster.add_node(**NODE)  # type: ignore[attr-defined]
+    killed = threading.Event()
+
+    def kill() -> None:
+        end = time.monotonic() + 300
+        while len(list(Path("out").glob("shards/*.parquet"))) < 3 and time.monotonic() < end:
+            time.sleep(0.02)
+        cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
+        killed.set()
+
+    said = StringIO()
+    capfd.readouterr()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    summary = explain("out", "ray", Console(file=said, width=200), processes=True)
+    thread.join()
+    assert killed.is_set()
+    assert (summary.pictures, summary.before, summary.failed, summary.missing) == (36, 5, 5, 0)
+    assert "zero.png: cannot read the picture: the process that read it died" in "".join(summary.problems)
+    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
+    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    ours, theirs = files("out"), files("local")
     assert sorted(ours) == sorted(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_what_kills_a_reader_or_fills_the_memory_costs_no_more_than_on_one_machine(
-    folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for i in range(5):
-        disk.write_picture(Path(f"frail/{i}.png"), np.roll(disk.CAT, i, axis=1) if i < 4 else disk.BLACK)
-    monkeypatch.setattr(decode, "_FEW", 0)
-    options = {"source": "frail", "model": "shop:frail", "shard_size": 5, "batch_size": 5, "processes": True}
-    explain("dying-local", "local", **options)
-    said = StringIO()
-    capfd.readouterr()
-    summary = explain("dying", "ray", Console(file=said, width=200), **options)
-    assert (summary.pictures, summary.failed, summary.missing) == (5, 1, 0)
-    assert summary.problems == ("4.png: cannot read the picture: the process that read it died",)
-    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
-    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
-    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
-    same("dying", "dying-local")
-
-
-def test_rows_overlays_and_resume_are_those_of_the_local_engine(folder: Path, connected: None) -> None:
-    torch.set_num_threads(1)  # as Ray gives its workers
-    explain("local", "local")
-    summary = explain("out", "ray")
-    assert (summary.pictures, summary.failed, summary.missing) == (11, 4, 0)
-    same("out", "local")
-    Path("out/shards/00001.parquet").unlink()
-    summary = explain("out", "ray")
-    assert (summary.pictures, summary.before) == (11, 8)
-    same("out", "local")
+@pytest.mark.exhaustive
+def test_a_model_that_cannot_take_the_pictures_is_named_and_leaves_no_folder(folder: Path, cluster: object) -> None:
     with pytest.raises(InputError, match="cannot take these pictures"):
         explain("wrong", "ray", model="shop:never", layers=("stage2",))
     assert not Path("wrong").exists()
 
 
-def test_a_node_that_is_killed_changes_nothing(folder: Path, cluster: object, connected: None) -> None:
-    for i in range(40):
-        disk.write_picture(Path(f"pictures/more/{i:02}.png"), np.roll(disk.CAT, i, axis=1))
-    explain("undisturbed", "local", model="shop:slow")
-    node = cluster.add_node(**NODE)  # type: ignore[attr-defined]
-    killed = threading.Event()
+def test_our_errors_come_back_from_workers_and_others_say_how_to_go_on() -> None:
+    from ray.exceptions import RayTaskError
 
-    def kill() -> None:
-        end = time.monotonic() + 60
-        while len(list(Path("disturbed").glob("shards/*.parquet"))) < 2 and time.monotonic() < end:
-            time.sleep(0.02)
-        cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
-        killed.set()
+    from gradcam_kit.jobs.engines.ray_engine import _failure
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    summary = explain("disturbed", "ray", model="shop:slow")
-    thread.join()
-    assert killed.is_set()
-    assert (summary.pictures, summary.failed, summary.missing) == (51, 4, 0)
-    same("disturbed", "undisturbed")
+    ours = InputError("the model cannot take these pictures")
+    assert _failure(RayTaskError("map", "Traceback", ours).as_instanceof_cause()) is ours
+    other = _failure(RayTaskError("map", "Traceback\nZeroDivisionError: zero", ZeroDivisionError("zero")))
+    assert str(other).startswith("Ray gave up: ZeroDivisionError: zero; complete results stay valid")

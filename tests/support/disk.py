@@ -153,8 +153,13 @@ class Small(Net):
 def small():
     return Small()
 
-def frail():
-    model = Small()
+class Worn(Small):
+    def forward(self, images):
+        time.sleep(0.03)
+        return super().forward(images)
+
+def worn():
+    model = Worn()
     model.transform = Deadly()
     return model
 

@@ -1,7 +1,4 @@
-"""Slow transcriptions of targets, of fusions of layers, and of methods that combine several maps into one.
-
-Not here: the blur of ODAM (2304.06354), not defined far enough.
-"""
+"""Slow transcriptions of targets, of fusions of layers, and of methods that combine several maps into one."""
 
 from __future__ import annotations
 

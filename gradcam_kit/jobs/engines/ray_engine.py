@@ -148,13 +148,16 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
         for table in rows.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=1):
             yield _item(table)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error.__cause__
-        if isinstance(cause, GradCamKitError):
-            raise cause from error
-        said = str(error).strip().splitlines()[-1]
-        raise CaptureError(
-            f"Ray gave up: {said}; complete results stay valid; run the same command to resume"
-        ) from error
+        raise _failure(error) from error
+
+
+def _failure(error: Exception) -> GradCamKitError:
+    """Return the error that a worker raised if it is one of ours, otherwise one with what Ray says."""
+    cause = getattr(error, "cause", None) or error.__cause__
+    if isinstance(cause, GradCamKitError):
+        return cause
+    said = str(error).strip().splitlines()[-1]
+    return CaptureError(f"Ray gave up: {said}; complete results stay valid; run the same command to resume")
 
 
 _SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_batch": False}

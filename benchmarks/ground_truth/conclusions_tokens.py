@@ -1,0 +1,107 @@
+"""The conclusions on transformers of docs/where-right.md, each made from the stored numbers that support it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import ceil, floor
+
+from benchmarks.ground_truth.scoring import DELETION, TRUTHS
+from benchmarks.ground_truth.stored import Stored, joined, listed
+from benchmarks.ground_truth.tokens import OF_EMPTY
+
+_OTHERS = {name: f"transformer, {name}" for name in ("two", "ignored", "mean", "windows")}
+_MARGIN = 0.05
+"""A deletion score that is higher by less is as good."""
+
+
+def transformers(s: Stored) -> str:
+    """Balanced gradients."""
+    rivals = ("hires-cam", "grad-cam", "attention-rollout", "grad-eclip", "random-cam")
+    first = [s.better("transformer", "balanced-cam", other) for other in rivals]
+    masks = s.better("transformer", "balanced-cam", "score-cam")
+    two, mean, windows = (s.better(_OTHERS[name], "balanced-cam", "hires-cam") for name in ("two", "mean", "windows"))
+    shown, ignored = s.verdict(_OTHERS["ignored"], "balanced-cam", "hires-cam")
+    for column, least in (("transformer", 0.5), (_OTHERS["two"], 0.45)):
+        s.require(s.value(column, "balanced-cam") >= least, f"{column}: balanced-cam is below {least}")
+    other = s.note(_OTHERS["two"], "share of balanced-cam on the other square")
+    s.require(other <= 0.05, f"balanced-cam has {other:.2f} on the other square")
+    counted = f"{s.networks(_OTHERS['ignored'])} of {s.trained(_OTHERS['ignored'])}"
+    frame = f"it is better by {ignored}" if shown else f"this is not shown ({ignored})"
+    more = "" if shown else ", and it takes more trainings to settle it"
+    return (
+        "**On vision transformers take [`BalancedCAM`](how-to/transformers.md).** It puts "
+        f"{s.interval('transformer', 'balanced-cam')} of its map on the only square that matters, which is {first[0]} "
+        f"more than `HiResCAM`, {first[1]} more than `GradCAM`, {first[2]} more than `AttentionRollout`, {first[3]} "
+        f"more than `GradECLIP`, {first[4]} more than random channel weights, and {masks} more than `ScoreCAM`, which "
+        f"takes a pass for each channel. It is better than `HiResCAM` by {two} with two colors (of its map "
+        f"{s.mean(_OTHERS['two'], 'balanced-cam')} is on the square that is explained and {other:.2f} on the other "
+        f"one), by {mean} behind the mean of all patches, and by {windows} with shifted windows. With a frame that is "
+        f"to be ignored {frame}: {counted} networks name the color well enough to count{more}. All of these networks "
+        "are small and trained in seconds; on large ones with weights nothing is measured here, so check a map against "
+        "a change of the image."
+    )
+
+
+def removed(s: Stored) -> str:
+    """Deletion on transformers."""
+    columns = {
+        words: f"transformer{family}{DELETION}"
+        for words, family in (("a class token", ""), ("the mean of all patches", ", mean"), ("windows", ", windows"))
+    }
+    verdicts = {words: s.verdict(column, "balanced-cam", TRUTHS[1], _MARGIN) for words, column in columns.items()}
+    excluded, left = ([words for words in columns if verdicts[words][0] == is_so] for is_so in (True, False))
+    above = max(_apart(s, columns.values(), "balanced-cam", TRUTHS[1]))
+    s.require(above < _MARGIN, f"the area of balanced-cam is {above:.2f} above that of the mask in a network")
+    hires = min(_apart(s, columns.values(), "hires-cam", "balanced-cam"))
+    s.require(hires > 0, f"the area of hires-cam is {-hires:.2f} below that of balanced-cam in a network")
+    named = [s.note(column, OF_EMPTY) for column in columns.values()]
+    s.require(min(named) > 0.5, f"an empty picture has no color: {named}")
+    own, coarse, exact, random = (
+        listed([s.value(column, row) for column in columns.values()], ".2f")
+        for row in ("balanced-cam", TRUTHS[1], TRUTHS[0], "random")
+    )
+    by_column = [[f"transformer{family}{what}" for family in ("", ", mean")] for what in (DELETION, "")]
+    rollout, on_square = (
+        listed([s.value(column, "attention-rollout") for column in both], ".2f") for both in by_column
+    )
+    return (
+        "**Deletion agrees on transformers.** Where pixels are replaced by 0 in the order of the map, 32 at a time, "
+        f"the area under the probability is {own} for `BalancedCAM` (with {joined(list(columns))}), {coarse} for the "
+        f"true mask averaged over patches and enlarged as maps are ({exact} for the mask as it is), and {random} for "
+        "random maps. In each of these networks the area of `BalancedCAM` is at most "
+        f"{ceil(100 * max(above, 0)) / 100:.2f} above that of the averaged mask, and that of `HiResCAM` at least "
+        f"{floor(100 * hires) / 100:.2f} above that of `BalancedCAM`. On average `BalancedCAM` is "
+        f"{joined([said for _, said in verdicts.values()])} below the mask; that in networks of the kind it is above "
+        f"it by {_MARGIN} is {_excluded(excluded, left)}. Deletion asks for the order of places alone, so it does not "
+        f"tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class "
+        "token, mean of all patches). Of an empty picture the networks still name one of the four colors, with a "
+        f"probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is "
+        "removed."
+    )
+
+
+def _apart(s: Stored, columns: Iterable[str], row: str, other: str) -> list[float]:
+    """The mean of one row less that of the other, of each network."""
+    pairs = [pair for one in columns for pair in zip(s.by_network(one, row), s.by_network(one, other), strict=True)]
+    return [first - second for first, second in pairs]
+
+
+def _excluded(shown: Sequence[str], left: Sequence[str]) -> str:
+    if not left:
+        return "excluded"
+    return f"excluded with {joined(shown)} and not with {joined(left)}" if shown else "not excluded"
+
+
+def random_channels(s: Stored) -> str:
+    """One draw proves nothing."""
+    unclear = s.not_shown("transformer", "random-cam", "grad-cam")
+    in_time = s.not_shown("series, when", "random-cam", "random")
+    spans = [s.draws(column, "random-cam") for column in ("transformer", "series, when")]
+    for low, high in spans:
+        s.require(high - low > 0.2, f"draws of random-cam differ by {high - low:.2f} alone")
+    return (
+        "**One draw and one network prove nothing.** Random channel weights (`RandomCAM`) reach from "
+        f"{spans[0][0]:.2f} to {spans[0][1]:.2f} on the transformers and from {spans[1][0]:.2f} to {spans[1][1]:.2f} "
+        "in time, by the draw and the network. Over all of them they are neither shown to differ from `GradCAM` at the "
+        f"last block of the transformers ({unclear}) nor from random maps in time ({in_time})."
+    )
