@@ -272,4 +272,4 @@ def held_bytes() -> int:
     gc.collect()
     stored = [own.untyped_storage() for own in gc.get_objects() if issubclass(type(own), Tensor)]
     tensors = {storage.data_ptr(): storage.nbytes() for storage in stored}
-    return tracemalloc.get_traced_memory()[0] + sum(tensors.values())
+    return int(tracemalloc.get_traced_memory()[0] + sum(tensors.values()))
