@@ -20,8 +20,8 @@ PAGE = ROOT / "docs" / "diagnostics-proof.md"
 COST, FAULTS, LIMITS = "diagnostics-cpu.json", "faults.json", "thresholds-cpu.json"
 CAPABILITIES = "capabilities-cpu.json"
 
-HISTORY_GOAL = 64
-"""Maximum memory in KiB for the history of a layer."""
+MEMORY_GOAL = 64
+"""Maximum memory of a layer in KiB, without pooled features."""
 HISTORY_KIB, HISTOGRAMS_KIB = ROWS * (4 * len(FIELDS) + 2 * COARSE) / 1024, 2 * 8 * BINS / 1024
 
 
@@ -62,8 +62,9 @@ def cost_table(results: Path) -> str:
         for name, goal in goals.items()
         if name in measured and measured[name].figures["ratio"].median > goal
     ]
-    if HISTORY_KIB > HISTORY_GOAL:
-        missed.append(f"memory of the history ({HISTORY_KIB:.0f} KiB instead of {HISTORY_GOAL} KiB)")
+    most = max(row.figures["kib_per_layer"].median for row in stored.rows if "kib_per_layer" in row.figures)
+    if most > MEMORY_GOAL:
+        missed.append(f"memory ({most:.0f} KiB for each layer instead of {MEMORY_GOAL} KiB)")
     seen = stored.environment
     return "\n".join(
         [
@@ -75,8 +76,8 @@ def cost_table(results: Path) -> str:
             "",
             _table(("tool", "x a plain step", "goal", "load of the machine", ""), rows),
             "",
-            f"Memory of ModelDiagnostics: {', '.join(kept)}; at most {HISTORY_KIB:.0f} KiB of it are history (goal: "
-            f"{HISTORY_GOAL} KiB) and {HISTOGRAMS_KIB:.0f} KiB the two histograms.",
+            f"Memory of ModelDiagnostics in a running block: {', '.join(kept)} (goal: {MEMORY_GOAL} KiB). "
+            f"{HISTOGRAMS_KIB:.0f} KiB of it are the two histograms, and at most {HISTORY_KIB:.1f} KiB the history.",
             "",
             f"Goals missed: {'; '.join(missed)}." if missed else "No goal is missed.",
         ]

@@ -16,7 +16,7 @@ from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.model.trees import map_output
-from gradcam_kit.capture.observable import check_observable, in_backward, unobservable
+from gradcam_kit.capture.observable import check_observable, computes_relu, in_backward, unobservable
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Request, capture
 from gradcam_kit.capture.recorders.frames import Folded, frame_layout
@@ -33,6 +33,7 @@ from gradcam_kit.capture.rerun.counting import counting_rows
 from gradcam_kit.capture.rerun.rescore import in_half_precision, rows_at_once
 from gradcam_kit.capture.rerun.session import IsPrediction, Rescoring, rescoring
 from gradcam_kit.capture.results import Capture
+from gradcam_kit.capture.shards import Shard, flat_shards, is_spread, local_part, shard_of
 from gradcam_kit.capture.texts import with_texts
 from gradcam_kit.targets.classes import (
     ClassLogit,
@@ -61,6 +62,7 @@ __all__ = [
     "Rescoring",
     "Runner",
     "SeenHeads",
+    "Shard",
     "TargetLayers",
     "TokenGrid",
     "TowerPass",
@@ -71,8 +73,10 @@ __all__ = [
     "choose_among",
     "choose_layers",
     "compile_around",
+    "computes_relu",
     "counting_rows",
     "find_layers",
+    "flat_shards",
     "frame_layout",
     "heatmap_size",
     "holding_hooks",
@@ -80,7 +84,9 @@ __all__ = [
     "in_backward",
     "in_fastest_format",
     "in_half_precision",
+    "is_spread",
     "layer_candidates",
+    "local_part",
     "map_output",
     "observe",
     "on_host",
@@ -96,6 +102,7 @@ __all__ = [
     "run_recurrent",
     "score_kind",
     "select_layers",
+    "shard_of",
     "split_name",
     "tower_pass",
     "unobservable",

@@ -125,3 +125,12 @@ def _get(model: nn.Module, name: str) -> nn.Module | None:
         return model.get_submodule(name)
     except AttributeError:
         return None
+
+
+def computes_relu(module: nn.Module) -> bool:
+    """Whether an observed module is a ReLU whose output no other hook can replace: it follows from the input."""
+    if type(module) is not nn.ReLU or "forward" in module.__dict__:
+        return False
+    return len(module._forward_hooks) == len(module._forward_pre_hooks) == 1 and not (
+        nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
+    )

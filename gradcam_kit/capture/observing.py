@@ -32,7 +32,7 @@ from gradcam_kit.capture.observable import (
 _log = logging.getLogger("gradcam_kit")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take twice as long to make, and there is one for each call of a layer
 class Call:
     """One call of one layer.
 

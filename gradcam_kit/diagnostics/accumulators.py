@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradcam_kit.capture import is_spread
 from gradcam_kit.diagnostics.kinds import own_weight
 from gradcam_kit.diagnostics.maths.statistics import Axes, Moments
 from gradcam_kit.diagnostics.pending import Copied, Histograms, Reservoir, Scalars
@@ -104,7 +105,7 @@ class Accumulators:
         for live in self.live.values():
             track = live.track
             if live.low is not None and live.high is not None:
-                track.open.low, track.open.high = live.low.double().cpu().numpy(), live.high.double().cpu().numpy()
+                track.open.low, track.open.high = live.low.cpu().numpy(), live.high.cpu().numpy()
                 found = track.open.moments
                 low, high = float(live.low.amin()), float(live.high.amax())
                 track.open.moments = found.merge(Moments(minimum=low, maximum=high))
@@ -113,16 +114,21 @@ class Accumulators:
                 track.open.features = None if rows is None else rows.float().cpu().numpy()
             for device, (row, gradient_row) in live.rows.items():
                 counts = self.histograms[device].counts
-                track.counts = counts[row].cpu().numpy().copy()
-                track.gradient_counts = counts[gradient_row].cpu().numpy().copy()
+                # On the host these are views: 32 KiB for each layer would else be held twice.
+                track.counts, track.gradient_counts = counts[row].cpu().numpy(), counts[gradient_row].cpu().numpy()
             if live.alive is not None:
                 track.open.alive = live.alive.cpu().numpy()
             module = live.module()
             weight = None if module is None else own_weight(module)
-            track.zero_weight = weight is not None and weight.device.type != "meta" and not bool((weight != 0).any())
+            track.zero_weight = weight is not None and _is_zero(weight)
             if close:
                 live.low = live.high = live.alive = None
 
     def begin_window(self) -> None:
         """Trace the paths of the graph again, because they may depend on the input."""
         self.nodes = {}
+
+
+def _is_zero(weight: Tensor) -> bool:
+    """Whether all values are 0; False where not all of them are here."""
+    return weight.device.type != "meta" and not is_spread(weight) and not bool((weight != 0).any())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradcam_kit.capture import Call, Observation, Observer, unobservable
+from gradcam_kit.capture import Call, Observation, Observer, is_spread, local_part, unobservable
 from gradcam_kit.diagnostics.accumulators import Accumulators, LiveLayer
 from gradcam_kit.diagnostics.kinds import FEW_INPUTS, activation_of, flat_beyond, inputs_per_unit, own_weight
 from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
@@ -76,7 +76,7 @@ class Collector(Accumulators, Observer):
         """Read the output of a layer."""
         output = call.output
         for name, leaf in ((call.name, output),) if isinstance(output, Tensor) else named_leaves(call.name, output):
-            reason = unobservable(leaf)
+            reason = unobservable(leaf) or self._unread_part(leaf)
             if reason is not None:
                 if leaf is not None or output is None:
                     self.ledger.skipped[name] = reason
@@ -106,6 +106,14 @@ class Collector(Accumulators, Observer):
             for name, live in self.live.items():
                 live.track.on_path = name in passed if passed else None
 
+    def _unread_part(self, leaf: Tensor) -> str | None:
+        """Note that only the local part of a spread output is read; return why an empty one is not."""
+        if not is_spread(leaf):
+            return None
+        assert self.observation is not None
+        self.observation.note("Outputs are spread over processes (DTensor): each reads its own part alone.")
+        return None if local_part(leaf).numel() else "a tensor whose local part is empty"
+
     # Reading ----------------------------------------------------------------------------------------------------
 
     def _new(self, name: str, call: Call, leaf: Tensor) -> LiveLayer:
@@ -119,12 +127,13 @@ class Collector(Accumulators, Observer):
 
     def _plan(self, live: LiveLayer, call: Call, leaf: Tensor) -> Axes:
         axis = self.axes.of(live.track.layer, call.module, call.args, leaf)
-        if live.shape == leaf.shape and live.axes is not None and live.track.unit_axis == axis:
+        shape = local_part(leaf).shape
+        if live.shape == shape and live.axes is not None and live.track.unit_axis == axis:
             return live.axes
-        live.shape, live.axes = leaf.shape, Axes.of(leaf.shape, axis, live.sample_axis)
-        live.stride = stride_of(tuple(leaf.shape), SAMPLE)
+        live.shape, live.axes = shape, Axes.of(shape, axis, live.sample_axis)
+        live.stride = stride_of(tuple(shape), SAMPLE)
         track = live.track
-        track.unit_axis, track.shape, track.units = axis, tuple(leaf.shape), live.axes.units
+        track.unit_axis, track.shape, track.units = axis, tuple(shape), live.axes.units
         track.is_half = leaf.dtype in (torch.float16,)
         return live.axes
 
@@ -140,7 +149,7 @@ class Collector(Accumulators, Observer):
             track.open.expected += 1
         if not self.activations:
             return
-        x = at_least_float32(leaf.detach())
+        x = at_least_float32(local_part(leaf.detach()))
         on_host = decides_at_once(x)
         summary = summarize(x, axes, two_pass=not on_host and live.two_pass)
         if on_host:
@@ -246,7 +255,7 @@ class Collector(Accumulators, Observer):
             # The closure holds the accumulators, never a tensor of the graph.
             if self.observation is None or self.observation.paused or unobservable(gradient) is not None:
                 return
-            g = at_least_float32(gradient.detach())
+            g = at_least_float32(local_part(gradient.detach()))
             self.scalars_of(g.device).add(self._gradient(live.track, g.numel()), sum_of_squares(g))
             self._sample(live, g, 1)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gradcam_kit.capture import local_part, shard_of
 from gradcam_kit.errors import CaptureError, UnknownNameError, did_you_mean
 
 
@@ -18,19 +19,22 @@ class GradientRecord:
 
     Attributes:
         shape: shape of the last gradient.
+        local: whether gradients are spread over processes (`fully_shard`), and only the local parts were measured.
     """
 
     shape: tuple[int, ...] = ()
+    local: bool = False
     _norms: list[Tensor] = field(default_factory=list, repr=False)
     _largest: list[Tensor] = field(default_factory=list, repr=False)
 
     def add(self, gradient: Tensor) -> None:
         """Measure a gradient on its device, without synchronization."""
-        own = gradient.detach()
+        own = local_part(gradient.detach())
+        self.local = self.local or shard_of(gradient) is not None
         self.shape = tuple(own.shape)
         wide = own if own.dtype == torch.float64 else own.float()
         self._norms.append(torch.linalg.vector_norm(wide))
-        self._largest.append(torch.linalg.vector_norm(wide, torch.inf))
+        self._largest.append(torch.linalg.vector_norm(wide, torch.inf) if wide.numel() else wide.new_zeros(()))
 
     @property
     def norms(self) -> list[float]:
@@ -91,5 +95,5 @@ class GradientRecords(Mapping[str, GradientRecord]):
 
     @property
     def total_norm(self) -> float:
-        """The global norm of the last gradients of all watched parameters."""
+        """The global norm of the last gradients of all watched parameters; of spread ones, of their local parts."""
         return math.sqrt(sum(own.norm**2 for name, own in self.records.items() if name in self.parameters))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,17 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Observation, unobservable
-from gradcam_kit.diagnostics.magnitudes import Seen, larger, largest_magnitude, largest_of, magnitudes_of
+from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_magnitude, largest_of, magnitudes_of
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
 # If the gradient at the edge of these is infinite, the gradients of values close to the edge are unbounded too.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
+# These pass on the values that they receive.
+_VIEWS = frozenset(
+    f"{name}Backward0"
+    for name in ("Alias", "Permute", "ReshapeAlias", "T", "Transpose", "UnsafeView", "Unsqueeze", "View")
+)
 _KEY = "gradcam_kit.diagnostics"
 
 
@@ -45,17 +51,36 @@ class ModuleNodes:
 
 @dataclass(eq=False)
 class _Mark:
-    """Facts about a node: the origin and size of arriving gradients, and whether they leave the model there."""
+    """Facts about a node: the origin and size of arriving gradients, and whether they leave the model there.
+
+    `passed` is the last gradient that was passed to the node, and its version; it arrives as a sum if there are others.
+    """
 
     origin: Origin | None = None
     leaves: bool = False
+    is_leaf: bool = False
     arriving: float = math.nan
+    passed: tuple[weakref.ref[Tensor], int] | None = None
 
     @classmethod
     def of(cls, node: Any) -> _Mark:
         """Return the mark of a node, made on first use; it is stored in the node, not in its temporary wrapper."""
         mark: _Mark = node.metadata.setdefault(_KEY, cls())
         return mark
+
+    def receive(self, gradient: Tensor, size: float) -> None:
+        """Note a gradient on its way to the node."""
+        self.arriving = max(size, self.arriving) if self.arriving >= 0 else size
+        self.passed = weakref.ref(gradient), gradient._version
+
+    def arrived(self, gradients: Sequence[Tensor | None]) -> tuple[float, Tensor | None]:
+        """Return the size of what arrived, and the tensor that has it; None if several gradients were summed."""
+        size, passed = self.arriving, self.passed
+        self.arriving, self.passed = math.nan, None
+        only = gradients[0] if len(gradients) == 1 else None
+        if passed is None:
+            return largest_of(magnitudes_of(gradients)), only
+        return size, only if only is passed[0]() and only is not None and only._version == passed[1] else None
 
 
 class GradientTracer:
@@ -90,7 +115,8 @@ class GradientTracer:
     def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
         """Watch the nodes that the module itself made, from its outputs to its inputs, not its children's."""
         ends = set(frame.inputs)
-        tensors = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
+        leaves = [output] if isinstance(output, Tensor) else [leaf for _, leaf in named_leaves("", output)]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
         stack, done = list(starts), set(ends)
         while stack:
@@ -117,21 +143,21 @@ class GradientTracer:
         shown, operator = name or type(module).__name__, node.name()
         # A hook that holds its node would keep the graph alive in a cycle, so it holds only the mark.
         mark = _Mark.of(node)
-        following = [_following(after) for after, _ in node.next_functions]
+        following, is_view = [_following(after) for after, _ in node.next_functions], operator in _VIEWS
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
-            passed = magnitudes_of(inputs)
             # Arriving gradients were already measured where they were passed on, except sums of several gradients.
-            arriving = largest_of(magnitudes_of(outputs)) if math.isnan(mark.arriving) else mark.arriving
+            arriving, whole = mark.arrived(outputs)
+            passed = _sizes(inputs, following, whole, arriving, is_view)
             self._note(name, arriving, largest_of(passed))
-            for after, own in zip(following, passed, strict=False):
-                if after is not None and own >= 0:
-                    after.arriving = max(own, after.arriving) if after.arriving >= 0 else own
-            bad = [not math.isfinite(own) for own in passed]
-            if not any(bad):
+            for after, gradient, size in zip(following, inputs, passed, strict=False):
+                if after is not None and gradient is not None and not after.is_leaf and size != -1.0:
+                    after.receive(gradient, size)
+            if all(map(math.isfinite, passed)):
                 if mark.origin is not None and operator.startswith(_EDGES):
                     self._confirm(mark.origin)
                 return
+            bad = [not math.isfinite(own) for own in passed]
             first = next(own for own, is_bad in zip(inputs, bad, strict=True) if own is not None and is_bad)
             if any(own is not None and _is_bad(own) for own in outputs):
                 origin = mark.origin or (self.suspects[-1] if self.suspects else None)
@@ -166,7 +192,30 @@ def _following(node: Any) -> _Mark | None:
     if node is None:
         return None
     # The node of a parameter outlives the pass, so no mark is stored there.
-    return _Mark(leaves=True) if hasattr(node, "variable") else _Mark.of(node)
+    return _Mark(leaves=True, is_leaf=True) if hasattr(node, "variable") else _Mark.of(node)
+
+
+def _sizes(
+    gradients: Sequence[Tensor | None], following: Sequence[_Mark | None], known: Tensor | None, size: float, view: bool
+) -> list[float]:
+    """Return the largest magnitude of each gradient that a node passes on; -1 for what has none.
+
+    A gradient of the size that is `known` is not read again, nor is a view of it. Beside the gradient of an activation,
+    those of parameters are only tested: their size is 0, or not finite.
+    """
+    sizes = []
+    only_parameters = all(after is None or after.is_leaf for after in following)
+    for gradient, after in zip(gradients, following, strict=False):
+        if gradient is None or unobservable(gradient) is not None:
+            sizes.append(-1.0)
+        elif after is not None and after.is_leaf and not only_parameters:
+            sizes.append(0.0 if is_finite(gradient) else largest_magnitude(gradient))
+        elif gradient is known or (view and known is not None):
+            sizes.append(size)
+        else:
+            known, size = gradient, largest_magnitude(gradient)
+            sizes.append(size)
+    return sizes
 
 
 def _is_bad(gradient: Tensor) -> bool:

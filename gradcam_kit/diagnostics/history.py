@@ -1,4 +1,4 @@
-"""One layer over time in constant memory: at most 512 rows; when full, neighbors are merged."""
+"""One layer over time in constant memory: at most 96 rows; when full, neighbors are merged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from gradcam_kit.diagnostics.maths.histogram import COARSE
 
-ROWS = 512
+ROWS = 96
+"""A row takes 112 bytes, so that the history of a layer ends at 10.5 KiB."""
 FIELDS = ("step", "elements", "mean", "std", "min", "max", "not_finite", "dead", "gradient_norm", "saturated")
 
 
 @dataclass
 class History:
-    """Rows of windows, the oldest first; at 512 rows, pairs of neighbors are merged.
+    """Rows of windows, the oldest first; at 96 rows, pairs of neighbors are merged.
 
     Attributes:
         values: `(rows, fields)`; see `FIELDS`.

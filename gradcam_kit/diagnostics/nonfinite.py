@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Observation, check_observable, observe
+from gradcam_kit.capture import Observation, check_observable, is_spread, observe
 from gradcam_kit.diagnostics.magnitudes import Seen
 from gradcam_kit.diagnostics.operators import Place, Recorded
 from gradcam_kit.diagnostics.origins import Origin, Origins, cause_of, origin_of
@@ -86,6 +86,11 @@ class _Finder:
         if self.origins.forward is None:
             cause = cause or cause_of(module)
             found = origin_of(layer, "forward", cause, path, tensor, trail)
+            if module is not None and any(map(is_spread, module.parameters())):
+                self.origins.notes.append(
+                    "Parameters are spread over processes: the cause is told from the local shards, so look at the "
+                    "other ranks too."
+                )
             if recorded is not None and module is not None and cause == "computed here":
                 place = self._again(module, recorded, found.kind)
                 found = replace(found, operator=place.operator, line=place.line)

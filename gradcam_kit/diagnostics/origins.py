@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from gradcam_kit.capture import local_part
 from gradcam_kit.diagnostics.magnitudes import Seen
 
 OUTSIDE = "outside of any module: the loss"
@@ -78,7 +79,7 @@ def origin_of(
     layer: str, phase: str, cause: str, path: str, tensor: Tensor, trail: Sequence[Seen], operator: str = ""
 ) -> Origin:
     """Return the origin with the kind, the count and the first sample of the values of `tensor` that are not finite."""
-    tensor = tensor.detach()
+    tensor = local_part(tensor.detach())
     bad = ~tensor.isfinite()
     rows = bad.flatten(1).any(1) if bad.ndim > 1 else bad
     first = int(rows.nonzero()[0]) if rows.ndim == 1 and bool(rows.any()) else None
@@ -91,6 +92,6 @@ def cause_of(module: nn.Module | None) -> str:
     if module is not None:
         for kind, named in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
             for name, tensor in named:
-                if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
+                if tensor.is_floating_point() and not bool(local_part(tensor.detach()).isfinite().all()):
                     return f"{kind} {name}"
     return "computed here"

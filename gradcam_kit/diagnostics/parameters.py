@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradcam_kit.capture import Observation
+from gradcam_kit.capture import Observation, Shard, flat_shards, is_spread, local_part, shard_of
 from gradcam_kit.diagnostics.collecting import Collector
 from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
 from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
@@ -29,6 +29,7 @@ class ParameterWatch:
         self.ledger, self.model, self.collector = ledger, model, collector
         self.optimizers = list(optimizers)
         self.next: dict[int, int] = {id(optimizer): 1 for optimizer in optimizers}
+        self.flat = flat_shards(model)
         self.sampled: list[tuple[ParameterTrack, Tensor, int, Tensor]] = []
         owners = {id(own): name for name, module in model.named_modules() for own in module._parameters.values()}
         for name, parameter in model.named_parameters():
@@ -67,6 +68,10 @@ class ParameterWatch:
         measured: list[tuple[ParameterTrack, Tensor, Tensor]] = []
         rates = _rates(optimizer)
         for track, parameter in self._own(optimizer):
+            if track.trains:
+                shard = shard_of(parameter) or self.flat.get(id(parameter))
+                if shard is not None:
+                    note_shard(track, parameter, shard, self.collector.observation)
             if not track.trains or not _is_plain(parameter):
                 continue
             track.measured += 1
@@ -74,10 +79,11 @@ class ParameterWatch:
             if parameter.grad is None:
                 track.missing += 1
             elif _is_plain(parameter.grad):
-                measured.append((track, parameter.detach(), parameter.grad.detach()))
+                own = local_part(parameter.detach())
+                measured.append((track, own, local_part(parameter.grad.detach())))
                 if track.optimized:
-                    stride = stride_of(tuple(parameter.shape), SAMPLE)
-                    sample = take_sample(parameter.detach(), 0, stride)
+                    stride = stride_of(tuple(own.shape), SAMPLE)
+                    sample = take_sample(own, 0, stride)
                     self.sampled.append((track, parameter, stride, sample))
         self._norms(measured, by_gradient=isinstance(optimizer, torch.optim.SGD))
         self._alive_units()
@@ -86,9 +92,9 @@ class ParameterWatch:
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Compare the samples with the updated parameters."""
         for track, parameter, stride, before in self.sampled:
-            change = take_sample(parameter.detach(), 0, stride) - before
+            change = take_sample(local_part(parameter.detach()), 0, stride) - before
             norms = torch.linalg.vector_norm(change.float()), torch.linalg.vector_norm(before.float())
-            self.collector.scalars_of(parameter.device).add(_update(track), *norms)
+            self.collector.scalars_of(before.device).add(_update(track), *norms)
         self.sampled.clear()
         self.ledger.optimizer_steps += 1
 
@@ -124,11 +130,23 @@ class ParameterWatch:
             weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
             if weight is None or bias is None or weight.grad is None or bias.grad is None or bias.ndim != 1:
                 continue
-            if not _is_plain(weight.grad) or len(weight) != len(bias):
+            if not _is_plain(weight.grad) or len(weight) != len(bias) or is_spread(weight):
                 continue
             alive = (weight.grad.detach().reshape(len(weight), -1) != 0).any(1) | (bias.grad.detach() != 0)
             live.alive = alive if live.alive is None else live.alive | alive
             live.track.open.measured += 1
+
+
+def note_shard(track: ParameterTrack, parameter: Tensor, shard: Shard, observation: Observation | None) -> None:
+    """Note which part of a spread parameter is measured."""
+    track.shards, track.parts = frozenset([shard.place]), shard.parts
+    if not local_part(parameter).numel():
+        track.norm = track.gradient_norm = track.reach = 0.0
+    if observation is not None:
+        observation.note(
+            "Parameters are spread over processes, and each measures its own shards: their norms and updates are "
+            "local until the ranks are joined by merge()."
+        )
 
 
 def note_scale(ledger: Ledger, observation: Observation) -> None:
@@ -211,4 +229,9 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_meta and tensor.numel() > 0
+    return (
+        tensor.layout == torch.strided
+        and tensor.is_floating_point()
+        and not tensor.is_meta
+        and local_part(tensor).numel() > 0
+    )

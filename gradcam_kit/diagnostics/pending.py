@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gradcam_kit.diagnostics.maths.histogram import BINS, add_counts
 
-_MOST_INDICES = 4
+_MOST_PLACES = 4
+_BLOCK = 16
 
 
 @dataclass(eq=False)
@@ -70,18 +70,21 @@ class Histograms:
     rows: list[int] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
     used: int = 0
-    _index: dict[tuple[tuple[int, int], ...], Tensor] = field(default_factory=dict)
+    _places: dict[tuple[tuple[int, int], ...], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.counts = self._more()
+
+    def _more(self) -> Tensor:
         with torch.inference_mode(False):
-            self.counts = torch.zeros(64, BINS, dtype=torch.int64, device=self.device)
+            return torch.zeros(_BLOCK, BINS, dtype=torch.int64, device=self.device)
 
     def new_row(self) -> int:
         """Reserve a row."""
         self.used += 1
         if self.used > len(self.counts):
             with torch.inference_mode(False):
-                self.counts = torch.cat([self.counts, torch.zeros_like(self.counts)])
+                self.counts = torch.cat([self.counts, self._more()])
         return self.used - 1
 
     def add(self, row: int, sample: Tensor) -> None:
@@ -94,13 +97,14 @@ class Histograms:
         if not self.samples:
             return
         key = tuple((row, len(sample)) for row, sample in zip(self.rows, self.samples, strict=True))
-        index = self._index.get(key)
-        if index is None:
-            places = np.repeat([row for row, _ in key], [size for _, size in key])
-            index = torch.from_numpy(places).to(self.device, non_blocking=True)
-            if len(self._index) >= _MOST_INDICES:  # lengths that never repeat must not pile up
-                self._index.clear()
-            self._index[key] = index
+        places = self._places.get(key)
+        if places is None:
+            places = torch.tensor(key).T.contiguous().to(self.device, non_blocking=True)
+            if len(self._places) >= _MOST_PLACES:  # lengths that never repeat must not pile up
+                self._places.clear()
+            self._places[key] = places
+        # The row of each value would take more memory than the histograms, so it is not kept.
+        index = torch.repeat_interleave(places[0], places[1], output_size=sum(size for _, size in key))
         add_counts(self.counts, index, torch.cat([sample.float() for sample in self.samples]))
         self.rows, self.samples = [], []
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gradcam_kit.diagnostics.findings import Finding, worst_first
+from gradcam_kit.diagnostics.maths.statistics import binomial_error
 from gradcam_kit.errors import missing_extra
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class LayerRow:
         max: the largest finite value.
         nan: number of NaN values; on a GPU, of outputs that hold any.
         inf: number of infinite values; on a GPU, of outputs that hold any but no NaN.
-        zeros: number of zeros; estimated from samples unless `exact=True`.
+        zeros: number of zeros; estimated from samples unless `exact=True`, see `Report.zeros_error`.
         dead: number of units that were never active; None if not applicable, or if there was a NaN.
         units: number of units.
         effective_rank: effective rank of the pooled features of a few layers, unscaled; None for the others.
@@ -74,6 +75,7 @@ class ParameterRow:
         gradient_norm: norm of its gradient at the last measured step.
         gradient_ratio: `gradient_norm` divided by `norm`.
         update_ratio: median of rms(change) / rms(values) of one optimizer step.
+        local: whether the parameter is spread over processes (`fully_shard`), and only local shards were measured.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ParameterRow:
     gradient_norm: float
     gradient_ratio: float
     update_ratio: float
+    local: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +98,7 @@ class Report:
         skipped: outputs without statistics, and why.
         notes: remarks on what was not observed, and why.
         steps: number of observed steps.
+        sampled: number of values of each layer in which zeros were counted; an estimate if it is less than all.
     """
 
     findings: tuple[Finding, ...]
@@ -104,6 +108,14 @@ class Report:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     steps: int = 0
+    sampled: tuple[tuple[str, int], ...] = ()
+
+    def zeros_error(self, row: LayerRow) -> int:
+        """Return how far the zeros of a layer may be off (binomial, 95 %); 0 where all values were counted."""
+        counted = dict(self.sampled).get(row.name, row.elements)
+        if counted >= row.elements:
+            return 0
+        return math.ceil(binomial_error(row.zeros / row.elements, counted) * row.elements)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the rows of the layers as a table, in the order of execution.
@@ -127,6 +139,7 @@ class Report:
             "never_ran": list(self.never_ran),
             "skipped": dict(self.skipped),
             "notes": list(self.notes),
+            "sampled": dict(self.sampled),
         }
 
     def __str__(self) -> str:
@@ -137,7 +150,12 @@ class Report:
             lines.append(f"Never ran: {', '.join(self.never_ran)}.")
         if self.skipped:
             lines.append(f"No statistics: {', '.join(f'{name} ({reason})' for name, reason in self.skipped)}.")
-        return "\n".join([*lines, "", *_table(self.layers)])
+        return "\n".join([*lines, "", *_table([self._cells(row) for row in self.layers])])
+
+    def _cells(self, row: LayerRow) -> list[str]:
+        cells = {name: _shown(getattr(row, name)) for name in _COLUMNS}
+        error = self.zeros_error(row)
+        return list((cells | {"zeros": f"{cells['zeros']}+-{error}" if error else cells["zeros"]}).values())
 
     @property
     def summary(self) -> str:
@@ -153,7 +171,7 @@ class Report:
         names = _COLUMNS
         head = "".join(f"<th>{name}</th>" for name in names)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_shown(getattr(row, name)))}</td>" for name in names) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in self._cells(row)) + "</tr>"
             for row in self.layers
         )
         return (
@@ -170,8 +188,8 @@ def sorted_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(worst_first(findings))
 
 
-def _table(rows: Sequence[LayerRow]) -> list[str]:
-    cells = [list(_COLUMNS), *([_shown(getattr(row, name)) for name in _COLUMNS] for row in rows)]
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [list(_COLUMNS), *rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
     return [
         "  ".join(

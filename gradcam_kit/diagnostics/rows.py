@@ -44,6 +44,7 @@ def report_of(ledger: Ledger, limits: Thresholds) -> Report:
         tuple(ledger.skipped.items()),
         tuple(ledger.notes),
         ledger.steps,
+        tuple((track.name, int(track.counts.sum())) for track in tracks),
     )
 
 
@@ -90,7 +91,7 @@ def layer_row(track: LayerTrack, limits: Thresholds, rank: float | None) -> Laye
 def parameter_row(track: ParameterTrack) -> ParameterRow:
     """Return the last norms of one parameter, and its median update."""
     ratio = track.gradient_norm / track.norm if track.norm > 0 else math.nan
-    return ParameterRow(track.name, track.norm, track.gradient_norm, ratio, track.update.value)
+    return ParameterRow(track.name, track.norm, track.gradient_norm, ratio, track.update.value, track.is_local)
 
 
 def history_row(track: LayerTrack, step: int) -> dict[str, float]:

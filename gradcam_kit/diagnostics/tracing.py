@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Call, Observation, Observer, unobservable
+from gradcam_kit.capture import Call, Observation, Observer, computes_relu, unobservable
 from gradcam_kit.diagnostics.gradient_tracing import GradientFinder, GradientTracer, ModuleNodes
-from gradcam_kit.diagnostics.magnitudes import Seen, largest_magnitude
+from gradcam_kit.diagnostics.magnitudes import Seen, extremes_of, magnitude_between
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.operators import Recorded
 
@@ -44,6 +44,7 @@ class _Frame(ModuleNodes):
     """One running module: whether its inputs were finite, and masked scores among them."""
 
     finite_input: bool = True
+    input: tuple[float, float] = (math.nan, math.nan)
     largest_input: float = math.nan
     scores: Tensor | None = None
     recorded: Recorded | None = None
@@ -58,7 +59,7 @@ class Tracer(Observer):
         self.frames: list[_Frame] = []
         self.again: list[_Frame] = []
         self.trail: deque[Seen] = deque(maxlen=_TRAIL)
-        self.known: dict[int, tuple[weakref.ref[Tensor], int, float]] = {}
+        self.known: dict[int, tuple[weakref.ref[Tensor], int, tuple[float, float]]] = {}
         self.gradients = GradientTracer(finder, _TRAIL)
         self.masked: tuple[str, nn.Module, Tensor, str, Recorded | None] | None = None
         self.masked_depth = 0
@@ -81,8 +82,9 @@ class Tracer(Observer):
 
     def enter(self, call: Call) -> None:
         """Test the inputs before the module can change them in place."""
-        given = [*named_leaves("input", call.args if len(call.args) != 1 else call.args[0])]
-        given += named_leaves("input", dict(call.kwargs))
+        given = [*_leaves("input", call.args if len(call.args) != 1 else call.args[0])]
+        if call.kwargs:
+            given += named_leaves("input", dict(call.kwargs))
         tensors = [(path, leaf) for path, leaf in given if unobservable(leaf) is None]
         frame = _Frame(call.name, call.module, inputs=[leaf.grad_fn for _, leaf in tensors if leaf.grad_fn is not None])
         if call.recomputed:
@@ -90,10 +92,12 @@ class Tracer(Observer):
             return
         if not self.frames:
             self.gradients.enter(frame)
-        if tensors:
-            frame.largest_input = self._largest(tensors[0][1])
-        for path, leaf in tensors:
-            if math.isfinite(self._largest(leaf)) or _is_mask(path, leaf):
+        for position, (path, leaf) in enumerate(tensors):
+            extremes = self._extremes(leaf)
+            largest = magnitude_between(*extremes)
+            if not position:
+                frame.input, frame.largest_input = extremes, largest
+            if math.isfinite(largest) or _is_mask(path, leaf):
                 continue
             if _has_only_minus_infinity(leaf):
                 frame.scores = leaf.detach().clone()  # judge the output, because the module may work in place
@@ -116,8 +120,11 @@ class Tracer(Observer):
             self.gradients.watch(self.observation, frame, call.output, outer[-1] if outer else None)
         if call.recomputed:
             return
-        leaves = [(path, leaf) for path, leaf in named_leaves(call.name, call.output) if unobservable(leaf) is None]
-        magnitudes = [self._largest(leaf) for _, leaf in leaves]
+        given = _leaves(call.name, call.output)
+        leaves = [(path, leaf) for path, leaf in given if unobservable(leaf) is None]
+        if len(leaves) == 1 and computes_relu(call.module) and math.isfinite(frame.largest_input):
+            self._remember(leaves[0][1], (max(frame.input[0], 0.0), max(frame.input[1], 0.0)))
+        magnitudes = [magnitude_between(*self._extremes(leaf)) for _, leaf in leaves]
         if all(map(math.isfinite, magnitudes)):
             if frame.scores is not None or len(self.frames) < self.masked_depth:
                 self.masked = None  # a softmax took the masked scores
@@ -149,7 +156,11 @@ class Tracer(Observer):
         for _, leaf in named_leaves("", output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf and self.observation is not None:
                 self.observation.attach.on_gradient(leaf, self.gradients.at_the_loss)
-            if self.masked is not None and unobservable(leaf) is None and not math.isfinite(self._largest(leaf)):
+            if (
+                self.masked is not None
+                and unobservable(leaf) is None
+                and not math.isfinite(magnitude_between(*self._extremes(leaf)))
+            ):
                 self._settle()
         self.frames, self.masked = [], None
         self.known.clear()
@@ -171,14 +182,20 @@ class Tracer(Observer):
     ) -> None:
         self.finder.forward(name, module, tensor, path, tuple(self.trail), cause, recorded)
 
-    def _largest(self, tensor: Tensor) -> float:
-        version = -1 if tensor.is_inference() else tensor._version
+    def _extremes(self, tensor: Tensor) -> tuple[float, float]:
         known = self.known.get(id(tensor))
-        if known is not None and known[0]() is tensor and known[1] == version and version >= 0:
+        if known is not None and known[0]() is tensor and not tensor.is_inference() and known[1] == tensor._version:
             return known[2]
-        largest = largest_magnitude(tensor)
-        self.known[id(tensor)] = weakref.ref(tensor), version, largest
-        return largest
+        return self._remember(tensor, extremes_of(tensor))
+
+    def _remember(self, tensor: Tensor, extremes: tuple[float, float]) -> tuple[float, float]:
+        version = -1 if tensor.is_inference() else tensor._version
+        self.known[id(tensor)] = weakref.ref(tensor), version, extremes
+        return extremes
+
+
+def _leaves(name: str, value: Any) -> Iterable[tuple[str, Any]]:
+    return ((name, value),) if isinstance(value, Tensor) else named_leaves(name, value)
 
 
 def _popped(frames: list[_Frame], call: Call) -> _Frame:

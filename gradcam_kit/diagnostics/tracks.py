@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -13,13 +14,13 @@ from gradcam_kit.diagnostics.history import History
 from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
-_MOST_VALUES = 512
+_MOST_VALUES = 256
 _LOST = 4.0  # steps below this number of rounding units are lost in most entries
 
 
 @dataclass
 class RunningMedian:
-    """The median of a stream in constant memory: of all values up to 512, then of every second, fourth, ... value."""
+    """The median of a stream in constant memory: of all values up to 256, then of every second, fourth, ... value."""
 
     values: Any = field(default_factory=lambda: array("d"))
     stride: int = 1
@@ -79,7 +80,7 @@ class WindowStats:
     high: Any = None
     saturated: float = 0.0
     sampled: int = 0
-    gradient_norms: list[float] = field(default_factory=list)
+    gradient_norms: array[float] = field(default_factory=lambda: array("d"))
     expected: int = 0
     bad_gradients: int = 0
     alive: Any = None
@@ -191,7 +192,7 @@ class ParameterTrack:
 
     `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros. `reach` is
     about how far the last measured step should have moved it, NaN where that is not known, and `epsilon` the precision
-    of its type.
+    of its type. `shards` are the places of those of `parts` that were measured, if the parameter is spread.
     """
 
     name: str
@@ -210,6 +211,13 @@ class ParameterTrack:
     missing: int = 0
     zero: int = 0
     previous: tuple[int, int, int, tuple[float, ...]] | None = None
+    shards: frozenset[tuple[int, ...]] = frozenset()
+    parts: int = 1
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only some of the shards of the parameter were measured."""
+        return len(self.shards) < self.parts > 1
 
     def close_window(self) -> None:
         """Begin a new window, and keep the last one until something was measured in the new one."""
@@ -234,6 +242,17 @@ class ParameterTrack:
 
     def merge(self, other: ParameterTrack) -> ParameterTrack:
         """Return the track of both ranks; the gradients of data parallel ranks are equal after their reduction."""
+        if self.shards and not self.shards & other.shards:
+            return replace(
+                self,
+                shards=self.shards | other.shards,
+                norm=math.hypot(self.norm, other.norm),
+                gradient_norm=math.hypot(self.gradient_norm, other.gradient_norm),
+                reach=math.hypot(self.reach, other.reach),
+                update=self.update.merge(other.update),
+                updates=self.updates + other.updates,
+                zero=min(self.zero, other.zero),
+            )
         return replace(
             self,
             update=self.update.merge(other.update),

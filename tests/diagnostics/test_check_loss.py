@@ -130,6 +130,14 @@ def test_a_learning_rate_that_is_far_too_large_or_small() -> None:
     assert found[0].value is not None
 
 
+def test_a_parameter_in_two_groups_of_the_optimizer() -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    optimizer.param_groups.append({**optimizer.param_groups[0], "params": [model[5].weight]})
+    found = [own for own in check_training(model, [batch()], CE, optimizer) if "more than once" in own.message]
+    assert [(own.level, own.kind, own.layer) for own in found] == [("warn", "update", "5.weight")]
+
+
 def test_parameters_that_the_optimizer_lacks_or_should_not_have() -> None:
     model = network()
     [finding] = check_training(model, [batch()], CE, torch.optim.Adam([*model[0].parameters(), *model[1].parameters()]))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from gradcam_kit.diagnostics import ModelDiagnostics
 from gradcam_kit.diagnostics.findings import KINDS, Finding, worst_first
+from gradcam_kit.diagnostics.maths.statistics import binomial_error
 from gradcam_kit.errors import OptionError
 
 
@@ -58,3 +63,34 @@ def test_the_worst_come_first_and_equals_keep_their_order() -> None:
     levels = {"a": "note", "b": "bad", "c": "warn", "d": "bad"}
     found = [Finding(level, "leak", "", name) for name, level in levels.items()]  # type: ignore[arg-type]
     assert [finding.message for finding in worst_first(found)] == ["b", "d", "c", "a"]
+
+
+def test_an_interval_of_a_share_is_wilson_s_and_never_empty() -> None:
+    assert binomial_error(0.5, 100) == pytest.approx(0.0962, abs=1e-4)
+    assert binomial_error(0.0, 100) == pytest.approx(0.0370, abs=1e-4)
+    assert binomial_error(1.0, 100) == pytest.approx(binomial_error(0.0, 100))
+    rng, misses = np.random.default_rng(0), 0
+    for share in (0.01, 0.3, 0.99):
+        found = rng.binomial(200, share, 2000) / 200
+        misses += sum(abs(one - share) > binomial_error(one, 200) for one in found)
+    assert misses < 0.06 * 6000
+
+
+def test_zeros_that_were_sampled_have_an_error() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.randn(16, 3, 32, 32)
+    rows, reports = {}, {}
+    for exact in (False, True):
+        with ModelDiagnostics(model, exact=exact) as diagnostics:
+            model(x)
+        reports[exact] = diagnostics.report()
+        rows[exact] = reports[exact].layers[1]
+    error = reports[False].zeros_error(rows[False])
+    assert 0 < error < 0.02 * rows[False].elements
+    assert abs(rows[False].zeros - rows[True].zeros) <= error
+    assert f"{rows[False].zeros}+-{error}" in str(reports[False])
+    assert f"{rows[False].zeros}+-{error}" in reports[False]._repr_html_()
+    assert reports[False].zeros_error(reports[False].layers[0]) > 0  # none among 4,096 values is not none at all
+    assert reports[True].zeros_error(rows[True]) == 0
+    assert "+-" not in str(reports[True])
+    assert reports[False].to_dict()["sampled"]["1"] < rows[False].elements == reports[True].to_dict()["sampled"]["1"]

@@ -192,6 +192,82 @@ def test_residual_uses_of_one_tensor_are_told_apart() -> None:
     assert origin_of(model).backward.layer == "root"
 
 
+def test_large_gradients_of_parameters_are_finite() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    with find_nonfinite(model) as origin:
+        (model(X).sum(0) * 1e37).sum().backward()
+    assert model[1].weight.grad.isfinite().all()
+    assert not model[1].weight.grad.abs().sum().isfinite()  # a sum alone would have told an infinity
+    assert not origin
+
+
+class NanForItsWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        bad = torch.zeros_like(ctx.saved_tensors[0])
+        bad[3] = torch.nan
+        return gradients[0] * ctx.saved_tensors[0], bad
+
+
+def test_a_gradient_that_is_nan_for_a_parameter_alone() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return NanForItsWeight.apply(x, self.weight)
+
+    origin = origin_of(nn.Sequential(nn.Linear(16, 8), Scale(), nn.Linear(8, 2)))
+    assert (origin.backward.layer, origin.backward.kind, origin.backward.count) == ("1", "nan", 1)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("bias", [-10.0, 0.0, 10.0])
+def test_the_size_behind_a_relu_is_that_of_its_output(inplace: bool, bias: float) -> None:
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(inplace), Function(lambda x: torch.log(x * 0)), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(bias)
+        expected = float(model[:2](X).max())
+    [seen] = [own for own in origin_of(model).forward.trail if own.layer == "1"]
+    assert seen.output == expected
+
+
+def test_a_hook_of_the_user_behind_a_relu_is_seen() -> None:
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[1].register_forward_hook(lambda module, args, output: output / 0)
+    assert origin_of(model).forward.layer == "1"
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[1].forward = lambda x: x.relu().log()
+    assert origin_of(model).forward.layer == "1"
+
+
+def test_a_sum_of_two_gradients_that_overflows() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x
+
+    model = nn.Sequential(nn.Linear(16, 8), Twice(), Twice())
+    origin = origin_of(model, loss=lambda output: (output * 1.2e38).sum())
+    assert origin.backward.kind == "inf"
+
+
+def test_a_graph_that_runs_backward_twice() -> None:
+    model, calls = after(torch.sigmoid), []
+    with find_nonfinite(model, raise_error=False) as origin:
+        output = model(X)
+        output.sum().backward(retain_graph=True)
+        calls.append(origin.backward)
+        (output * torch.nan).sum().backward()
+    assert calls == [None]
+    assert origin.backward.cause == "outside of any module: the loss"
+
+
 def test_nothing_changes() -> None:
     results = []
     for watched in (False, True):

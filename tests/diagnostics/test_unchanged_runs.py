@@ -11,9 +11,14 @@ import torch
 from models import Built
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
+from benchmarks.thresholds.healthy import MODELS
+from gradcam_kit.diagnostics import ModelDiagnostics, capture_features, find_nonfinite, monitor_gradients
+
+SLOW = {"demo", "resnet18", "mobilenet_v3_small", "vit_tiny"}
+NEEDS = {"resnet18": "torchvision", "mobilenet_v3_small": "torchvision", "vit_tiny": "timm", "gpt2": "transformers"}
 
 
 class Net(nn.Module):
@@ -108,3 +113,50 @@ def test_recurrent_models_and_outputs_of_many_tensors() -> None:
         return Built(forward, lstm=nn.LSTM(3, 8, batch_first=True), head=nn.Linear(8, 4))
 
     assert all(torch.equal(a, b) for a, b in zip(run(model_of, False), run(model_of, True), strict=True))
+
+
+def run_of(name: str, observed: bool, adam: bool, steps: int) -> list[Tensor]:
+    """Losses, outputs, parameters, buffers, gradients, optimizer state and random state, with every block or none."""
+    torch.manual_seed(0)
+    healthy = MODELS[name]
+    model = healthy.make().train()
+    kind = torch.optim.AdamW if adam else torch.optim.SGD
+    optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=1e-3)
+    results = []
+    with ExitStack() as stack:
+        if observed:
+            diagnostics = ModelDiagnostics(model, optimizer=optimizer, window=2)
+            blocks = (
+                find_nonfinite(model),
+                capture_features(model, gradients=True, keep="stats"),
+                monitor_gradients(model),
+            )
+            for block in (diagnostics, *blocks):
+                stack.enter_context(block)
+        for inputs, target in healthy.data(steps, 0):
+            optimizer.zero_grad()
+            output = model(inputs)
+            loss = healthy.loss(output, target)
+            loss.backward()
+            optimizer.step()
+            results += [loss.detach(), *(own.detach() for own in tree_leaves(output) if isinstance(own, Tensor))]
+    states = [own for state in optimizer.state.values() for own in state.values() if isinstance(own, Tensor)]
+    gradients = [own.grad for own in model.parameters() if own.grad is not None]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return [*results, *model.state_dict().values(), *states, *gradients, torch.get_rng_state()]
+
+
+@pytest.mark.parametrize("adam", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in sorted({*MODELS} - {"demo, trained on"})
+    ],
+)
+def test_each_healthy_model_trains_the_same_inside_of_every_block(name: str, adam: bool) -> None:
+    pytest.importorskip(NEEDS.get(name, "torch"))
+    steps = 2 if name in SLOW else 20
+    plain, observed = (run_of(name, watched, adam, steps) for watched in (False, True))
+    assert len(plain) == len(observed) > 2 * steps
+    assert all(torch.equal(a, b) for a, b in zip(plain, observed, strict=True))

@@ -5,6 +5,7 @@ order.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -126,6 +127,17 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
     frozen = [name for name, parameter in named.items() if not parameter.requires_grad and id(parameter) in ids]
     foreign = len(ids - {id(parameter) for parameter in named.values()})
     found = []
+    times = Counter(map(id, held))
+    twice = [name for name, parameter in named.items() if times[id(parameter)] > 1]
+    if twice:
+        found.append(
+            Finding(
+                "warn", "update", twice[0] if len(twice) == 1 else _common(twice),
+                f"{len(twice)} of {len(named)} parameters are in the optimizer more than once: {_few(twice)}",
+                float(len(twice)), 0.0, None,
+                "Each occurrence is an update of its own in every step; give each parameter to one group", "definition",
+            )
+        )  # fmt: skip
     if missing:
         found.append(
             Finding(

@@ -17,6 +17,7 @@ from torch import Tensor
 from gradcam_kit.diagnostics.maths.histogram import in_memory_order
 
 _PIECE = 4096
+_QUANTILE = 1.96
 _CANCELLATION = 1e-2
 """Below this share of the mean square, `|x|^2 - m mean^2` has lost too many digits."""
 
@@ -249,3 +250,16 @@ def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -
     two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, x.numel())
     m2 = float(x.double().var(correction=0)) * x.numel() if two_pass else None
     return moments_of(axes, x.numel(), total, square, m2, low, high), summary
+
+
+def binomial_error(share: float, n: int) -> float:
+    """Return how far the share of a population is from that of `n` of its members at most, with a confidence of 95 %.
+
+    Wilson's interval (1927), which is not empty at shares of 0 and 1; source: Brown, Cai, DasGupta 2001.
+    """
+    if n < 1:
+        return 1.0
+    square = _QUANTILE**2 / n
+    center = (share + square / 2) / (1 + square)
+    half = _QUANTILE * math.sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
+    return max(share - max(center - half, 0.0), min(center + half, 1.0) - share)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Set
 
 import numpy as np
 
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding, Level
+from gradcam_kit.diagnostics.maths.statistics import binomial_error
 from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
 
@@ -121,7 +121,7 @@ def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fi
     share = saturated_share(window, limits)
     if share is None or share < limits.saturated_warn:
         return None
-    error = 1.96 * math.sqrt(share * (1 - share) / window.sampled)  # binomial, 95 %
+    error = binomial_error(share, window.sampled)
     # A model's output is meant to saturate, so there it is at most a warning.
     is_bad = share >= limits.saturated_bad and not track.is_output
     return Finding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -26,12 +27,14 @@ def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], sta
         starved: layers whose input is such an output, which explains gradients of 0 at their weights.
     """
     parameters = list(ledger.parameters.values())
+    measured = [*_stuck(parameters), *_updates(parameters, limits), *_accumulated(ledger, limits)]
+    if any(own.is_local for own in parameters):
+        measured = [replace(finding, message=f"{finding.message} (local shards of one rank)") for finding in measured]
     return [
         *(_without_gradient(parameters, ledger, set(dead), set(starved)) or _layers_without_gradient(ledger)),
         *_outside_of_optimizer(parameters),
         *_frozen(parameters),
-        *_updates(parameters, limits),
-        *_accumulated(ledger, limits),
+        *measured,
     ]
 
 
@@ -55,7 +58,8 @@ def _without_gradient(
 ) -> list[Finding]:
     trained = [own for own in parameters if own.trains and own.window[0]]
     missing = [own for own in trained if own.window[1] == own.window[0]]
-    zero = [own for own in trained if own.window[2] == own.window[0]]
+    # A shard may be without gradient, such as the rows of words that did not occur.
+    zero = [own for own in trained if own.window[2] == own.window[0] and not own.is_local]
     if not trained:
         return []
     all_names = [own.name for own in parameters if own.trains]
@@ -138,6 +142,11 @@ def _frozen(parameters: list[ParameterTrack]) -> list[Finding]:
             findings.append(
                 Finding(level, "frozen", group, said, None, None, None, advice.NO_GRADIENT_WANTED, "definition")  # type: ignore[arg-type]
             )
+    return findings
+
+
+def _stuck(parameters: list[ParameterTrack]) -> list[Finding]:
+    findings = []
     stuck = [
         own
         for own in parameters

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gradcam_kit.diagnostics.checks.data import names_in_words
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.maths.statistics import binomial_error
 from gradcam_kit.jobs.work.examined import Examined, Judged
 from gradcam_kit.jobs.work.explainer import Explainer
 
@@ -64,7 +65,8 @@ def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) 
                 "warn",
                 "labels-disagree",
                 "",
-                f"The model predicts {right:.1%} of {len(judged)} pictures correctly; chance is {1 / outputs:.1%}",
+                f"The model predicts {right:.1%} of {len(judged)} pictures correctly (+-"
+                f"{binomial_error(right, len(judged)):.1%}); chance is {1 / outputs:.1%}",
                 right,
                 1 / outputs,
                 len(judged),

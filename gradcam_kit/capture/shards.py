@@ -1,0 +1,63 @@
+"""Tensors that are spread over processes (DTensor, as `fully_shard` makes them): read the local part alone.
+
+Any other reading would communicate, and a process that communicates alone waits for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a tensor a process holds.
+
+    Attributes:
+        place: the coordinates of the part in the mesh of processes; a replica has the same.
+        parts: the number of parts.
+    """
+
+    place: tuple[int, ...]
+    parts: int
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return the part of a spread tensor that this process holds, and any other tensor as it is; for reading."""
+    spread: Any = tensor
+    return spread.detach().to_local() if is_spread(tensor) else tensor
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor; its type is not imported, because that takes a second."""
+    kind = type(tensor)
+    return kind is not Tensor and hasattr(kind, "to_local") and hasattr(tensor, "placements")
+
+
+def shard_of(tensor: Tensor) -> Shard | None:
+    """Return which part of a spread tensor the process holds; None if it holds all of it."""
+    spread: Any = tensor
+    if not is_spread(tensor):
+        return None
+    axes = [axis for axis, placement in enumerate(spread.placements) if not placement.is_replicate()]
+    parts = math.prod(spread.device_mesh.size(axis) for axis in axes)
+    place = spread.device_mesh.get_coordinate() or ()
+    return Shard(tuple(place[axis] for axis in axes if axis < len(place)), parts) if parts > 1 else None
+
+
+def flat_shards(model: nn.Module) -> dict[int, Shard]:
+    """Return the shards of the parameters below a FullyShardedDataParallel (FSDP1), by their ids.
+
+    Such a parameter is a plain tensor, of which a process holds a slice, possibly an empty one.
+    """
+    found = {}
+    for module in model.modules():
+        own: Any = module
+        if type(module).__name__ != "FullyShardedDataParallel" or own.sharding_strategy.name == "NO_SHARD":
+            continue
+        if own.world_size > 1:
+            found.update({id(one): Shard((own.rank,), own.world_size) for one in module.parameters()})
+    return found
