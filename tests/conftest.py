@@ -1,6 +1,7 @@
 """Shapes in all signatures of the package are checked at run time in the tests."""
 
 import gc
+import logging
 import os
 import random
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checked_shapes import check_shapes
+from checked_shapes import begin_test, check_shapes
 
 check_shapes("gradcam_kit")
 gc.disable()  # until all is collected: what is imported and parametrized stays, and looking through it takes seconds
@@ -35,7 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let garbage be collected again, but for what stays until the end."""
+    """Let garbage be collected again, but for what stays until the end, and torch's messages reach the root logger.
+
+    pytest attaches its handlers six times in a test to every logger that does not propagate; torch has dozens of them.
+    """
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch.") and isinstance(logger, logging.Logger):
+            logger.propagate = True
     gc.freeze()
     gc.enable()
 
@@ -55,6 +62,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     What chooses a device finds none but for the tests that ask for one: others compare to the last bit.
     """
+    begin_test()
     if _HAS_CUDA and item.get_closest_marker("cuda") is None:
         item.stash[_HIDDEN] = hidden = pytest.MonkeyPatch()
         hidden.setattr(torch.cuda, "is_available", lambda: False)

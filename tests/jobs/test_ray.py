@@ -91,7 +91,7 @@ def test_every_file_is_that_of_the_local_engine_although_readers_memory_and_a_no
     explain("local", "local", processes=True)
     assert len(list(Path("local/overlays").rglob("*.jpg"))) == 31
     keep_one_shard("local", "out", 3)
-    node = cluster.add_node(**NODE)  # type: ignore[attr-defined]
+    node = cluster.add_node(**{**NODE, "num_cpus": 1})  # type: ignore[attr-defined]
     killed = threading.Event()
 
     def kill() -> None:
