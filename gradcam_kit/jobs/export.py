@@ -30,7 +30,7 @@ _HEAD = 2**16  # number of first bytes that tell whether an export wrote a file
 _BEGINS = {
     "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
     "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),
-    "coco": re.compile(rb'{"info": {"description": "Boxes around what '),
+    "coco": re.compile(rb'{"info": {"description": "Boxes around (the regions where|what) '),
     "png": re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}\x08\x00", re.DOTALL),  # 8-bit gray
     "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
 }

@@ -153,6 +153,7 @@ def test_tricks(tmp_path):
     assert all(row.figures["ratio"].median > 0 for row in results.rows)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped and continued by signals")
 def test_waiting(tmp_path):
     results = quick("waiting", tmp_path)

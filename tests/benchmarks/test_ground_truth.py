@@ -144,7 +144,7 @@ def test_deletion_follows_the_order_of_the_map_and_has_the_mask_as_rows() -> Non
     square, framed = (
         next(test for test in tokens.TESTS if test.name == f"transformer{name}") for name in ("", ", ignored")
     )
-    plan = Plan(("balanced-cam", "hires-cam"), scale=0.4)
+    plan = Plan(("balanced-cam", "hires-cam"), scale=0.25)
     found = square.run(plan)
     assert set(found) == {"transformer", "transformer, deletion"}
     fallen = found["transformer, deletion"]

@@ -208,7 +208,7 @@ def merged(strides: tuple[int, ...], keys: int = 1) -> nn.Module:
     ("model", "message"),
     [
         (rows_of(8), "'Built' is split into 8 windows of 8 tokens"),
-        (merged((1,), keys=2), "in 'Built' 64 tokens attend to 16 merged tokens"),
+        (merged((1,), keys=2), "in 'Built', 64 tokens attend to 16 merged tokens"),
         (merged((1, 2)), "its blocks have 64 and 16 tokens"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_missing_package_is_one_line_and_pca_needs_none(monkeypatch: pytest.Mo
         ([torch.zeros(3)], None, {}, InputError, "a list of tensors; join them"),
         ({"a": 1}, None, {}, InputError, "the embeddings are a dict"),
         (torch.zeros(4, 3), None, {"method": "umap"}, OptionError, "method is 'umap'; expected 'pca', 'tsne'"),
-        (torch.zeros(4, 3), None, {"components": 4}, OptionError, "at most 3 by 'pca'"),
+        (torch.zeros(4, 3), None, {"components": 4}, OptionError, "at most 3 with 'pca'"),
         (torch.zeros(4, 3), None, {"perplexity": 4}, OptionError, "less than the number of samples, 4"),
     ],
 )

@@ -34,8 +34,14 @@ def test_vision_models(name: str, steps: int) -> None:
     assert found(watched(name, steps), "bad") == []
 
 
-@pytest.mark.parametrize("steps", [1, 4, pytest.param(20, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("name", sorted(set(MODELS) - SLOW))
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        pytest.param(name, steps, marks=pytest.mark.exhaustive if steps > (1 if "demo" in name else 4) else ())
+        for name in sorted(set(MODELS) - SLOW)
+        for steps in (1, 4, 20)
+    ],
+)
 def test_small_models(name: str, steps: int) -> None:
     pytest.importorskip(NEEDS.get(name, "torch"))
     assert found(watched(name, steps), "bad") == []

@@ -146,12 +146,12 @@ def run_of(name: str, observed: bool, adam: bool, steps: int) -> list[Tensor]:
     return [*results, *model.state_dict().values(), *states, *gradients, torch.get_rng_state()]
 
 
-@pytest.mark.parametrize("adam", [False, True])
 @pytest.mark.parametrize(
-    "name",
+    ("name", "adam"),
     [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        pytest.param(name, adam, marks=pytest.mark.exhaustive if name in SLOW and not adam else ())
         for name in sorted({*MODELS} - {"demo, trained on"})
+        for adam in (False, True)
     ],
 )
 def test_each_healthy_model_trains_the_same_inside_of_every_block(name: str, adam: bool) -> None:

@@ -132,7 +132,7 @@ def test_decoding_keeps_the_order_and_turns_failures_into_values(
 
 
 def test_a_picture_that_kills_its_reader_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reader also dies of every second picture, which is not the fault of that."""
+    """Its reader also dies of every second picture, which is not the fault of that picture."""
     monkeypatch.setattr(decode, "_FEW", 0)
     for name in "abc":
         disk.write_picture(Path(f"pictures/{name}.png"), disk.BLACK if name == "a" else disk.CAT)
