@@ -94,6 +94,14 @@ def test_labels_out_of_range() -> None:
     ]
 
 
+def test_labels_that_look_like_indices_but_are_floating_point() -> None:
+    [finding] = check_data([(images(), labels().float())])
+    assert (finding.level, finding.kind) == ("note", "label-range")
+    assert "look like class indices" in finding.message
+    binary, amounts = (labels() % 2).float(), labels().float() + 0.5
+    assert check_data([(images(), binary)]) == check_data([(images(), amounts)]) == []
+
+
 def test_values_that_are_broken_or_constant() -> None:
     pixels = images()
     pixels[3, 0, 2, 2], pixels[5], pixels[9] = torch.nan, 0.5, -0.5

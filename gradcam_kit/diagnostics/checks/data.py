@@ -142,6 +142,10 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
     if classes is not None and any(isinstance(label, float) for label in labels):
         text = f"Labels{where} are floating point, but class indices are integers"
         return [_range("bad", text, None, None, n, "Convert them with .long(); regression needs no classes=")]
+    if _look_like_indices(labels):
+        text = f"Labels{where} are floating point, but look like class indices: whole numbers from {min(labels):g} on"
+        advice = "Convert them with .long() if they are classes; leave them if the target is a number"
+        return [_range("note", text, None, None, n, advice)]
     counts = Counter(label for label in labels if isinstance(label, int) and label != _IGNORED)
     if not counts:
         return []
@@ -178,6 +182,15 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
             )
         )
     return found
+
+
+def _look_like_indices(labels: Sequence[Any]) -> bool:
+    """Whether labels are floats of few values, at least three, all whole and none negative.
+
+    Two values, 0.0 and 1.0, are what binary losses expect.
+    """
+    values = {label for label in labels if isinstance(label, float)}
+    return 2 < len(values) <= len(labels) // 2 and all(value >= 0 and value % 1 == 0 for value in values)
 
 
 def _range(level: Any, text: str, value: float | None, threshold: float | None, n: int, advice: str) -> Finding:
