@@ -183,6 +183,7 @@ def test_local_shards_are_said_to_be_local_until_the_ranks_are_merged(tmp_path: 
     assert [rank["origin"][2] for rank in ranks] == ["parameter weight", "computed here"]
 
 
+@pytest.mark.exhaustive
 def test_the_first_kind_of_fully_sharded_models(tmp_path: Path) -> None:
     for flat, found in in_two_processes(FSDP1, tmp_path)[0].items():
         assert found["same"], flat
