@@ -22,7 +22,7 @@ _REGISTER_PARAMETERS = ("reg_token", "register_tokens")
 
 @runtime_checkable
 class Layout(Protocol):
-    """Conversion between a layer's own layout and maps; a pure rearrangement."""
+    """Conversion between a layer's own layout and maps, which only rearranges values."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Rearrange the layer's output, or its gradient."""
@@ -76,7 +76,8 @@ class SequenceFirst:
 class Tokens:
     """`(n, prefix + positions + suffix, k)`, the output of vision transformers.
 
-    `order` lists, position after position, the tokens between prefix and suffix; None where they lie row by row.
+    `order` lists the index of each position's token between prefix and suffix; None if the tokens are in row-major
+    order.
     """
 
     grid: tuple[int, ...]
@@ -253,7 +254,7 @@ def prefix_tokens(model: nn.Module) -> int | None:
 
 
 def has_class_token(model: nn.Module, prefix: int) -> bool:
-    """Whether the first prefix token is a class token; register tokens alone are not."""
+    """Whether the first prefix token is a class token, not a register token."""
     registers = (count for key, count in _prefix_parameters(model).items() if key in _REGISTER_PARAMETERS)
     return prefix > sum(registers)
 

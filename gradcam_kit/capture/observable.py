@@ -1,4 +1,4 @@
-"""Decide which models, moments and values can be observed; refuse or skip all others, with a reason."""
+"""Decide which models, calls and values can be observed, and give a reason for those that cannot."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _get(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def computes_relu(module: nn.Module) -> bool:
-    """Whether an observed module is a ReLU whose output no other hook can replace: it follows from the input."""
+    """Whether an observed module is a ReLU without other hooks, so that its output follows from its input."""
     if type(module) is not nn.ReLU or "forward" in module.__dict__:
         return False
     return len(module._forward_hooks) == len(module._forward_pre_hooks) == 1 and not (

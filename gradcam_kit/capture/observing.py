@@ -1,4 +1,4 @@
-"""Observe the user's own passes, in any mode and any number, without changing the model.
+"""Observe any number of the user's own passes, in train or eval mode, without changing the model.
 
 `observe` holds hooks on layers for the duration of a block and tells an observer of every call. It leaves out other
 threads and calls under vmap or tracing, and marks calls in which checkpointing recomputes a layer during the backward
@@ -32,7 +32,7 @@ from gradcam_kit.capture.observable import (
 _log = logging.getLogger("gradcam_kit")
 
 
-@dataclass(slots=True)  # frozen ones take twice as long to make, and there is one for each call of a layer
+@dataclass(slots=True)  # frozen instances take twice as long to create, one for each call of a layer
 class Call:
     """One call of one layer.
 
@@ -80,14 +80,14 @@ class Observation:
     Attributes:
         model: the unwrapped model.
         layers: name -> observed module.
-        attach: further hooks of the block, such as on gradients.
+        attach: holds further hooks of the block, such as hooks on gradients.
         step: number of calls of the model.
         active: whether the running step is observed.
         ran: names of the layers that ran in observed steps.
         notes: remarks on what was not observed, and why; each at most once.
         paused: while True, nothing is observed.
         without_model: whether the current step began with a layer, because the model itself was not called.
-        has_ended: whether such a step has ended, so that the next call of a layer begins a new one.
+        has_ended: whether a step without the model has ended, so that the next call of a layer begins a new step.
         held: number of models that this thread held `untouched` when the block began; while it holds more, passes are
             not the user's.
     """
@@ -130,7 +130,7 @@ class Observation:
 def observe(
     model: nn.Module, layers: Mapping[str, nn.Module], observer: Observer, *, every: int = 1, enter: bool = False
 ) -> Iterator[Observation]:
-    """Tell `observer` of the calls of `layers` during the block.
+    """Report the calls of `layers` to `observer` during the block.
 
     Args:
         model: the user's model, possibly wrapped; `layers` are modules of the unwrapped model.

@@ -1,6 +1,6 @@
-"""Tensors that are spread over processes (DTensor, as `fully_shard` makes them): read the local part alone.
+"""Read only the local part of tensors that are spread over processes (DTensor, as `fully_shard` makes them).
 
-Any other reading would communicate, and a process that communicates alone waits for ever.
+Reading more would communicate with the other processes, and a process that communicates alone waits forever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Shard:
     """Which part of a tensor a process holds.
 
     Attributes:
-        place: the coordinates of the part in the mesh of processes; a replica has the same.
+        place: the coordinates of the part in the mesh of processes; replicas of a part have the same coordinates.
         parts: the number of parts.
     """
 
@@ -26,7 +26,7 @@ class Shard:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return the part of a spread tensor that this process holds, and any other tensor as it is; for reading."""
+    """Return the part of a spread tensor that this process holds, for reading, and any other tensor unchanged."""
     spread: Any = tensor
     return spread.detach().to_local() if is_spread(tensor) else tensor
 

@@ -1,4 +1,4 @@
-"""Import OpenCV in one place; if system libraries are missing, one line tells what to install."""
+"""Import OpenCV in one place, and tell in one line what to install if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _logging() -> Any:
 
 
 def log_level() -> int:
-    """Return OpenCV's log level; 0, silent, where this build cannot tell."""
+    """Return OpenCV's log level, or 0 (silent) if this build does not have the setting."""
     get = getattr(_logging(), "getLogLevel", None)
     return _SILENT if get is None else int(get())
 

@@ -1,4 +1,4 @@
-"""Convert pictures of every layout and type to uint8 RGB in one place; write files by suffix."""
+"""Convert pictures of every layout and type to uint8 RGB, and write files in the format of their suffix."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def packed(rgb: UInt8[Tensor, "h w 3"]) -> RGB:
 
 
 def tensor_of(values: Array, what: str) -> Tensor:
-    """View an array as a tensor, as uint8 or floating point; `what` names it in errors.
+    """View an array of uint8 or floating point as a tensor. `what` names the array in errors.
 
     Raises:
         InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
@@ -159,7 +159,7 @@ def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
 
 
 def _in_host_order(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Undo PIL's double byte swap of compressed big-endian floats; no real picture has such tiny values."""
+    """Undo PIL's double byte swap of compressed big-endian floats, which leaves values that no real picture has."""
     swapped = values.byteswap()
     with np.errstate(invalid="ignore"):
         is_garbage = (values.any() and not values.max() > 1e-30) or not (values.min() >= 0 and values.max() <= 1)
@@ -205,7 +205,7 @@ def with_white(values: np.ndarray) -> np.ndarray:
 
 
 def no_white(values: np.ndarray) -> PictureError:
-    """Return the error for pixels of unknown scale; a guess would give black or white pictures."""
+    """Return the error for pixels of unknown scale, because a guess could give black or white pictures."""
     return PictureError(
         f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not tell which value is "
         "white; save it with 8 or 16 bits per channel, or as floats from 0 to 1"

@@ -101,7 +101,7 @@ class DetectionSimilarity:
 def _probabilities(
     detections: Detections, box: Float[Tensor, "4"], label: Int[Tensor, ""] | None, iou: float
 ) -> Float[Tensor, " classes"]:
-    """Return the probabilities of the detection that a box stands for; zeros where there is none."""
+    """Return the class probabilities of the detection that overlaps a box, or zeros if no detection does."""
     shares = at_least_float32(detections["probabilities"].detach())
     near = overlaps_of(move(box, shares.device), at_least_float32(detections["boxes"].detach()))
     if not len(near):

@@ -32,7 +32,7 @@ def read_detections(output: Any) -> list[Detections]:
     """Return the detections of each image in a list of mappings, or in one mapping.
 
     Raises:
-        TargetError: an output of another form.
+        TargetError: the output has another form.
     """
     if isinstance(output, Mapping):
         if not _are_detections(output):
@@ -54,7 +54,7 @@ def read_queries(output: Mapping[str, Tensor], scores: QueryScores | None) -> li
         scores: kind of the logits; None = detected, see `kind_of_queries`.
 
     Raises:
-        TargetError: both readings are possible.
+        TargetError: the kind of the logits cannot be detected.
     """
     logits = at_least_float32(output["logits"])
     if (scores or kind_of_queries(logits)) == "softmax":

@@ -57,7 +57,7 @@ def find_logits(output: Any) -> Tensor:
 
 
 def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
-    """Return the only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
+    """Return the only tensor `(n, classes)` next to maps `(n, c, h, w)`, as in models that return (mask, label).
 
     None if it may be a summary of the maps, because its size equals their number of channels or positions.
     """
@@ -70,7 +70,7 @@ def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
 
 
 def _picked(output: Any) -> str:
-    """Return code that takes one score per sample from an output: a column, the largest value where it has positions.
+    """Return code that takes one score per sample from an output: a column, or its largest value over positions.
 
     Of three axes the shorter one counts as the classes, because detectors have more anchors than classes.
     """

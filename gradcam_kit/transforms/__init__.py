@@ -96,7 +96,7 @@ class PictureTransform:
             raise OptionError(f"mean and std are finite, std above 0; got {self.mean} and {self.std}")
 
     def __call__(self, picture: Picture | Image.Image) -> Float[Tensor, "c h w"]:
-        """Normalize the crop; equal to the evaluation transforms of torchvision and timm on a PIL image."""
+        """Resize, crop and normalize, as the evaluation transforms of torchvision and timm do with a PIL image."""
         return self.finish(torch.from_numpy(self.prepare(picture))[None])[0]
 
     def finish(self, batch: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
@@ -112,7 +112,7 @@ class PictureTransform:
         return left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields."""
+        """Return the fields by name."""
         return asdict(self)
 
     def with_size(self, image_size: int) -> PictureTransform:
@@ -139,7 +139,7 @@ class PictureTransform:
         return resized, (offsets[0], offsets[1])
 
     def prepare(self, picture: Picture | Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        """Resize, then crop; outside the picture pixels are black. PIL images are converted to RGB."""
+        """Convert PIL images to RGB, resize, and crop, with black pixels outside the picture."""
         if isinstance(picture, Image.Image):
             picture = np.asarray(picture.convert("RGB"))
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -162,8 +162,8 @@ def as_transform(value: Any) -> Transform:
     """Read the `transform` that a model carries: one of this module, fields of `PictureTransform`, or a callable.
 
     Raises:
-        OptionError: an unknown field, numbers that are not finite, or a callable that crops at random.
-        InputError: neither a transform, nor fields, nor a callable.
+        OptionError: a field is unknown, a number is not finite, or a callable crops at random.
+        InputError: the value is neither a transform, nor fields, nor a callable.
     """
     if isinstance(value, Transform):
         return value
@@ -239,7 +239,7 @@ def from_torchvision(preset: Any) -> PictureTransform:
 
 
 def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read a data config of timm; None if pictures are letterboxed, or no single shorter side describes the resize."""
+    """Read a data config of timm, or return None if it letterboxes, or resizes to more than one shorter side."""
     height, width = config["input_size"][1:]
     resized = int(height / config["crop_pct"]), int(width / config["crop_pct"])
     if config["crop_mode"] == "border" or (config["crop_mode"] == "center" and resized[0] != resized[1]):
@@ -254,7 +254,7 @@ def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
 
 
 def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read an image processor's config (`to_dict()`); None if a field is not understood."""
+    """Read an image processor's config (`to_dict()`), or return None if a field is not understood."""
     sides = dict(config.get("size") or {})
     crop = dict(config.get("crop_size") or {}) if config.get("do_center_crop") else {}
     resize: int | tuple[int, int] | None

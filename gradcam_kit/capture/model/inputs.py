@@ -1,4 +1,4 @@
-"""The arguments of a call of the model, and the same call for other rows."""
+"""The arguments of a call of the model, and the same call with other images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_m
 from gradcam_kit.types import Images
 
 Slot = int | str
-"""The slot of an input: its position, or its key."""
+"""The slot of an input of the model: its position or its key."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Inputs:
     """Whether the caller named the slot of the images."""
     channels: int | None = 1
     entry: str = "__call__"
-    """Name of the method of the model to call; the image tower, if a target needs nothing else."""
+    """Name of the model's method to call. It is that of the image tower if the target needs nothing else."""
 
     @property
     def raw(self) -> Tensor:
@@ -135,12 +135,12 @@ def read_inputs(
     Args:
         images: the argument of a CAM call.
         forward_kwargs: further keyword arguments of the model.
-        models: the models that will be called; arguments that they do not take raise an error before they run.
+        models: the models that will be called; arguments that they do not accept raise an error before they run.
         image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
-        InputError: no such input, integer images, no tensor at all, or arguments that a model does not take.
-        ShapeError: no tensor with 1, 2 or 3 position axes.
+        InputError: the named input is not an image input, or images or arguments are of a kind that is not accepted.
+        ShapeError: no tensor has 1, 2 or 3 position axes.
     """
     args: tuple[Any, ...]
     if isinstance(images, Tensor):
@@ -192,8 +192,8 @@ def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
     """Return the slot of the images that the caller named."""
     if image_input not in places:
         raise InputError(
-            f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the "
-            "position or the key of the images among the inputs"
+            f"image_input is {image_input!r}, but the inputs of the model are {', '.join(map(repr, places))}; give the "
+            "position or the key of the images among them"
         )
     value = places[image_input]
     if not _could_be_images(value):
@@ -228,7 +228,7 @@ class Runner:
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> Runner:
-        """Remember the autocast state of this moment."""
+        """Return a runner with the current autocast state."""
         enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         return cls(model, device.type, enabled, dtype)
 
@@ -262,5 +262,5 @@ class Runner:
         return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """Return the autocast state in which a method computes: none, all in float32."""
+        """Return a context that disables autocast, for a method's own computations in float32."""
         return torch.autocast(self.device_type, enabled=False)

@@ -1,4 +1,4 @@
-"""Tensors that modules keep beside parameters and buffers: features of the last pass, position tables, hidden states.
+"""Tensors that modules keep besides parameters and buffers: features of the last pass, position tables, hidden states.
 
 Tensors of the user's graph, and those made under `inference_mode`, cannot take part in our passes, so clones replace
 them during a pass. Tensors that our pass leaves behind are removed again, because they belong to our graph.
@@ -35,8 +35,8 @@ class Place:
     Attributes:
         path: path from the module in Python's notation.
         tensor: the tensor found there.
-        get: reads the place.
-        put: writes it.
+        get: function that reads the place.
+        put: function that writes a value to the place.
     """
 
     path: str
@@ -56,7 +56,7 @@ class _Store:
         return dict(self.content) if isinstance(self.content, dict) else dict(enumerate(self.content))
 
     def changed_values(self) -> list[Any]:
-        """Whether something was added, removed or replaced."""
+        """Return the old and new values of entries that were added, removed or replaced."""
         now, before = self.entries(), self.before
         keys = [key for key in {**now, **before} if now.get(key, _NOTHING) is not before.get(key, _NOTHING)]
         return [value for key in keys if not _is_internal(key) for value in (now.get(key), before.get(key))]
@@ -101,7 +101,7 @@ class _Search:
             self._visit(function, lambda: None, lambda _: None, "forward", _DEPTH, False)
 
     def restore(self) -> None:
-        """Restore everything if tensors changed: related values must fit together, such as a table and its size."""
+        """Restore all values if a tensor changed, because related values, such as a table and its size, must match."""
         changed = [value for store in self.stores for value in store.changed_values()]
         buffers = self.module._buffers
         moved = buffers.keys() != self.buffers.keys() or any(
@@ -245,7 +245,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 _foreign: WeakSet[nn.Module] = WeakSet()
-"""Models that use tensors made under `inference_mode` that are not in any of their attributes (a global, a cache)."""
+"""Models that use tensors made under `inference_mode` from outside their attributes, such as a global or a cache."""
 
 
 def normal_tensors_help(model: nn.Module, error: Exception) -> bool:

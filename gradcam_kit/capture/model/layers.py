@@ -26,7 +26,7 @@ _WHOLE = (nn.MultiheadAttention,)
 
 
 def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module) -> dict[str, nn.Module]:
-    """Map the names of the target layers to modules of the unwrapped model, in the order that was asked for.
+    """Map the names of the target layers to modules of the unwrapped model, in the given order.
 
     Args:
         model: the unwrapped model.
@@ -34,7 +34,8 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
         given: the model that the user passed, whose wrapper prefixes its names may carry.
 
     Raises:
-        LayerNotFoundError: a name or module that the model does not have.
+        LayerNotFoundError: the model does not have one of the layers.
+        InputError: the layers are of another type, none at all, or TorchScript modules.
     """
     if isinstance(target_layers, str | nn.Module):
         target_layers = [target_layers]
@@ -98,8 +99,8 @@ def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None 
         given: the model that the user passed, whose wrapper prefixes its names may carry.
 
     Raises:
-        LayerNotFoundError: a pattern that no module of the model matches.
-        InputError: not such a pattern, or an empty sequence.
+        LayerNotFoundError: no module of the model matches a pattern.
+        InputError: a pattern has another type, or the sequence is empty.
 
     Example:
         >>> list(select_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Linear))

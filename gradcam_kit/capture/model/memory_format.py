@@ -28,16 +28,16 @@ _Result = TypeVar("_Result")
 
 @retry_without_cache
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
-    """Run `work` with images in channels-last memory format where the model's kernels are fastest with it.
+    """Run `work` with images in channels-last memory format if the model's kernels are fastest in this format.
 
     The model gets a copy of the images anyway, and this copy is made in that format. A model that fails because of it
     (`view` after a convolution depends on the memory format) is remembered, and from then on gets its images unchanged.
     Every other exception reaches the caller.
 
     Args:
-        model: what `work` runs.
-        inputs: the user's call.
-        work: the work, which must be repeatable after an exception.
+        model: the model that `work` runs.
+        inputs: the inputs of the user's call.
+        work: the function to run, which must be repeatable after an exception.
     """
     try:
         return _in_fastest_format(model, inputs, work)

@@ -37,7 +37,11 @@ def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for models that hooks cannot reach."""
     if not isinstance(model, nn.Module) or _is_wrapper(unwrap(model)):
         inner = getattr(model, "model", None)
-        hint = f"; it holds one, so pass {type(model).__name__}.model" if isinstance(inner, nn.Module) else ""
+        hint = (
+            f"; pass the module in the attribute 'model' of this {type(model).__name__}"
+            if isinstance(inner, nn.Module)
+            else ""
+        )
         what = "expected a torch.nn.Module" + (
             " whose call is its forward pass" if isinstance(model, nn.Module) else ""
         )
@@ -73,7 +77,7 @@ def untouched(
         device: device of the images.
         keep_modes: leave modules in train mode as they are. Random draws are then the user's own, as in a plain pass,
             and continue from call to call.
-        restore_draws: restore random states in that case too.
+        restore_draws: restore random states even if modules stay in train mode.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:

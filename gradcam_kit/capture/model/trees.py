@@ -17,7 +17,7 @@ def map_output(
     """Apply `function` to every tensor of a model's output, and return an output of the same kind.
 
     Mappings of any class and objects with attributes (dataclasses, simple records) are copied; parts without tensors
-    stay as they are. `others` are outputs of the same structure, whose entries are passed to `function` too.
+    are left unchanged. `others` are outputs of the same structure, whose entries are passed to `function` too.
     """
     if is_leaf is not None and is_leaf(output):
         return function(output, *others)

@@ -14,7 +14,7 @@ MOVED = (
 )
 """Operations that only move values, so that they can be applied to the row numbers of a tensor."""
 WHERE = ("index", "indices", "mask")
-"""Arguments of these operations that say from where to where values move."""
+"""Arguments of the operations in `MOVED` that say from where to where values move."""
 FACTORS = ("self", "mat1", "batch1", "mat2", "batch2")
 PADDED = tuple(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3))
 

@@ -31,7 +31,7 @@ class Places:
         self._count = len(special)
 
     def image(self) -> Tensor:
-        """Return the row numbers of one image, whose values are their own places."""
+        """Return the row numbers of one image, in which each value comes from its own position."""
         places = [torch.arange(size, dtype=torch.float32) for size in self.sizes]
         grid = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).view(-1, self.axes)
         return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
@@ -120,5 +120,5 @@ def lined_up(ids: Tensor, ndim: int) -> Tensor:
 
 
 def origin(ndim: int, kind: int = CONSTANT) -> Tensor:
-    """Return the row number of placeless values of one kind, for a tensor with this number of axes."""
+    """Return the row number of values without a place, as a tensor with `ndim` axes of size 1."""
     return torch.full((1,) * ndim, float(kind), dtype=torch.float64)

@@ -112,7 +112,7 @@ def _kept(
 
 
 def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
-    """Whether two results differ by more than rounding; along an axis, at which of its entries."""
+    """Return whether two results differ by more than rounding, or along an axis, at which of its entries."""
     others = [d for d in range(one.ndim) if d not in axes]
     far = ((one - other).abs() > _ROUNDING * one.abs().amax().clamp(min=1e-30)) | (one.isnan() != other.isnan())
     if not axes:

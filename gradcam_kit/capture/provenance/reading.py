@@ -13,8 +13,8 @@ from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 _SAME = 1e-3
 """Distance in pixels up to which two places count as one."""
 _WHOLE = 0.6
-"""A token that gathers more than this share of the positions along an axis gathers from everywhere; each of two patches
-has half.
+"""A token that gathers from at least this share of the positions along an axis counts as gathering from everywhere. The
+share is above 1/2, because each of two patches covers half of the positions.
 """
 
 

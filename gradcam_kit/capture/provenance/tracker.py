@@ -32,7 +32,7 @@ _UNUSUAL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplem
 
 
 class Tracker(TorchDispatchMode):
-    """Tracks the places of one image through all operations that run while it is active; results do not change.
+    """Tracks the places of one image through all operations while the mode is active. Results do not change.
 
     Attributes:
         unknown: the names of the operations after which places are unknown.
@@ -198,7 +198,7 @@ class Tracker(TorchDispatchMode):
             yield from self._probed(func, lambda changed: _tensors(func(**changed)), values, known, leaves)
 
     def _probed(self, func: Any, call: Any, values: Any, known: Any, outputs: list[Tensor]) -> list[Tensor]:
-        """Return row numbers of the results of an operation without a rule; if they are unknown, keep its name."""
+        """Return row numbers of the results of an operation without a rule, and note it if they are unknown."""
         try:
             found = probed(call, values, known, outputs, self.places)
         except _UNUSUAL as error:  # the operation does not accept other values

@@ -1,4 +1,4 @@
-"""Run one pass and record inputs and outputs of every recurrent layer; the model is restored afterwards."""
+"""Run one pass, record the inputs and outputs of every recurrent layer, and restore the model afterwards."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> 
 
 @contextmanager
 def passing(module: nn.Module, inputs: Any) -> Iterator[None]:
-    """Hold a module for our own passes; restore buffers, flags and random states afterwards."""
+    """Prepare a module for our own passes, and restore its buffers, flags and random states afterwards."""
     leaves = tree_leaves(tuple(inputs) if isinstance(inputs, PackedSequence) else inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:

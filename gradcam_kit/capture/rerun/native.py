@@ -22,9 +22,10 @@ def native_rows(
 
     Args:
         record: recorded output of the layer for n samples.
-        maps: one per row; tokens of a block keep the layer's own axes, so that samples may be on the second axis.
+        maps: the changed maps, one per row. Tokens of a block keep the layer's own axes, so that samples may be on the
+            second axis.
         index: the sample of each row, from which prefix tokens are taken, because maps leave them out.
-        n: samples.
+        n: number of samples.
     """
     assert record.layout is not None
     if not isinstance(record.layout, Custom):
@@ -115,7 +116,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
 
 
 def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
-    """Yield the axes on which the samples may be, with the number of samples to test (one would not suffice)."""
+    """Yield the axes on which the samples may be, with the number of samples to test, at least 2."""
     for axis, size in enumerate(tensor.shape):
         if size % n == 0:
             yield axis, n if n > 1 else 2

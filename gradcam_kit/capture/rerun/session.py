@@ -1,4 +1,4 @@
-"""Scores of changed images, for metrics: the class is fixed once, on the unchanged images."""
+"""Score changed images for metrics, with the class fixed once on the unchanged images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gradcam_kit.types import Images, Rescore
 
 @dataclass(frozen=True, eq=False)
 class IsPrediction(ClassTarget):
-    """Score 1 if a class is predicted, else 0; for a model with one output, if it is above `threshold`.
+    """The score 1 if a class is predicted, else 0. A single output predicts its class if it is above `threshold`.
 
     NaN if a logit is NaN, because then no class is the largest.
     """
@@ -79,9 +79,9 @@ def rescoring(
     keep_modes: bool = False,
     **forward_kwargs: Any,
 ) -> Iterator[Rescoring]:
-    """Hold the model in eval mode, and yield `rescore(rows, index)`: scores of changed images, without a graph.
+    """Hold the model in eval mode, and yield `rescore(rows, index)`, which scores changed images.
 
-    At the end of the block the model is restored, even after an error.
+    The scores have no graph. At the end of the block the model is restored, even after an error.
 
     Args:
         model: any PyTorch model.
