@@ -78,7 +78,7 @@ def _reproduces(
     evidence = logits if bias is None else logits - bias
     difference = pooled @ weight.T - evidence
     if logits.shape[1] > 1 and up_to_constant:
-        # A constant that the model adds to all logits does not change comparisons between classes.
+        # Ignore a constant that the model adds to all logits, because it does not change comparisons between classes.
         difference = difference - difference.mean(1, keepdim=True)
         evidence = evidence - evidence.mean(1, keepdim=True)
     size = evidence.abs().amax()

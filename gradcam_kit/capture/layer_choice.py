@@ -106,7 +106,7 @@ def choose_layers(
     """Return the layers that are chosen for `target_layers=None`.
 
     Raises:
-        LayerNotFoundError: no layer suits; the message lists the candidates.
+        LayerNotFoundError: no layer is suitable; the message lists the candidates.
     """
     candidates = partial(layer_candidates, model, inputs, targets, target_type)
     return choose_among(candidates, model, inputs.size, choice)
@@ -177,7 +177,7 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
 
 
 def _stream(candidates: list[LayerCandidate]) -> list[str]:
-    """Return the patch embedding, and the outputs of the blocks on its grid; empty for models without tokens.
+    """Return the patch embedding and the outputs of the blocks on its grid, or nothing for models without tokens.
 
     The patch embedding is the first layer of tokens before the blocks. If no module computes it, the last maps on the
     same grid take its place, because the tokens were made from them.

@@ -29,7 +29,7 @@ class Layout(Protocol):
         ...
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Return the layer's output for these maps; prefix tokens, which maps leave out, are taken from `like`."""
+        """Return the layer's output for these maps, with prefix tokens, which maps leave out, taken from `like`."""
         ...
 
 
@@ -133,7 +133,7 @@ class Custom:
 
 
 def recurrent_layout(module: nn.Module, leaves: Sequence[Any], n: int, size: Sequence[int]) -> Layout | None:
-    """Return the layout of a recurrent layer's sequence, the first tensor of its output; None for other layers.
+    """Return the layout of a recurrent layer's sequence, the first tensor of its output, or None for other layers.
 
     Its states, the other tensors, have axes that could be mistaken for samples and positions.
     """
@@ -149,7 +149,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
     """Decide how an output of this shape is laid out for images with positions `size`.
 
     Raises:
-        ShapeError: no positions, or tokens that fit no grid or several; the message lists the possibilities.
+        ShapeError: the output has no positions, or tokens that fit no grid or several grids, which the message lists.
     """
     axes = len(size)
     if len(shape) == axes + 2:
@@ -204,7 +204,7 @@ def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str)
     """Decide how many of a layer's tokens are prefix tokens, and the grid of the others.
 
     Raises:
-        ShapeError: no grid fits, or several; the message lists them.
+        ShapeError: no grid fits, or several grids fit, which the message lists.
     """
     declared = prefix_tokens(model)
     prefixes = range(_MOST_PREFIX_TOKENS + 1) if declared is None else sorted({declared, 0}, reverse=True)
@@ -244,7 +244,7 @@ def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """Return the number of prefix tokens that the model declares; None if it declares none."""
+    """Return the number of prefix tokens that the model declares, or None if the model does not declare any."""
     for module in model.modules():
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):

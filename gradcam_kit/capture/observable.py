@@ -68,7 +68,7 @@ def is_transformed() -> bool:
 
 
 def unobservable(value: object) -> str | None:
-    """Return in a few words why a leaf of an output has no statistics; None if it has some."""
+    """Return in a few words why no statistics of an output's leaf can be computed, or None if they can."""
     if not isinstance(value, Tensor):
         return f"{kind_of(value)}, not a tensor"
     if value.layout != torch.strided:
@@ -87,7 +87,7 @@ def unobservable(value: object) -> str | None:
 
 
 def is_autograd_thread() -> bool:
-    """Whether this thread was not started by Python; autograd has one such thread per device."""
+    """Whether this thread was not started by Python, like autograd's threads, one for each device."""
     return isinstance(threading.current_thread(), threading._DummyThread)
 
 

@@ -58,7 +58,7 @@ class Call:
 
 
 class Observer:
-    """Receives the events of passes; a subclass overrides the methods it needs. Return values are ignored."""
+    """Receives the events of passes. A subclass overrides the methods that it needs. Return values are ignored."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Handle the start of a pass of the whole model."""
@@ -140,7 +140,7 @@ def observe(
         enter: call `observer.enter` before layers run.
 
     Raises:
-        InputError: a model whose layers cannot be observed.
+        InputError: the layers of the model cannot be observed.
         CaptureError: modules of the model were added or replaced inside the block.
     """
     inner = check_observable(model)
@@ -175,7 +175,7 @@ def observe(
 
 
 class _Watch:
-    """The hooks of one block; they decide which calls count, and as which step."""
+    """The hooks of one block, which decide which calls are observed, and to which step they belong."""
 
     def __init__(self, observation: Observation, observer: Observer) -> None:
         self.observation, self.observer = observation, observer

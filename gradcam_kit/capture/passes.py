@@ -89,13 +89,13 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
     Raises:
         CaptureError: a layer did not run or ran more than once, or the score does not depend on a layer.
-        NonFiniteError: NaN or infinite values in images, activations or gradients.
+        NonFiniteError: images, activations or gradients have NaN or infinite values.
         ShapeError: a layer's output does not have positions of the images.
     """
     with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
-        except InDoubtError:  # done once per model and input shapes
+        except InDoubtError:  # happens once per model and shapes of inputs
             gather(model, inputs)
             captured = stack.enter_context(_pass(model, inputs, request))
         yield captured
@@ -220,7 +220,7 @@ def _derive(
 def _score(
     request: Request, output: Any, inputs: Inputs, optional: bool
 ) -> tuple[Target | None, Tensor | None, Tensor | None]:
-    """Return the target, its class indices if any, and the scores; all are None if optional scores cannot be read."""
+    """Return the target, its class indices if any, and the scores; None for all if optional scores are unreadable."""
     target = request.targets
     try:
         if target is None:
@@ -246,5 +246,5 @@ def _for_each(values: Tensor, n: int) -> Tensor:
 
 
 def _detach(output: Any) -> Any:
-    # Make it contiguous, as it would be without the channels-last memory format of the images.
+    # Make the tensors contiguous, as they would be without the channels-last memory format of the images.
     return map_output(lambda leaf: leaf.detach().contiguous(), output)

@@ -50,7 +50,7 @@ class LayerRecord:
 
     @property
     def captured(self) -> list[Tensor]:
-        """The tensors from which maps are made; gradients are taken with respect to them."""
+        """The tensors from which maps are made, and with respect to which gradients are taken."""
         return [self.leaves[i] for i in self.chosen]
 
     def maps(self, tensors: list[Tensor]) -> Tensor:

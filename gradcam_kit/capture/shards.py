@@ -32,13 +32,13 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def is_spread(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor; its type is not imported, because that takes a second."""
+    """Whether a tensor is a DTensor, judged without importing the type, because the import takes a second."""
     kind = type(tensor)
     return kind is not Tensor and hasattr(kind, "to_local") and hasattr(tensor, "placements")
 
 
 def shard_of(tensor: Tensor) -> Shard | None:
-    """Return which part of a spread tensor the process holds; None if it holds all of it."""
+    """Return which part of a spread tensor the process holds, or None if it holds the whole tensor."""
     spread: Any = tensor
     if not is_spread(tensor):
         return None

@@ -102,7 +102,7 @@ def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Ten
 
 
 def _limit(tokenizer: Any, model: nn.Module) -> int | None:
-    """Return how many tokens the model accepts; its own declaration takes precedence over the tokenizer's."""
+    """Return how many tokens the model accepts by its own declaration, else by the tokenizer's; None if unknown."""
     config = getattr(getattr(model, "config", None), "text_config", None)
     for owner, name in (
         (config, "max_position_embeddings"),
@@ -116,7 +116,7 @@ def _limit(tokenizer: Any, model: nn.Module) -> int | None:
 
 
 def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
-    """Return the number of tokens of each text before truncation; an empty list if it is unknown."""
+    """Return the number of tokens of each text before truncation, or an empty list if the numbers are unknown."""
     own: Any = tokenizer if _is_of_transformers(tokenizer) else getattr(tokenizer, "tokenizer", None)
     if _is_of_transformers(own):
         return [len(ids) for ids in own(texts, truncation=False, verbose=False)["input_ids"]]

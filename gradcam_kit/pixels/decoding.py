@@ -111,7 +111,7 @@ def looks_like_twelve_bits(file: Any) -> bool:
                 return False
             levels = rgb_picture(image)
             tags = getattr(image, "tag_v2", {})
-    except Exception as error:  # errors of a picture are raised when it is decoded
+    except Exception as error:  # `decode_picture` raises the errors of pictures
         raise_interruption(error)
         return False
     if tags.get(PHOTOMETRIC) == 0:
@@ -166,7 +166,7 @@ def _claimed_pixels(file: Any) -> int:
 
 
 def _tags(file: Any) -> dict[int, Any]:
-    """Return the tags of a TIFF file; empty for other or damaged files."""
+    """Return the tags of a TIFF file, or an empty dict for other or damaged files."""
     with suppress(Exception):  # a damaged directory may raise any exception
         file.seek(0)
         head = file.read(16)

@@ -37,6 +37,6 @@ def log_level() -> int:
 
 
 def set_log_level(level: int = _SILENT) -> None:
-    """Set OpenCV's log level, 0 (silent) to 6 (verbose); a no-op where this build has no such setting."""
+    """Set OpenCV's log level, 0 (silent) to 6 (verbose), if this build has the setting."""
     if set_level := getattr(_logging(), "setLogLevel", None):
         set_level(level)

@@ -40,7 +40,7 @@ def read_outlines(boxes: Boxes, size: tuple[int, int]) -> Float[np.ndarray, "b 4
 
 
 def outline(canvas: RGB, boxes: Float[np.ndarray, "b 4"]) -> None:
-    """Render boxes on a picture, in place; parts outside the picture are cut off."""
+    """Render boxes on a picture in place, and cut off parts outside the picture."""
     width = max(1, round(max(canvas.shape[:2]) / _SHARE))
     corners = [(round(x0), round(y0), round(x1) - 1, round(y1) - 1) for x0, y0, x1, y1 in boxes.tolist()]
     for color, wide in ((_DARK, width + 2), (_LIGHT, width)):

@@ -173,13 +173,13 @@ class EvidentProbability(ClassTarget):
 
 
 TargetType = Callable[[Tensor], ClassTarget]
-"""Makes a method's target from plain class indices; usually `ClassLogit`."""
+"""A type that makes a method's target from plain class indices, usually `ClassLogit`."""
 
 
 def resolve_target(
     targets: Any, target_type: Callable[[Any], ClassTarget], names: Callable[[], Sequence[str] | None] = lambda: None
 ) -> Target | None:
-    """Turn the user's `targets` into a target; None stays None (the predicted class, known after the forward pass).
+    """Turn the user's `targets` into a target, or keep None for the predicted class, known after the forward pass.
 
     Args:
         targets: the user's targets.
@@ -199,7 +199,7 @@ def resolve_target(
     if targets is None or callable(targets):
         given: Target | None = targets
         return given
-    # Check classes on the host, where a wrong one raises an error instead of a device-side assertion.
+    # Check classes on the host, where a wrong class raises an error instead of a device-side assertion.
     return target_type(targets.cpu() if isinstance(targets, Tensor) else targets)
 
 

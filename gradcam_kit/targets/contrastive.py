@@ -108,7 +108,7 @@ class FinerTarget(ClassTarget):
         gamma: strength of the comparison for "mean".
 
     Raises:
-        OptionError: an unknown weighting, or fewer than one reference.
+        OptionError: the weighting is unknown, or `references` is not a positive int.
     """
 
     references: int = 3
@@ -206,7 +206,7 @@ class Negative:
         target: a target, or classes (an int, `(n,)` or `(n, m)`), whose logits are negated.
 
     Raises:
-        InputError: a callable without `select`, which is easily negated by hand.
+        InputError: the target is a callable without `select`; negate its result in a function of your own instead.
     """
 
     target: Any
@@ -224,7 +224,7 @@ class Negative:
 
     @property
     def classes(self) -> Any:
-        """The classes of the target, if any; they determine the number of scores per sample."""
+        """The classes of the target, if any, which determine the number of scores per sample."""
         return getattr(self.target, "classes", None)
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:

@@ -181,7 +181,7 @@ class DetectionTarget:
         if are_queries(output):
             scores = scores or kind_of_queries(
                 at_least_float32(output["logits"])
-            )  # detections may vanish in changed images
+            )  # decide now, because detections may vanish in changed images
             samples = read_queries(output, scores)
         known = None if labels is None else torch.as_tensor(labels).expand(len(samples))
         return DetectionSimilarity.of(samples, self.boxes.expand(len(samples), 4), known, scores, self.iou)

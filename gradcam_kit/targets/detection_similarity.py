@@ -72,7 +72,7 @@ class DetectionSimilarity:
         return cls(boxes, labels, torch.stack(own) if len(own) == len(samples) else None, scores)
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Return the largest similarity of each sample; 0 where nothing is found."""
+        """Return the largest similarity of each sample, or 0 for a sample without detections."""
         samples = read_queries(output, self.scores) if are_queries(output) else read_detections(output)
         return torch.stack([self._most(sample, detections) for sample, detections in enumerate(samples)])
 

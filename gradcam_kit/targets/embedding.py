@@ -31,7 +31,7 @@ class EmbeddingSimilarity:
         reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; it need not be normalized.
 
     Raises:
-        ShapeError: embeddings and reference differ in size, or references and samples in number.
+        ShapeError: the embeddings and the reference differ in size, or there is not one reference per sample.
         TargetError: a reference has only zeros, or the output has no embedding.
     """
 

@@ -15,7 +15,7 @@ from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_yo
 
 _EXPECTED = "expected one name for each class, in the order of the outputs, such as ['cat', 'dog']"
 BLANKS = " \t\r\n\v\f\u00a0\ufeff"
-"""Characters to strip from a name; U+FEFF is a byte order mark."""
+"""Characters to strip from a name, including the byte order mark U+FEFF."""
 
 
 def normalized(name: str) -> str:

@@ -20,7 +20,7 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
     class.
 
     Raises:
-        TargetError: no tensor, or several, could be the scores; the message lists them.
+        TargetError: no tensor, or several tensors, could be the scores; the message lists the shapes of the tensors.
         ShapeError: the scores are not `(n, classes)`.
     """
     found = find_logits(output)
@@ -90,5 +90,5 @@ def _picked(output: Any) -> str:
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:
-    """Return the class with the largest logit, for each sample; 0 for a model with one output."""
+    """Return the class with the largest logit for each sample, which is 0 for a model with one output."""
     return read_logits(output).argmax(dim=1)

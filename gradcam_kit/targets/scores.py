@@ -79,7 +79,7 @@ def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -
 
 
 def told_kind(model: object, output: Float[Tensor, "_ classes"]) -> tuple[ScoreKind, str] | None:
-    """Return the result of `evident_kind` without reading values, which would synchronize; None = undecided."""
+    """Return the result of `evident_kind` if it follows without reading values, which would synchronize; else None."""
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem == "multi_label_classification":
         return "sigmoid", "its configuration says multi-label"
@@ -98,7 +98,7 @@ def _of_logits(output: Tensor) -> tuple[ScoreKind, str]:
 
 
 def last_operation(output: Tensor) -> str | None:
-    """Return the operation that computed an output, such as "sigmoid"; None without a graph, or if parts differ."""
+    """Return the operation that computed an output, such as "sigmoid", or None without a graph or if parts differ."""
     found: set[str | None] = set()
     waiting: list[Any] = [output.grad_fn]
     for _ in range(_SEARCHED):

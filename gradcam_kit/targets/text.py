@@ -63,7 +63,7 @@ class TextTarget:
 
     @property
     def classes(self) -> Int[Tensor, "1 m"] | None:
-        """Indices of several texts, which determine the number of scores per image; None for a single text."""
+        """Indices of several texts, which determine the number of scores per image, or None for one text."""
         return None if isinstance(self.texts, str) else torch.arange(len(self.texts))[None]
 
     def __call__(self, output: Any) -> Float[Tensor, "n *m"]:

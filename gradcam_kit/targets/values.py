@@ -81,7 +81,7 @@ def kinds_in(value: Any) -> str:
 
 
 def for_class_names(name: str, value: Any) -> str:
-    """Return advice for class names where indices are expected; an empty string for other values."""
+    """Return advice for class names where indices are expected, or an empty string for other values."""
     if isinstance(value, str):
         return f"; for a class name pass its index: class_names.index({value!r})"
     entries = value.tolist() if isinstance(value, np.ndarray) else value

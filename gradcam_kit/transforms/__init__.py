@@ -184,7 +184,7 @@ def as_transform(value: Any) -> Transform:
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
-    """Return height and width; a single number stands for both."""
+    """Return height and width, which are equal for a single number."""
     sides = [value] if np.ndim(value) == 0 and not isinstance(value, str) else value
     try:
         found = [index(side) for side in sides if not isinstance(side, bool)]
@@ -196,7 +196,7 @@ def _size(name: str, value: Any) -> tuple[int, int]:
 
 
 def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
-    """Return the size after the resize: a single number is the shorter side."""
+    """Return the size after the resize as height and width, or as a single number for the shorter side."""
     if value is None:
         return None
     sides = _size(name, value)
@@ -264,7 +264,7 @@ def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
     elif set(sides) == {"shortest_edge"}:
         shortest: int = sides["shortest_edge"]
         resize, size = shortest, _pair(shortest)
-        if "crop_pct" in config:  # below 384 such processors enlarge and crop; from 384 they squash
+        if "crop_pct" in config:  # below 384 pixels such processors enlarge and crop, from 384 on they squash
             resize = int(shortest / config["crop_pct"]) if shortest < 384 else size
             crop = {"height": size[0], "width": size[1]}
         if not crop:

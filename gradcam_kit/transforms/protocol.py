@@ -10,7 +10,7 @@ from torch import Tensor
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Box = tuple[float, float, float, float]
-"""`(x0, y0, x1, y1)` in the picture's pixels; it extends beyond the picture where the model saw padding."""
+"""`(x0, y0, x1, y1)` in the picture's pixels. The box extends beyond the picture where the model saw padding."""
 
 Prepared = UInt8[np.ndarray, "h w c"] | Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]
 """A prepared picture, to which only the arithmetic of `finish` must still be applied."""

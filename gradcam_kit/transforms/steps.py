@@ -80,7 +80,7 @@ class View:
 
 
 def seen_box(transform: Any, height: int, width: int) -> Box | None:
-    """Return the part of a picture of this size that a transform shows; None if a step is unknown."""
+    """Return the part of a picture of this size that a transform shows, or None if a step is unknown."""
     view = View(height, width)
     for step in steps_of(transform):
         found = _after(step, view)
@@ -114,7 +114,7 @@ def random_steps(transform: Any) -> list[str]:
 
 
 def _name(step: Any) -> str:
-    """Return the class name of a step of torchvision or timm; an empty string for anything else."""
+    """Return the class name of a step of torchvision or timm, or an empty string for anything else."""
     is_known = type(step).__module__.startswith(("torchvision.transforms", "timm.data")) or isinstance(
         step, nn.Identity
     )
@@ -147,7 +147,7 @@ def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> V
         return view.resized(sides[0], sides[1])
     shorter, longer = sorted((view.height, view.width))
     if sides is None:
-        assert most is not None  # torchvision has checked the value
+        assert most is not None  # torchvision requires max_size if size is None
         short, long = int(most * shorter / longer), most
     else:
         short, long = sides[0], int(sides[0] * longer / shorter)

@@ -283,7 +283,7 @@ def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[in
 
 
 def _samples(shape: tuple[int, ...], queries: int) -> int | None:
-    """Return the number of samples of an argument with this number of queries; None if its shape does not tell."""
+    """Return the number of samples of an argument with this number of queries, or None if its shape does not tell."""
     if len(shape) == 2 and shape[0] == queries:
         return 1
     if len(shape) == 3 and queries in shape[:2]:

@@ -58,7 +58,7 @@ _NONLINEAR = EXACT | _DENOMINATORS | {
 
 
 def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()) -> dict[Any, Action]:
-    """Return the action for each node whose gradients change; ReLU networks have none.
+    """Return the action for each node whose gradients change, which no node of a ReLU network does.
 
     Args:
         graph: the nodes that depend on the layers.
@@ -83,7 +83,7 @@ def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()
                     found[node] = Action("without", dead)
             elif all(source in live for source in factors.values()):
                 found[node] = Action("halves", tuple(factors))
-        elif name in own and getattr(node, "_saved_training", True):  # an evaluated batch norm is linear
+        elif name in own and getattr(node, "_saved_training", True):  # a batch norm in eval mode is linear
             found[node] = Action("own")
     return found
 

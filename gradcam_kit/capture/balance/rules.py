@@ -42,7 +42,7 @@ def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
 def _share(gradient: Tensor, share: float) -> Tensor:
     return (
         torch.zeros_like(gradient) if share == 0 else gradient * share
-    )  # gives zeros even if the gradient is infinite
+    )  # zeros_like gives zeros even if the gradient is infinite
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:

@@ -48,7 +48,7 @@ def _is_bias(value: Any) -> bool:
 
 
 class BiasRecorder:
-    """Records the outputs of all modules with a bias; every run of a module counts separately."""
+    """Records the outputs of all modules with a bias, separately for each run of a module."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

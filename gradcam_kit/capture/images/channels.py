@@ -44,7 +44,7 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
     """Return the call with its channel axis set.
 
     Raises:
-        ShapeError: several axes may be the channels, and the model does not tell which.
+        ShapeError: several axes may be the channels, and no layer of the model sums over only one of them.
     """
     if inputs.n == 0 or not _is_open(model, inputs.raw):
         return inputs

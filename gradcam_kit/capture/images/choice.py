@@ -77,7 +77,7 @@ def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module
 
 
 def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    """Return the inputs on which each layer depends; all inputs for a layer without a graph (no_grad, detach)."""
+    """Return the inputs on which each layer depends, or all inputs for a layer without a graph (no_grad, detach)."""
     known = _known.setdefault(model, {})
     key = (tuple(layers), tuple((slot, inputs.value(slot).ndim) for slot in inputs.image_slots))
     if key not in known:

@@ -34,7 +34,7 @@ _PRECISIONS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32:
 def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise InputError for arguments that the model's `forward` does not accept, with a hint at the likely meaning."""
     if model._forward_pre_hooks_with_kwargs:
-        return  # hooks may take arguments that `forward` does not
+        return  # hooks may accept arguments that `forward` does not
     try:
         taken = inspect.signature(model.forward, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):  # compiled code has no signature
@@ -65,7 +65,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Return advice for tensors inside lists or mappings, the inputs of detection models; None without such inputs."""
+    """Return advice for tensors inside lists or mappings, as detection models get them, or None without such inputs."""
     inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
     if not shapes:

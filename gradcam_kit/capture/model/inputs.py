@@ -23,7 +23,7 @@ Slot = int | str
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward call; `slot` is the position or key of the images among them.
+    """The arguments of one forward call, with the images among them at the position or key `slot`.
 
     `memory_format` is the memory format in which the model gets the images. `channels` is their channel axis in the
     model's layout: usually 1, 2 after the frames of a video, None for a spectrogram without channels.
@@ -160,7 +160,7 @@ def read_inputs(
     places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
     if image_input is not None:
         return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
-    # Text embeddings and signals have one position axis, images two; `min` keeps the first of equals.
+    # Text embeddings and signals have one position axis, and images have two. `min` keeps the first of equal slots.
     slots = [slot for slot, value in places if _could_be_images(value)]
     if slots:
         return Inputs(args, kwargs, min(slots, key=lambda slot: dict(places)[slot].ndim == 3))
@@ -214,7 +214,7 @@ def _plain(value: Any) -> Any:
 
 
 _OF_A_CALL = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
-"""Errors that a wrong shape or precision of images may cause; all others are passed on unchanged."""
+"""Types of errors that a wrong shape or precision of images may cause. Errors of other types are raised unchanged."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class Runner:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             said = f"the model failed on these images: {error}\n"
-            # first the hint from the error, which is more certain than a guess from a shape
+            # Prefer the hint that comes from the error, because it is more reliable than a guess from the shape.
             if hint := precision_advice(inputs.images, self.model, error):
                 raise InputError(said + hint) from error
             if hint := advice(inputs.images, inputs.args):

@@ -25,7 +25,7 @@ from gradcam_kit.errors import GradCamKitError, interruption
 _INTERNAL = frozenset(vars(nn.Module()))
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, range, slice)
 _DEPTH = 6
-_MOST = 1000  # limit of objects visited per module, which may hold a trainer or a data set
+_MOST = 1000  # maximum number of objects visited per module, because a module may hold a trainer or a data set
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Search:
             self._visit_store(value, dict(enumerate(value)), path, depth, is_state, "[{}]")
         elif isinstance(value, tuple):
             self._visit_tuple(value, get, put, path, depth, is_state)
-        elif callable(value):  # a function is not state; anything it records is meant for its author
+        elif callable(value):  # a function is not state, and what it records is left for its author
             self._visit_callable(value, path, depth)
         elif isinstance(own := getattr(value, "__dict__", None), dict):
             self._visit_store(own, own, path, depth, is_state, ".{}")
@@ -215,7 +215,7 @@ def _keeps_nothing(module: nn.Module) -> bool:
 
 @contextmanager
 def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Replace kept tensors of a graph or of `inference_mode` by clones; restore the originals afterwards."""
+    """Replace kept tensors that belong to a graph or to `inference_mode` by clones, and restore them afterwards."""
     met: dict[int, Any] = {}
     searches = [_Search(module, met) for module in modules if not _keeps_nothing(module)]
     clones: dict[int, Tensor] = {}
@@ -227,7 +227,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
                 tensor = place.tensor
                 if tensor.is_inference() or tensor.requires_grad:
                     clone = clones.setdefault(id(tensor), tensor.detach().clone())
-                    replaced.append((place, clone))  # recorded first, because an interruption may come between the two
+                    replaced.append((place, clone))  # recorded before the change, which may be interrupted
                     place.put(clone)
                 elif not isinstance(tensor, nn.Parameter):
                     written.append((place, tensor.clone(), tensor._version))

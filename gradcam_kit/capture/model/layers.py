@@ -79,7 +79,7 @@ _SUFFIXES = (r"(.+)#(\d+)()", r"(.+)()[:](\d+)", r"(.+)#(\d+)[:](\d+)")
 
 
 def split_name(model: nn.Module, name: str) -> LayerName:
-    """Split the name of a target layer; "#" and ":" in a module's own name belong to the name."""
+    """Split the name of a target layer, but keep "#" and ":" that are part of a module's own name."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules:
         return LayerName(name)

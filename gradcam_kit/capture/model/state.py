@@ -83,7 +83,7 @@ def untouched(
     if id(model) in held:
         yield
         return
-    modules = list(model.modules())  # walking through the modules takes as long as running a small model
+    modules = list(model.modules())  # walk only once, because this takes as long as running a small model
     is_random = keep_modes and any(module.training for module in modules)
     devices = {device, *(tensor.device for tensor in _stored(modules))}
     with (
@@ -184,7 +184,7 @@ def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
 
 
 def version(tensor: Tensor | None) -> int:
-    """Return the number of in-place changes of a tensor; -1 for inference tensors, which do not count them."""
+    """Return the number of in-place changes of a tensor, or -1 for an inference tensor, which does not count them."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 

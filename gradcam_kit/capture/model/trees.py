@@ -61,7 +61,7 @@ def move_tree(value: Any, device: torch.device) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor that is spread over devices (DTensor) as a plain tensor; return everything else unchanged."""
+    """Return a tensor that is spread over devices (DTensor) as a plain tensor, and everything else unchanged."""
     return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
 
 

@@ -52,7 +52,7 @@ class Evidence:
     unknown: tuple[str, ...] = ()
 
     def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
-        """Return the verdict on a module's output of this shape for n images; None if there is none."""
+        """Return the verdict on a module's output of this shape for n images, or None if there is none."""
         own = self.verdicts.get(module, [])
         found = [one for one in own if one.shape == (1, *shape[1:])]
         if found:
@@ -71,7 +71,7 @@ class Evidence:
 
 
 def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
-    """Return the evidence for inputs of these shapes; None if it has not been gathered yet."""
+    """Return the evidence for inputs of these shapes, or None if it has not been gathered yet."""
     return _known.get(model, {}).get(_signature(inputs))
 
 
@@ -144,7 +144,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 
 
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
-    """Return the axis of the raw images over which a layer first sums completely; None if no layer does.
+    """Return the axis of the raw images over which a layer first sums completely, or None if no layer does.
 
     A layer that sums over several axes at once pools positions, so there is no channel axis then.
     """

@@ -23,7 +23,7 @@ class Memory:
         self._known: dict[StorageWeakRef, dict[Any, Tensor]] = {}
 
     def get(self, tensor: Tensor) -> Tensor | None:
-        """Return the row numbers of a tensor; None if it does not depend on any input."""
+        """Return the row numbers of a tensor, or None if the tensor does not depend on any input."""
         views = self._known.get(StorageWeakRef(tensor.untyped_storage()))
         if not views:
             return None

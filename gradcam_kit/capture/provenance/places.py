@@ -42,7 +42,7 @@ class Places:
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
     def axes_along(self, ids: Tensor, dim: int) -> int:
-        """Return the number of image axes along which an axis of a tensor runs; several if positions are flattened."""
+        """Return the number of image axes along which an axis of a tensor runs, several if positions are flattened."""
         low = self._rows[ids.long()][..., : self.axes]
         return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
 
@@ -65,7 +65,7 @@ class Places:
         return self._merged(low, high, rows[..., -2:].amax(over, keepdim=True))
 
     def narrower(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return, value by value, the place with the smaller extent; the first if both are equally wide."""
+        """Return, value by value, the place with the smaller extent, or the first place if both are equally wide."""
         if first.numel() == 1 and int(first) == CONSTANT:
             return second.expand(torch.broadcast_shapes(first.shape, second.shape))
         if second.numel() == 1 and int(second) == CONSTANT:

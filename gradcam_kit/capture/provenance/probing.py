@@ -24,7 +24,7 @@ def probed(
     outputs: list[Tensor],
     places: Places,
 ) -> list[Tensor | None]:
-    """Return the row numbers of the results of an unknown operation; None where nothing is found.
+    """Return the row numbers of the results of an unknown operation, or None for a result of unknown origin.
 
     An operation that only moves values also moves integers, which then tell where each result came from. An operation
     that works position by position changes its results only where an argument was changed.
@@ -124,7 +124,7 @@ def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
 
 
 def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
-    """Return copies of the arguments from before the operation, by name; None if it writes into no argument."""
+    """Return copies of the arguments by name, made before the operation runs, or None if it writes into none."""
     if not getattr(func, "_schema", None) or not func._schema.is_mutable:
         return None
     values = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs

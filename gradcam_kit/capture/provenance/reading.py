@@ -11,7 +11,7 @@ from gradcam_kit.capture.layouts import ChannelsFirst, ChannelsLast, Layout, Tok
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 
 _SAME = 1e-3
-"""Distance in pixels up to which two places count as one."""
+"""Distance in pixels up to which two places count as the same place."""
 _WHOLE = 0.6
 """A token that gathers from at least this share of the positions along an axis counts as gathering from everywhere. The
 share is above 1/2, because each of two patches covers half of the positions.

@@ -68,7 +68,7 @@ def layout_by_shape(
     """Return the layout that follows from the sizes of the axes and from the kernel of the module.
 
     Raises:
-        ShapeError: no positions, or tokens that fit no grid or several.
+        ShapeError: the output has no positions, or tokens that fit no grid or several grids.
     """
     if len(shape) == len(size) + 2 and _has_channels_first(module, len(size)):
         return ChannelsFirst()

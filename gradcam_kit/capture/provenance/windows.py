@@ -36,12 +36,12 @@ def resampled(
 
 
 def padded(places: Places, ids: Tensor, image: Tensor, pad: Sequence[int], output: Tensor) -> Tensor:
-    """Return the row numbers of a padded tensor; `pad` counts from the last axis, as in torch."""
+    """Return the row numbers of a tensor padded by `pad`, which begins with the last axis, as in torch."""
     sides = {image.ndim - 1 - k: pad[2 * k] for k in range(len(pad) // 2) if pad[2 * k] or pad[2 * k + 1]}
-    if all(places.axes_along(ids, d) < 2 for d in sides):  # extrapolate places at the border of maps
+    if all(places.axes_along(ids, d) < 2 for d in sides):  # these are maps, whose places are extrapolated
         index = {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in sides.items()}
         return places.resample(ids, index)
-    return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # tokens, not positions
+    return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # these are tokens
 
 
 def folded(places: Places, ids: Tensor, values: Mapping[str, Any], output: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def folded(places: Places, ids: Tensor, values: Mapping[str, Any], output: Tenso
     size = math.prod(values["kernel_size"])
     rest = (values["output_size"], values["kernel_size"], values["dilation"], values["padding"], values["stride"])
     batched = ids if ids.ndim == 3 else ids[None]
-    # fold one entry of each window at a time, so that nothing is added up
+    # Fold one entry of each window at a time, so that row numbers are not added up.
     inside = torch.arange(batched.shape[1]) % size
     apart = [
         torch.ops.aten.col2im(batched * (inside == entry)[:, None], *rest).reshape(output.shape)

@@ -23,7 +23,7 @@ State = Tensor | tuple[Tensor, Tensor] | None
 
 @dataclass(frozen=True, eq=False)
 class RecurrentCall:
-    """One call of a recurrent layer; the tensors are copies without a graph.
+    """One call of a recurrent layer, with copies of its tensors without a graph.
 
     Attributes:
         inputs: the input sequences, a tensor or packed.
@@ -41,10 +41,10 @@ class RecurrentCall:
 
 
 def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
-    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that match the patterns; None = all of the model.
+    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that match the patterns, or all for None.
 
     Raises:
-        LayerNotFoundError: the model has none, or a pattern has no match.
+        LayerNotFoundError: the model has no recurrent layer, or a pattern has no match.
         InputError: the patterns match only other layers.
     """
     inner = check_observable(model)

@@ -92,7 +92,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                 taken = record.maps(others)
             except (ShapeError, RuntimeError) as error:
                 raise_interruption(error)
-                continue  # `reshape` was written for another number of samples, or does arithmetic
+                continue  # `reshape` accepts only another number of samples, or does arithmetic
             if taken.is_floating_point() or len(taken) != samples or bool((taken < 0).any()):
                 continue
             taken = taken.flatten(1)

@@ -82,7 +82,7 @@ class Replayer:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,  # after the layer, most memory traffic is for weights
+                self.rescorer.batch_size,  # not fewer: after the layer, memory traffic is mostly for weights
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
@@ -98,7 +98,7 @@ class Replayer:
                 return self._score(rows, torch.arange(len(images), device=images.device))
 
     def residual(self) -> Float[Tensor, "n k *s"] | None:
-        """Return the layer's input, laid out like its output; None if no module computed it."""
+        """Return the layer's input, laid out like its output, or None if no module computed it."""
         source = self.prefix.residual if self.prefix else None
         if source is None or len(self.record.captured) > 1 or source.shape != self.record.captured[0].shape:
             return None
@@ -145,10 +145,9 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
-        # Do not use n rows, because kept outputs may contain other things with one entry per sample: a list, an object,
-        # a size.
+        # Do not use n rows: lists, objects and sizes for n samples in kept outputs would fit n rows by chance.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # use a different order of the rows as well
+        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and use a different order of the rows
         record, self.isolated = self.record, True
         replayed = self._attempt(index)
         if isinstance(replayed, Exception):

@@ -34,7 +34,7 @@ from gradcam_kit.types import Rescore, Target
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
 _NEAR = 5 * 2**19
-"""Bytes of rows per CPU thread; the results of more rows would leave the caches before they are used."""
+"""Bytes of rows per CPU thread. The results of more rows would leave the caches before they are used."""
 
 
 def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
@@ -67,7 +67,7 @@ class RowState:
     """Facts learned from passes over changed rows, for later passes of the same call."""
 
     most: int | None = None
-    """Maximum number of rows that fit into the device's memory; set after an out-of-memory error."""
+    """Maximum number of rows that fit into the device's memory, set after an out-of-memory error."""
     is_checked: bool = False
     """Whether repeated samples score like the samples themselves."""
     is_bag: bool = False
@@ -114,7 +114,7 @@ class Rescorer:
         if not doubtful:
             return
         n = self.inputs.n
-        # Use another order and number of rows: with the original ones, even inputs of the whole batch would fit.
+        # Use another order and number of rows, because the original ones would fit even inputs of the whole batch.
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
             expected = self._here(at_least_float32(score(self.target, self.output, n)))[index]
