@@ -63,7 +63,7 @@ class Seen:
         if self.tensor.ndim != 4:
             return False
         _, first, second, d = self.tensor.shape
-        single = {(1, width) for _, width in tokens}  # this is the output of a query that pools the tokens
+        single = {(1, width) for _, width in tokens}  # shape of the output of a query that pools the tokens
         return not {(first, second * d), (second, first * d)}.isdisjoint(tokens | single)
 
 

@@ -118,7 +118,7 @@ def choose_among(
     """Choose layers as `choose_layers` does, but explore the model only if the choice depends on it.
 
     Args:
-        look: returns the candidates of `layer_candidates`.
+        look: function that returns the candidates, by calling `layer_candidates`.
         model: the model of the candidates.
         size: the position axes `*t` of the images.
         choice: which kind of layers to choose.

@@ -156,7 +156,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
         first, last = shape[2:], shape[1:-1]
         if axes == 1 and first != size != last:
             return ChannelsLast() if _has_features_last(model, layer, shape) else ChannelsFirst()
-        # Assume the layout of convolutions, unless it does not fit or fits worse than the other one.
+        # Assume the layout of convolutions, unless channels last is the only or the better fit.
         channels_last = tuple(last) == tuple(size) if fits(first, size) else fits(last, size)
         return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
     if len(shape) == 3:

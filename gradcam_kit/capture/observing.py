@@ -39,7 +39,7 @@ class Call:
     Attributes:
         name: the layer's dotted name.
         module: the layer.
-        step: number of the model's call to which it belongs, from 1.
+        step: number of the model's call to which this call belongs, counted from 1.
         index: number of earlier calls of the layer in this step.
         args: positional arguments; in `Observer.leave`, the module may have changed them in place.
         kwargs: keyword arguments.
@@ -79,9 +79,9 @@ class Observation:
 
     Attributes:
         model: the unwrapped model.
-        layers: name -> observed module.
+        layers: the observed modules by name.
         attach: holds further hooks of the block, such as hooks on gradients.
-        step: number of calls of the model.
+        step: number of calls of the model so far.
         active: whether the running step is observed.
         ran: names of the layers that ran in observed steps.
         notes: remarks on what was not observed, and why; each at most once.
@@ -134,7 +134,7 @@ def observe(
 
     Args:
         model: the user's model, possibly wrapped; `layers` are modules of the unwrapped model.
-        layers: name -> module, from `select_layers`.
+        layers: the modules to observe by name, from `select_layers`.
         observer: receives the calls of this thread, and recomputations in autograd's threads.
         every: observe every `every`-th step, beginning with the first.
         enter: call `observer.enter` before layers run.

@@ -140,6 +140,6 @@ def _tokenizer_of(model: nn.Module) -> Any:
         except (OSError, ValueError, ImportError, KeyError):
             pass  # the message below has the remedy
     raise TargetError(
-        f"the texts need the tokenizer of {type(model).__name__}, which it does not carry; pass "
+        f"the texts need the tokenizer of {type(model).__name__}, which the model does not carry; pass "
         "TextTarget(texts, tokenizer=open_clip.get_tokenizer(NAME)) or a tokenizer of transformers"
     )

@@ -142,7 +142,7 @@ class ClassProbability(ClassTarget):
     """The probability of a class, in float32: the softmax, or the sigmoid for a model with one output.
 
     Args:
-        classes: as for every class target.
+        classes: the class indices, as for every class target.
         scores: "softmax", "sigmoid" (for multi-label models), or "raw" for outputs that already are probabilities; None
             = sigmoid for a model with one output, else softmax.
     """
@@ -161,8 +161,8 @@ class EvidentProbability(ClassTarget):
     """The probability of a class, with its kind detected when a score is first needed.
 
     Args:
-        classes: as for every class target.
-        kind: returns the kind of the probability, see `ClassProbability`.
+        classes: the class indices, as for every class target.
+        kind: function that returns the kind of the probability, see `ClassProbability`.
     """
 
     kind: Callable[[], ScoreKind | None] = lambda: None
@@ -183,8 +183,8 @@ def resolve_target(
 
     Args:
         targets: the user's targets.
-        target_type: how plain class indices are scored.
-        names: returns the model's class names; called only for targets that are names.
+        target_type: type of the target that is made from plain class indices.
+        names: function that returns the model's class names; called only for targets that are names.
 
     Raises:
         InputError: the targets are neither classes nor callable.

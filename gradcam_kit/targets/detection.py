@@ -54,7 +54,8 @@ class DetectionTarget:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.
         labels: an int for all samples or one per sample `(n,)`; None = the labels of the detections that overlap most.
         iou: minimum intersection over union, in (0, 1].
-        required: raise an error for a box that no detection overlaps; if False, its score is 0 and its map is empty.
+        required: raise an error for a box that no detection overlaps; if False, the score of such a box is 0 and its
+            map is empty.
         part: "score"; or "x0", "y0", "x1", "y1", "x" and "y" (the center), "width" or "height" of the box, in the
             model's own coordinates. For evidence that moves the side "x0" or "y0" outward, wrap the target in
             `Negative`.
@@ -247,5 +248,5 @@ def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
 def _place(what: str, index: int, count: int) -> int:
     place = whole(what, index)
     if not 0 <= place < count:
-        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; they count from 0")
+        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; indices count from 0")
     return place

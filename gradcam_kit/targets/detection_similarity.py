@@ -32,10 +32,10 @@ class DetectionSimilarity:
     DETR have the class "no object" among P, and no O.
 
     Args:
-        boxes: one per sample `(n, 4)`.
-        labels: labels of the detections `(n,)`; None if detections have none.
-        probabilities: probabilities of their classes, `(n, classes)`; zeros for a sample without a detection. None =
-            compare labels.
+        boxes: one box per sample, `(n, 4)`.
+        labels: labels of the explained detections, `(n,)`; None if detections have no labels.
+        probabilities: class probabilities of the explained detections, `(n, classes)`, with zeros for a sample without
+            a detection; None = compare labels instead.
         scores: kind of the logits of queries.
     """
 

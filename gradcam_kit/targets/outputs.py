@@ -52,7 +52,7 @@ def find_logits(output: Any) -> Tensor:
         f"the model's output is {kind_of(output)} with {len(floating)} floating-point tensors ({found}); "
         "class targets need exactly one. Pass targets=callable, which gets the unchanged output and "
         f"returns scores (n,), such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap "
-        "the model so that it returns one"
+        "the model so that it returns one tensor"
     )
 
 

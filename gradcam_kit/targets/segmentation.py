@@ -1,4 +1,4 @@
-"""Target of dense predictions: a class in a region."""
+"""A target of dense predictions: the score of a class, summed over a region."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class SeenHeads:
         name: name of the innermost module that computed the attention.
         around: names of the modules that contain this module, from the innermost to the model.
         step: number of the model's call, counted from 1.
-        probabilities: attention after the softmax, without dropout; a copy without a graph.
+        probabilities: attention after the softmax, without dropout, as a copy without a graph.
         output_norm: norm of each head's output per sample, `probabilities @ values`; None if it was not observed.
     """
 
@@ -81,7 +81,7 @@ class AttentionWatch:
     """The state of a `watch_attention` block.
 
     Attributes:
-        keep: called with each attention.
+        keep: function that is called with each attention.
         steps: number of calls of the model.
         images: shape of the images `(n, c, *t)` of the model's last call; None if it got no images.
         texts: lengths t of the integer inputs `(n, t)` of that call, which are read as texts.
@@ -239,7 +239,7 @@ def watch_attention(model: nn.Module, keep: Callable[[SeenHeads], None]) -> Iter
 
     Args:
         model: the user's model, possibly wrapped.
-        keep: called while the model runs; its exceptions reach the caller of the model.
+        keep: function that is called while the model runs; its exceptions reach the caller of the model.
 
     Raises:
         InputError: the layers of the model cannot be observed.

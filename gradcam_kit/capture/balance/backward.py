@@ -34,7 +34,7 @@ def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor
 
     Args:
         scores: the scores to differentiate.
-        origins: the captured tensors of a layer. Everything that does not depend on them is constant anyway.
+        origins: the captured tensors of a layer. Tensors that do not depend on them are constant anyway.
         outputs: outputs of the model. The target computed from them is differentiated exactly, except for the norms of
             similarities.
 

@@ -19,8 +19,8 @@ class Graph:
     """All nodes whose results depend on given tensors.
 
     Attributes:
-        nodes: every node once, after all of its inputs.
-        origins: the nodes that stand for the tensors themselves.
+        nodes: every node that depends on the tensors, once, after all of its inputs.
+        origins: the nodes whose results are the given tensors.
         data: `nodes` and `origins`. Everything else counts as constant, even parameters that require a gradient.
         users: maps a node to the nodes that use its result, each with the index of the input.
     """

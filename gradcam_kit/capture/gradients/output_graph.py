@@ -31,7 +31,7 @@ def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> Sc
     Args:
         model: the model.
         inputs: the inputs of a call of the model.
-        output: the model's output for these inputs; None = not computed yet.
+        output: the model's output for these inputs; None if it has not been computed yet.
     """
     known: list[Tensor] = []
     try:

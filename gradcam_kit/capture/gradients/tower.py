@@ -66,8 +66,8 @@ def tower_pass(
 
     Args:
         module: any module.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+        args: positional arguments of the module.
+        kwargs: keyword arguments of the module.
         layers: a name, wildcard, module or type, or None for all modules inside.
         fits: predicate for tensors; the first tensor of a layer's output that fits is recorded.
         device: device of the inputs.
@@ -95,7 +95,7 @@ def tower_pass(
                 seen.recorded.pop(name, None)
         if chosen is None and (missing := [name for name in named if name not in seen.recorded]):
             ran = "returned no tensor that fits" if missing[0] in seen.calls else "did not run"
-            raise CaptureError(f"layer {missing[0]!r} of {type(inner).__name__} {ran}; name another one")
+            raise CaptureError(f"layer {missing[0]!r} of {type(inner).__name__} {ran}; choose another layer")
         yield seen
 
 

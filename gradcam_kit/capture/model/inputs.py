@@ -34,7 +34,7 @@ class Inputs:
     slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
     is_asked: bool = False
-    """Whether the caller named the slot of the images."""
+    """Whether the caller, rather than an automatic search, chose the slot of the images."""
     channels: int | None = 1
     entry: str = "__call__"
     """Name of the model's method to call. It is that of the image tower if the target needs nothing else."""
@@ -133,7 +133,7 @@ def read_inputs(
     Of several inputs that could be the images, take the first with 2 or 3 position axes, else the first.
 
     Args:
-        images: the argument of a CAM call.
+        images: the images, or all inputs of the model, as passed to a CAM call.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; arguments that they do not accept raise an error before they run.
         image_input: position or key of the images among the inputs; None = found automatically.

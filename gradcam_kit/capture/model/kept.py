@@ -34,7 +34,7 @@ class Place:
 
     Attributes:
         path: path from the module in Python's notation.
-        tensor: the tensor found there.
+        tensor: the tensor found at the place.
         get: function that reads the place.
         put: function that writes a value to the place.
     """

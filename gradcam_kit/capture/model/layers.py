@@ -31,7 +31,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     Args:
         model: the unwrapped model.
         target_layers: the layers as passed by the user.
-        given: the model that the user passed, whose wrapper prefixes its names may carry.
+        given: the model that the user passed. Names of layers may carry the prefixes of its wrappers.
 
     Raises:
         LayerNotFoundError: the model does not have one of the layers.
@@ -49,7 +49,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     for name, module in found.items():
         if is_scripted(module):
             raise InputError(
-                f"layer {name!r} is a TorchScript module, which cannot be observed; choose the one around it"
+                f"layer {name!r} is a TorchScript module, which cannot be observed; choose the module around it"
             )
     return found
 
@@ -61,8 +61,8 @@ class LayerName:
 
     Attributes:
         path: the name of the module.
-        call: number of the call, from 1; None = the only one.
-        level: index of the map, from 0; None = the only one.
+        call: number of the call, counted from 1; None = the module's only call.
+        level: index of the map, counted from 0; None = the module's only map.
     """
 
     path: str
@@ -96,7 +96,7 @@ def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None 
         model: the unwrapped model.
         layers: a dotted name, a wildcard such as "layer*.conv2" (`*` crosses dots), a module, a type of modules, a
             sequence of these, or None for all modules without children.
-        given: the model that the user passed, whose wrapper prefixes its names may carry.
+        given: the model that the user passed. Names of layers may carry the prefixes of its wrappers.
 
     Raises:
         LayerNotFoundError: no module of the model matches a pattern.

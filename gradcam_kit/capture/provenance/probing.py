@@ -30,10 +30,10 @@ def probed(
     that works position by position changes its results only where an argument was changed.
 
     Args:
-        call: runs the operation with other arguments and returns its results.
-        values: the arguments by name.
+        call: function that runs the operation with other arguments and returns its results.
+        values: the operation's arguments by name.
         known: the row numbers of the values that come from the images, by the identity of the tensor.
-        outputs: the results.
+        outputs: the operation's results.
         places: table of the intervals for the row numbers.
     """
     sources = {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and id(leaf) in known}

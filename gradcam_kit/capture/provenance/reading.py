@@ -30,11 +30,11 @@ def read_layout(
 
     Args:
         shape: shape of the output.
-        ids: row numbers of its values in `places`.
-        places: places of one image.
+        ids: row numbers in `places` of the output's values.
+        places: table of the places in one image.
         positions: indices in `places` of the image axes that heatmaps have.
         channels: index of the channel axis, if there is one.
-        unknown: the names of the operations after which places are unknown.
+        unknown: names of the operations after which the origin of values is unknown.
 
     Returns:
         The layout, or the reason why there is none.

@@ -35,7 +35,7 @@ class Tracker(TorchDispatchMode):
     """Tracks the places of one image through all operations while the mode is active. Results do not change.
 
     Attributes:
-        unknown: the names of the operations after which places are unknown.
+        unknown: names of the operations after which the origin of values is unknown.
     """
 
     def __init__(self, places: Places) -> None:

@@ -37,7 +37,7 @@ class Folded(nn.Module):
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """The way to read maps of frames from a layer.
+    """How to read the maps of frames from a layer's output.
 
     Attributes:
         calls: number of calls of the layer for a batch; more than one if it runs once per frame.
@@ -80,7 +80,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
         attach.after(layer, leave)
         Runner.of(model, device)(inputs.with_images(leaf, torch.arange(n, device=device)))
         if not outputs:
-            raise CaptureError(f"layer {name!r} did not run; choose one that the model calls")
+            raise CaptureError(f"layer {name!r} did not run; choose a layer that the model calls")
         shapes = [tuple(own.shape) for own in outputs]
         shape = shapes[0]
         if len(outputs) == t > 1 and all(own == shape for own in shapes) and shape[0] == n:

@@ -31,7 +31,7 @@ class GraphCall:
         edge_index: the edges as the layer used them, with the self-loops that it added.
         alpha: the coefficient of each edge and head, in eval mode.
         targets: the target node of each edge.
-        nodes: number of nodes that the layer returned.
+        nodes: number of nodes in the layer's output.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
     if not isinstance(first, Tensor) or not torch.allclose(first, returned, _TOLERANCE, _TOLERANCE, equal_nan=True):
         raise CaptureError(
             f"{name!r} returned a different output when it was called again for its coefficients; a hook "
-            "may change its output, or it may draw random numbers in eval mode"
+            "may change its output, or the layer may draw random numbers in eval mode"
         )
     edge_index = _edge_index(edges)
     coefficients = alpha.detach().reshape(len(alpha), -1)

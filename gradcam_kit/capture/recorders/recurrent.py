@@ -26,9 +26,9 @@ class RecurrentCall:
     """One call of a recurrent layer, with copies of its tensors without a graph.
 
     Attributes:
-        inputs: the input sequences, a tensor or packed.
-        state: the initial state; None = zeros.
-        output: the returned sequences, packed if the inputs were.
+        inputs: the input sequences, as a tensor or a packed sequence.
+        state: the initial state; None stands for zeros.
+        output: the returned sequences, packed if the inputs were packed.
         final: the returned last states.
     """
 

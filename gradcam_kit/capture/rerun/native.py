@@ -49,7 +49,7 @@ class Rearrangement:
     """The positions from which `reshape` takes the values of the maps.
 
     Attributes:
-        tensor: index among the captured tensors.
+        tensor: index of the tensor among the layer's captured tensors.
         axis: the axis of this tensor on which the samples are.
         interleaved: whether the entries of one sample on that axis are n apart instead of adjacent.
         places: indices of the values of a sample's maps among all values of the sample.

@@ -49,7 +49,7 @@ class Rescoring(Rescorer):
     Attributes:
         classes: the explained classes `(n, [m])`; None for a target without classes.
         settings: kind of the score and origin of the classes, stored with the results.
-        scores: kind of the scores, see `ClassProbability`.
+        scores: kind of the class scores, see `ClassProbability`.
     """
 
     classes: Tensor | None = None
@@ -85,12 +85,12 @@ def rescoring(
 
     Args:
         model: any PyTorch model.
-        images: the images to change, as in calling a method.
-        targets: as in calling a method. None = the predicted class of each image, found by one forward pass; the class
-            stays the same for all rows.
+        images: the images to change, in the form that methods accept.
+        targets: the targets, in the form that methods accept. None = the predicted class of each image, found by one
+            forward pass; the class stays the same for all changed images.
         image_input: position or key of the input to change, if there are several; None = the first floating-point input
             with 2 or 3 position axes, else with one.
-        probability: score classes by their probability; False = by the target itself, or by the logit.
+        probability: score classes by their probability; False = by the given target itself, or by the logit.
         scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs); None = by evidence:
             "raw" if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or
             there is one output, else "softmax".
