@@ -168,7 +168,7 @@ def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -
 
 
 class _Hook:
-    """A function that runs in one thread, or in all, until its block ends."""
+    """A hook function that runs in one thread only, or in all threads, until its block ends."""
 
     __slots__ = ("function", "thread")
     __torch_unserializable__ = True  # avoids torch's warning that hooks of a saved tensor are lost

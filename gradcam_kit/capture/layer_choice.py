@@ -35,11 +35,11 @@ def layer_candidates(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool = False,
 ) -> list[LayerCandidate]:
-    """Return all layers with positions in the order in which they ran, and mark the chosen one, with the reason.
+    """Return all layers with positions in the order in which they ran, and mark the chosen layer, with the reason.
 
     The model runs once forward and once backward. For classes the first image is enough. Other targets may take a
-    different path for each image (boxes come from several levels), so they get the first few images, or the whole batch
-    if the target cannot select samples.
+    different path for each image (boxes come from several levels of a feature pyramid), so they get the first few
+    images, or the whole batch if the target cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW

@@ -1,4 +1,4 @@
-"""Layouts of a layer's output, with the conversion to maps `(n, k, *s)` and back. Shapes decide, never names."""
+"""Layouts of a layer's output, inferred from shapes and not names, with the conversion to maps `(n, k, *s)` and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class ChannelsFirst:
-    """`(n, k, *s)`, the output of convolutions."""
+    """The layout `(n, k, *s)` of the output of convolutions."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Return the maps unchanged."""
@@ -48,7 +48,7 @@ class ChannelsFirst:
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """`(n, *s, k)`, the output of window transformers and batch-first recurrent layers."""
+    """The layout `(n, *s, k)` of the output of window transformers and batch-first recurrent layers."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Move the channels to the front."""
@@ -61,7 +61,7 @@ class ChannelsLast:
 
 @dataclass(frozen=True)
 class SequenceFirst:
-    """`(s, n, k)`, the output of recurrent layers that are not `batch_first`."""
+    """The layout `(s, n, k)` of the output of recurrent layers that are not `batch_first`."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Move the sequence to the end."""
@@ -74,7 +74,7 @@ class SequenceFirst:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`(n, prefix + positions + suffix, k)`, the output of vision transformers.
+    """The layout `(n, prefix + positions + suffix, k)` of the output of vision transformers.
 
     `order` lists the index of each position's token between prefix and suffix; None if the tokens are in row-major
     order.
@@ -109,7 +109,7 @@ class Custom:
     reshape: Reshape
 
     def to_maps(self, output: Any) -> Shaped[Tensor, "n k *s"]:
-        """Call the user's function."""
+        """Call the user's `reshape`, and check that it returns maps."""
         try:
             maps = self.reshape(output)
         except RuntimeError as error:

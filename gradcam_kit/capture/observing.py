@@ -106,7 +106,7 @@ class Observation:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note, at most once."""
+        """Add a note and log it, unless the same note has been added before."""
         if text not in self.notes:
             self.notes.append(text)
             _log.warning(text)
@@ -117,7 +117,7 @@ class Observation:
 
     @property
     def ignores(self) -> bool:
-        """Whether nothing is observed now: during a pause, or in a pass of a method on a model that it holds."""
+        """Whether nothing is observed now: during a pause, or in a pass that a method of this package runs."""
         return self.paused or models_held() > self.held
 
     @property

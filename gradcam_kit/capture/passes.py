@@ -103,7 +103,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
-    """Run an `untouched` model, and keep the objects alive to which its results refer."""
+    """Run an `untouched` model, and keep the objects alive to which the results refer."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     checks = Checks(model)

@@ -1,4 +1,4 @@
-"""Read picture files upright and complete, in any format, or refuse them with the reason."""
+"""Read picture files upright and complete, in any format, or raise an error with the reason."""
 
 from __future__ import annotations
 

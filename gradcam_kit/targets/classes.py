@@ -133,7 +133,7 @@ class ClassLogit(ClassTarget):
     """
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return z_c."""
+        """Return the logits z_c."""
         return logits.gather(1, classes)
 
 
@@ -152,7 +152,7 @@ class ClassProbability(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return p_c in [0, 1]."""
+        """Return the probabilities p_c, in [0, 1]."""
         return class_scores(logits, self.scores).gather(1, classes)
 
 
@@ -168,7 +168,7 @@ class EvidentProbability(ClassTarget):
     kind: Callable[[], ScoreKind | None] = lambda: None
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return p_c, or the output of the class if outputs already are scores."""
+        """Return the probabilities p_c, or the outputs of the classes if outputs already are scores."""
         return class_scores(logits, self.kind()).gather(1, classes)
 
 

@@ -52,7 +52,7 @@ class LogitDifference(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return z_c - z_r, in logit units."""
+        """Return the differences z_c - z_r, in logit units."""
         chosen = logits.gather(1, classes)
         if self.against is not None:
             references = ClassLogit(self.against).indices(logits).reshape(len(logits), -1)
@@ -228,7 +228,7 @@ class Negative:
         return getattr(self.target, "classes", None)
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
-        """Return -y."""
+        """Return the negated scores of the target."""
         scores: Tensor = -self.target(output)
         return scores
 

@@ -55,7 +55,7 @@ class DetectionSimilarity:
         scores: QueryScores | None,
         iou: float,
     ) -> DetectionSimilarity:
-        """Return the similarity to the detection of each sample that overlaps its box and is most likely of its label.
+        """Return the similarity to one detection of each sample, which overlaps its box and most likely has its label.
 
         Args:
             samples: the detections of the unchanged images.

@@ -1,4 +1,4 @@
-"""Class names: read from various containers, compared leniently, and used as targets."""
+"""Read class names from various containers, compare them leniently, and use them as targets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _in_order(names: Mapping[Any, Any], what: str) -> list[Any]:
 
 
 def carried_names(model: object) -> tuple[str, ...] | None:
-    """Return the class names that a model carries: its `class_names`, or `id2label` of its configuration, if real."""
+    """Return a model's `class_names`, or its configuration's `id2label` unless these are placeholders (LABEL_0)."""
     names = getattr(model, "class_names", None)
     if names is not None:
         return read_class_names(names, f"{type(model).__name__}.class_names") or None

@@ -69,8 +69,8 @@ class PictureTransform:
     Attributes:
         size: height and width of the model's input.
         resize: the shorter side before cropping (an int), an exact height and width, or None: exactly `size`.
-        mean: per channel, in units of [0, 1]; a single number makes gray images of one channel.
-        std: per channel, in units of [0, 1], as many as `mean` has.
+        mean: mean of each channel, in units of [0, 1]; a single number makes gray images of one channel.
+        std: standard deviation of each channel, in units of [0, 1], with as many numbers as `mean`.
         interpolation: a name in `INTERPOLATIONS`.
     """
 
@@ -288,4 +288,4 @@ def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
 
 
 IMAGENET = PictureTransform(resize=256)
-"""Shorter side 256, center crop of 224: what most models trained on ImageNet expect."""
+"""The transform that most models trained on ImageNet expect: shorter side 256, center crop of 224."""

@@ -40,5 +40,5 @@ class Transform(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines the result, as plain values."""
+        """Return all settings that determine the transform's result, as plain values."""
         ...

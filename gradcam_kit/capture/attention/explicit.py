@@ -21,7 +21,7 @@ class Observer(Protocol):
     """The interface of observers of attention. The tensor that a method returns replaces the observed tensor."""
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """Observe a softmax over the last of at least three axes."""
+        """Observe a softmax over the last axis of a tensor with at least three axes."""
         ...
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class SeenHeads:
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Layout of the tokens of an image: `prefix` other tokens, then the grid row by row."""
+    """The layout of an image's tokens: `prefix` tokens without a position, then the grid row by row."""
 
     grid: tuple[int, ...]
     prefix: int
@@ -101,7 +101,7 @@ class AttentionWatch:
     _pending: list[_Pending] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note, at most once."""
+        """Add a note, unless the same note has been added before."""
         if text not in self.notes:
             self.notes.append(text)
 

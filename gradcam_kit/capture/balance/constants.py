@@ -101,7 +101,7 @@ def _factors(graph: Graph, node: Any) -> dict[int, Any]:
 
 
 def _reaching(graph: Graph, cut: set[Any], origins: Set[Any], target: Set[Any]) -> set[Any]:
-    """Return the nodes from which gradients reach one of the origins."""
+    """Return the nodes from which gradients reach at least one of the origins."""
     reaching = set(origins)
     for node in graph.nodes:  # inputs come before the nodes that use them
         constant = () if node in target else _constant_inputs(kind(node))

@@ -1,4 +1,4 @@
-"""The part of an autograd graph between captured tensors and scores: its nodes, their inputs, and who uses them."""
+"""The part of an autograd graph between captured tensors and scores: nodes, their inputs, and their users."""
 
 from __future__ import annotations
 

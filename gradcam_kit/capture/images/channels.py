@@ -15,7 +15,7 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.types import Images
 
 _AXES = {3: 1, 4: 2, 5: 3}
-"""Number of axes of a convolution's kernel -> number of position axes."""
+"""Maps the number of axes of a convolution's kernel to the number of position axes."""
 
 
 def read_inputs(

@@ -58,7 +58,7 @@ def image_input_of(
 
 
 def preferred(inputs: Inputs, slots: list[Slot]) -> Slot:
-    """Return the first of these inputs that has more than one position axis, else the first."""
+    """Return the first of these inputs that has more than one position axis, else the first input."""
     return min(slots, key=lambda slot: inputs.value(slot).ndim == 3)
 
 

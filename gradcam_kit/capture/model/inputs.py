@@ -90,10 +90,10 @@ class Inputs:
         return tuple(self.images.shape[2:])
 
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
-        """Return the call for other images: row r takes all other inputs from sample `index[r]` (None = sample r).
+        """Return the call for other images, with the other inputs of row r from sample `index[r]` (None = sample r).
 
-        Tensors whose first axis is n belong to the samples; all others are shared by the batch. All are copies, because
-        the model may change its input in place.
+        Tensors whose first axis is n belong to the samples; all other tensors are shared by the batch. All tensors are
+        copied, because the model may change its input in place.
         """
 
         def row(value: Any) -> Any:
@@ -219,7 +219,7 @@ _OF_A_CALL = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
 
 @dataclass(frozen=True)
 class Runner:
-    """Calls the model under the user's autocast state, whatever autocast state surrounds our own arithmetic."""
+    """Calls the model under the user's autocast state, regardless of the autocast state around our own arithmetic."""
 
     model: nn.Module
     device_type: str

@@ -1,4 +1,4 @@
-"""Find the modules that the user means."""
+"""Find the modules to which target layers and layer patterns refer."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _without_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _matches(
     model: nn.Module, pattern: object, names: dict[str, nn.Module], prefixed: dict[str, nn.Module]
 ) -> list[tuple[str, nn.Module]]:
-    """Return all modules that one pattern matches, at least one."""
+    """Return all modules that a pattern matches, or raise LayerNotFoundError if it does not match any."""
     kind = type(model).__name__
     if isinstance(pattern, nn.Module):
         own = unwrap(pattern)

@@ -185,8 +185,7 @@ def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Whether a copy pays off: on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor
-    cores.
+    """Whether a copy pays off, as with oneDNN (about 0.7 times the run time) and in half precision on tensor cores.
 
     For small images the gain is not worth a different rounding.
     """

@@ -212,7 +212,7 @@ def _random_states(devices: set[torch.device]) -> Iterator[None]:
 
 @contextmanager
 def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
-    """Run recurrent layers without cuDNN if a graph is built: in eval mode cuDNN refuses a backward pass."""
+    """Run recurrent layers without cuDNN if a graph is built: in eval mode cuDNN does not support a backward pass."""
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []

@@ -46,7 +46,7 @@ def map_output(
 
 
 def _copied(mapping: Mapping[Any, Any]) -> Any:
-    """Return a copy that shares no container with its original, not even one in an attribute."""
+    """Return a copy that does not share containers with its original, not even those in attributes."""
     changed = copy.copy(mapping)
     for name, value in getattr(changed, "__dict__", {}).items():
         if isinstance(value, dict | list):

@@ -1,4 +1,4 @@
-"""Operations by name: those that keep, move, gather or mix the places of their values."""
+"""Operations by name, grouped by what they do to the places of values, which are their origins in the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of the images from which a value comes: an interval along each of their axes."""
+"""The part of the images from which a value comes: an interval along each axis of the images."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Places:
         return torch.where(width[first.long()] <= width[second.long()] + 1e-6, first, second)
 
     def resample(self, ids: Tensor, centers: Mapping[int, Tensor]) -> Tensor:
-        """Return the places at fractional indices along some axes, interpolated and continued beyond the ends."""
+        """Return the places at fractional indices along some axes, interpolated, and extrapolated beyond the ends."""
         centers = {d: c for d, c in centers.items() if ids.shape[d] > 1}
         if not centers:
             return ids

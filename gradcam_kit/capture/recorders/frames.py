@@ -119,7 +119,7 @@ class _Maps:
 
 @dataclass(frozen=True)
 class _Rows:
-    """`(n * t, ...)`, clip after clip or frame after frame."""
+    """Reads maps of frames from `(n * t, ...)`, clip after clip or frame after frame."""
 
     layout: Layout
     n: int
@@ -137,7 +137,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Moved:
-    """`(n, t, k, h, w)`."""
+    """Reads maps of frames from `(n, t, k, h, w)`."""
 
     def __call__(self, output: Any) -> Float[Tensor, "n k t *s"]:
         return _tensor(output).transpose(1, 2)

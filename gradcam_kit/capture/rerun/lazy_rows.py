@@ -29,7 +29,7 @@ class LazyRows(torch.Tensor):
         return rows
 
     def read(self) -> Tensor:
-        """Return the rows themselves."""
+        """Return the rows as a plain tensor, copied on the first call."""
         if self.taken is None:
             taken = self.source[self.rows.to(self.source.device)]  # on the CPU 70 times as fast as index_select
             self.taken = taken.contiguous(memory_format=self.order)

@@ -69,7 +69,7 @@ class RowState:
     most: int | None = None
     """Maximum number of rows that fit into the device's memory, set after an out-of-memory error."""
     is_checked: bool = False
-    """Whether repeated samples score like the samples themselves."""
+    """Whether `Rescorer.check` has been run, which scores repeated samples."""
     is_bag: bool = False
     """Whether the model gives one score for all images together."""
     shares_inputs: bool = False

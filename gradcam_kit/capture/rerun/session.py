@@ -37,7 +37,7 @@ class IsPrediction(ClassTarget):
     threshold: float = 0.0
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return 1 if argmax z = c, else 0."""
+        """Return 1 for a class that is predicted (argmax z = c), else 0."""
         is_best = logits > self.threshold if logits.shape[1] == 1 else logits.argmax(1, keepdim=True) == classes
         return is_best.expand_as(classes).float().masked_fill(logits.isnan().any(1, keepdim=True), torch.nan)
 
