@@ -1,4 +1,4 @@
-"""Layouts of a layer's output, inferred from shapes and not names, with the conversion to maps `(n, k, *s)` and back."""
+"""Layouts of a layer's output, inferred from shapes and not names, with conversion to maps `(n, k, *s)` and back."""
 
 from __future__ import annotations
 
