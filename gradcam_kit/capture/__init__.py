@@ -1,4 +1,4 @@
-"""The only code that touches a model: hooks, layers, tokens, targets, replay."""
+"""The only package that touches a model: hooks, target layers, token layouts, scores, and replay of a model's part."""
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention

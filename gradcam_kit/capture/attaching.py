@@ -1,11 +1,11 @@
-"""The one way to hold hooks: for the duration of a block, in one thread or in all, and optionally never on copies.
+"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally keep them out of copies.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
         attach.after(module, leave)
         output = model(images)
 
-Handles are closed in reverse order when the block ends, even by an error, an interruption or a closed generator.
+When the block ends, even by an error, an interruption or a closed generator, the hooks are removed in reverse order.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Hooks:
-    """The hooks of one block; `holding_hooks` makes and closes it.
+    """The hooks of one block, created by `holding_hooks` and removed when the block ends.
 
     Hooks of modules run in the thread that made the block, or in every thread. Hooks of gradients run wherever
     autograd runs them, which is a separate thread for each device.
@@ -57,9 +57,10 @@ class Hooks:
         return threading.get_ident() == self._owner
 
     def before(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
-        """Call `hook(module, args[, kwargs])` before `module` runs; a value other than None replaces the arguments.
+        """Call `hook(module, args[, kwargs])` before `module` runs.
 
-        A TorchScript module takes no hooks and is skipped.
+        A return value other than None replaces the arguments. A TorchScript module does not accept hooks and is
+        skipped.
         """
         if not isinstance(module, torch.jit.ScriptModule):
             own = self._guarded(hook)
@@ -69,13 +70,13 @@ class Hooks:
     def after(
         self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, always: bool = False
     ) -> None:
-        """Call `hook(module, args[, kwargs], output)` after `module` ran; a value other than None replaces the output.
+        """Call `hook(module, args[, kwargs], output)` after `module` ran, and let its result replace the output.
 
         Args:
-            module: a TorchScript module takes no hooks and is skipped.
-            hook: the function.
+            module: the module; a TorchScript module does not accept hooks and is skipped.
+            hook: the function to call; if it returns None, the output is left unchanged.
             with_kwargs: pass the keyword arguments to the hook as well.
-            always: call it even if the module raised.
+            always: call the hook even if the module raised an exception.
         """
         if not isinstance(module, torch.jit.ScriptModule):
             own = self._guarded(hook)
@@ -83,7 +84,7 @@ class Hooks:
             self._protect_copies_of(module)
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
-        """Call `hook(gradient)` once the gradient of `tensor` is complete; a value other than None replaces it."""
+        """Call `hook(gradient)` once the gradient of `tensor` is complete, and use a result other than None instead."""
         own = _Hook(hook, None)
         self._keep_while_alive(tensor.register_hook(own), own)
 
@@ -133,7 +134,7 @@ class Hooks:
         self._held.append((handle, hook))
 
     def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
-        # Handles keep neither tensors nor graphs alive. Drop the handles of freed tensors, or a long block would grow.
+        # Handles keep neither tensors nor graphs alive. Drop those of freed tensors, or the list would only grow.
         self._short_lived.append((handle, hook))
         if len(self._short_lived) > self._limit:
             self._short_lived = [own for own in self._short_lived if own[0].hooks_dict_ref() is not None]
@@ -167,10 +168,10 @@ def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -
 
 
 class _Hook:
-    """A function that runs in one thread, or in all, until its block ends."""
+    """A hook function that runs in one thread only, or in all threads, until its block ends."""
 
     __slots__ = ("function", "thread")
-    __torch_unserializable__ = True  # torch warns that hooks of a saved tensor are not saved; avoid the warning
+    __torch_unserializable__ = True  # avoids torch's warning that hooks of a saved tensor are lost
 
     def __init__(self, function: Callable[..., Any], thread: int | None) -> None:
         self.function, self.thread = function, thread
@@ -184,7 +185,7 @@ class _Hook:
         """Stop running the function, even for a running call that has already looked up the hook."""
         self.function = _do_nothing
 
-    def __reduce__(self) -> tuple[Any, ...]:  # used by classes that copy their modules themselves
+    def __reduce__(self) -> tuple[Any, ...]:  # called by classes that copy their modules themselves
         return _inert, ()
 
 
@@ -204,7 +205,7 @@ _HOOK_STORES = {
 
 
 class _CopiedWithoutHooks:
-    """Makes copies and pickles of a module without its hooks; stored in the module's `__dict__`."""
+    """Replaces a module's `__reduce_ex__`, so that copies and pickles of the module do not contain our hooks."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.blocks = module, 0

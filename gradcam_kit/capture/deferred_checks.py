@@ -20,12 +20,12 @@ from gradcam_kit.functional import finite_probe, move
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _answers: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
-"""The cached answers about a model."""
+"""The cached answers of `Checks.cached_bool`, by model and question."""
 _ignore_cached: ContextVar[bool] = ContextVar("_ignore_cached", default=False)
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the host; on CUDA this waits only for the work of this stream."""
+    """Copy a tensor to the host. On CUDA, wait only for the work of the current stream."""
     if tensor.device.type != "cuda":
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
@@ -41,7 +41,7 @@ class _MisjudgedError(GradCamKitError):
 
 
 def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Decorate `work`: run it again without cached answers when one of them turns out to be wrong."""
+    """Decorate `work` to run again without cached answers when one of them turns out to be wrong."""
 
     @wraps(work)
     def judged(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -58,13 +58,13 @@ def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @dataclass
 class Checks:
-    """The conditions of one call, read once at its end; until then the host does not wait for the device."""
+    """The conditions of one call. The host reads them once at the end, and does not wait for the device before that."""
 
     model: nn.Module
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)
 
     def add(self, bad: Bool[Tensor, " n"], error: Callable[[int], Exception | None]) -> None:
-        """Add a condition per sample, and a function from a sample to its error (None: a false alarm)."""
+        """Add a condition per sample, and a function that returns the error of a sample, or None for a false alarm."""
         if bad.numel():
             self.pending.append((bad, error))
 
@@ -72,7 +72,7 @@ class Checks:
         """Whether a condition holds that depends on the structure of the model, not on the samples.
 
         The first call waits for the answer and caches it. On a GPU, later calls use the cached answer and verify it
-        together with all other conditions. If it is wrong, `retry_without_cache` starts the work again.
+        together with all other conditions. If the cached answer is wrong, `retry_without_cache` starts the work again.
         """
         known = _answers.setdefault(self.model, {})
         if condition.device.type == "cpu" or question not in known or _ignore_cached.get():

@@ -1,4 +1,4 @@
-"""The exploring pass: find the layers that have positions, and whether the score depends on them."""
+"""Run the model once to find the layers that have positions, and whether the score depends on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Seen:
     """The output of one module in the exploring pass.
 
     Each module returns its own alias of the tensor, so that a gradient at the alias shows that the model uses this
-    module's output, not just a tensor from inside. `origin` is the tensor that nested modules have in common.
+    module's output, not just a tensor computed inside it. `origin` is the tensor that nested modules have in common.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Seen:
     reached: bool = False
     depends: bool = False
     hidden: bool = False
-    """Whether it ran inside a reentrant checkpoint, which leaves no graph."""
+    """Whether the module ran inside a reentrant checkpoint, which leaves no graph."""
     is_output: bool = False
 
     @property
     def is_normalization(self) -> bool:
-        """Whether the module owns only one number per channel, so that it normalizes and does not mix channels."""
+        """Whether every parameter of the module has one entry per channel, so that the module does not mix channels."""
         own = list(self.module.parameters(recurse=False))
         return bool(own) and all(parameter.shape == (self.shape[0],) for parameter in own)
 
@@ -63,7 +63,7 @@ class Seen:
         if self.tensor.ndim != 4:
             return False
         _, first, second, d = self.tensor.shape
-        single = {(1, width) for _, width in tokens}  # this is the output of a query that pools the tokens
+        single = {(1, width) for _, width in tokens}  # shape of the output of a query that pools the tokens
         return not {(first, second * d), (second, first * d)}.isdisjoint(tokens | single)
 
 
@@ -105,7 +105,7 @@ def explore(
             if is_padding(module, args, tensor):
                 return None
             if not tensor.requires_grad:
-                # A graph starts here: at the first layer, and wherever the model cut it.
+                # Start a graph here, at the first layer and wherever the model has cut the graph.
                 with torch.enable_grad():
                     tensor = tensor.detach().requires_grad_().clone()
             with torch.enable_grad():
@@ -137,7 +137,7 @@ def explore(
         except GradCamKitError:
             if target is not None:
                 with torch.no_grad():
-                    score(target, output, inputs.n)  # this raises an error, unless the output lacks only gradients
+                    score(target, output, inputs.n)  # raises an error, unless the output only lacks gradients
             return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]
@@ -147,15 +147,15 @@ def explore(
         )
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
-            # A head of zeros, as before training, stops every gradient except NaN.
+            # A head whose weights are zero, as before training, makes every gradient zero. Only NaN passes through it.
             for start in (1.0, torch.nan):
                 [gradients] = differentiate(start * total, tensors, keep=True)
                 for one, gradient in zip(inside, gradients, strict=True):
                     one.depends = gradient is not None
                     one.reached = gradient is not None and _reaches(one.layout.to_maps(gradient))
                     if dense and gradient is not None:
-                        # Gradients in no more channels than explained classes: this layer already holds scores per
-                        # position.
+                        # If gradients reach no more channels than there are explained classes, this layer already holds
+                        # scores per position.
                         counting = (one.layout.to_maps(gradient) != 0).flatten(2).any(2).sum(1)
                         one.is_output = bool((counting <= scores[0].numel()).all())
                 if any(one.reached for one in inside):
@@ -164,7 +164,7 @@ def explore(
 
 
 def _calls_named(seen: Mapping[tuple[int, int], Seen], calls: Mapping[int, int]) -> list[Seen]:
-    """Return all layers, with numbered calls for chains; modules with independent calls are left out."""
+    """Return all layers, with numbered calls for chains and without modules whose calls are independent."""
     nodes: dict[int, list[Any]] = {}
     for (module, call), one in seen.items():
         if calls[module] > 1:
@@ -208,15 +208,15 @@ def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Se
 
 
 def _are_convolutional(seen: list[Seen]) -> bool:
-    """Whether no module mixes the last axis of the maps, as modules do whose channels are last."""
+    """Whether no module owns a matrix, which would mix the last axis of its input, where its channels would be."""
     return not any(own.ndim == 2 for one in seen for own in one.module.parameters(recurse=False))
 
 
 def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
     """Drop tokens whose number merely happens to fit a grid.
 
-    A grid of tokens is credible if it is that of an earlier layer, or was pooled or enlarged from the layer before by
-    an integer factor.
+    A grid of tokens is credible if an earlier layer has the same grid, or if the grid was pooled or enlarged by an
+    integer factor from that of the previous layer.
     """
     kept: list[Seen] = []
     known: set[tuple[int, ...]] = set()
@@ -231,7 +231,7 @@ def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
 
 
 def _is_in_checkpoint() -> bool:
-    """Whether the current code runs in a reentrant checkpoint, whose inner layers get no gradient."""
+    """Whether the current code runs in a reentrant checkpoint, whose inner layers do not receive gradients."""
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
         frame = frame.f_back
@@ -241,7 +241,7 @@ def _is_in_checkpoint() -> bool:
 def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:
     """Whether gradients arrive at more than one position of every sample.
 
-    A single position is typical of a recurrent layer whose last state is read. Boxes come from different levels of a
-    pyramid in each image.
+    A single position is typical of a recurrent layer whose last state is read. Every sample counts, because the boxes
+    of each image may come from another level of a feature pyramid.
     """
     return bool(((gradients != 0).any(1).flatten(1).sum(1) > 1).all())

@@ -22,7 +22,7 @@ from gradcam_kit.targets.outputs import find_logits, read_logits
 from gradcam_kit.types import Head, Target
 
 _MOST_ROUNDING = 1e-2
-# Relative spread below which the weights of all channels are the same number.
+# Relative spread below which the weights of all channels count as equal.
 _EQUAL_WEIGHTS = 1e-6
 
 
@@ -32,17 +32,17 @@ def find_head(
     """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
 
     A candidate counts only if it reproduces every logit of every sample of this batch. The tolerance is relative to
-    the largest |logit - bias|, because an absolute one would accept anything on small activations.
+    the largest |logit - bias|, because an absolute tolerance would accept any candidate if the activations are small.
 
     Returns:
-        The head, or None if there is none.
+        The head, or None if no candidate counts.
     """
     try:
         logits = read_logits(output)
     except GradCamKitError:
         return None
     if len(logits) != len(activations):
-        return None  # one score for a bag of images
+        return None  # the model returns one score for a bag of images
     pooled = activations.flatten(2).mean(2)
     exact = logits.to(pooled)
     for name, module in run.model.named_modules():
@@ -78,11 +78,11 @@ def _reproduces(
     evidence = logits if bias is None else logits - bias
     difference = pooled @ weight.T - evidence
     if logits.shape[1] > 1 and up_to_constant:
-        # A constant that the model adds to all logits does not change comparisons between classes.
+        # Ignore a constant that the model adds to all logits, because it does not change comparisons between classes.
         difference = difference - difference.mean(1, keepdim=True)
         evidence = evidence - evidence.mean(1, keepdim=True)
     size = evidence.abs().amax()
-    # A bias far above the evidence rounds it away, so differences of this size, up to a percent, are tolerated.
+    # A bias much larger than the evidence causes rounding errors. Differences of their size are tolerated up to 1 %.
     rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
     return difference.abs().amax() <= rounding.maximum(tolerance_of(precision, pooled.device) * size)
 
@@ -90,9 +90,9 @@ def _reproduces(
 def _target_weights(
     run: Runner, weight: Tensor, output: Any, target: Target | None
 ) -> Float[Tensor, "n *targets k"] | None:
-    """Return the rows of the explained classes, or d score / d logits times the weight.
+    """Return the weight's rows for the explained classes, or d score / d logits times the weight for other targets.
 
-    None for a target that is not computed from the logits.
+    The result is None for a target that is not computed from the logits.
     """
     logits = find_logits(output)
     n, (classes, channels) = len(read_logits(output)), weight.shape
@@ -113,14 +113,14 @@ def _target_weights(
 
 
 def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks: Checks) -> Float[Tensor, "n k"]:
-    """Per sample, d sum(layer output) / d weight, averaged over all axes of the weight but the output channel.
+    """Return d sum(layer output) / d weight per sample, averaged over all axes of the weight but the output channels.
 
     The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so a functional
     call on the captured input is mapped over the samples to get one derivative each. The deferred checks raise an error
     if all channels get the same weight.
 
     Raises:
-        CaptureError: the layer owns no weight with one entry per channel.
+        CaptureError: the layer has no weight with one entry per channel, or returned more or fewer rows than images.
     """
     channels = maps.shape[1]
     name, module = _last_weight(record, channels)

@@ -1,4 +1,4 @@
-"""Choose the target layer by running the model; shapes and gradients decide, never class names."""
+"""Run the model to choose the target layer, judging layers by shapes and gradients and not by class names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def layer_candidates(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool = False,
 ) -> list[LayerCandidate]:
-    """Return all layers with positions in the order in which they ran, and mark the chosen one, with the reason.
+    """Return all layers with positions in the order in which they ran, and mark the chosen layer, with the reason.
 
     The model runs once forward and once backward. For classes the first image is enough. Other targets may take a
-    different path for each image (boxes come from several levels), so they get the first few images, or the whole batch
-    if the target cannot select samples.
+    different path for each image (boxes come from several levels of a feature pyramid), so they get the first few
+    images, or the whole batch if the target cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
@@ -48,7 +48,7 @@ def layer_candidates(
         if isinstance(found, Exception):
             again = _explore_few(model, inputs, index, targets, target_type, keep_modes)
             if not isinstance(again, Exception) or not is_same_failure(found, again):
-                raise found  # logged once per model, because it does not concern these samples
+                raise found  # the second run did not repeat the error, so the samples are not its cause
             _log.debug("searching for layers with the whole batch: %s", again)
             found = explore(model, inputs, targets, target_type, keep_modes)
         seen, scored = found
@@ -83,7 +83,8 @@ def _explore_few(
 ) -> tuple[list[Seen], bool] | Exception:
     """Return the result of `explore` on some samples, or its error if the selection of samples may have caused it.
 
-    It is not always possible to tell which inputs belong to the samples; the whole batch does not need to know.
+    It is not always possible to tell which other inputs have one entry per sample. For the whole batch this does not
+    matter.
     """
     try:
         few = inputs.with_images(inputs.images[index], index)
@@ -105,7 +106,7 @@ def choose_layers(
     """Return the layers that are chosen for `target_layers=None`.
 
     Raises:
-        LayerNotFoundError: no layer suits; the message lists the candidates.
+        LayerNotFoundError: no layer is suitable; the message lists the candidates.
     """
     candidates = partial(layer_candidates, model, inputs, targets, target_type)
     return choose_among(candidates, model, inputs.size, choice)
@@ -117,10 +118,10 @@ def choose_among(
     """Choose layers as `choose_layers` does, but explore the model only if the choice depends on it.
 
     Args:
-        look: returns the candidates of `layer_candidates`.
+        look: function that returns the candidates, by calling `layer_candidates`.
         model: the model of the candidates.
-        size: the positions of the images.
-        choice: kind of the choice.
+        size: the position axes `*t` of the images.
+        choice: which kind of layers to choose.
     """
     if choice is LayerChoice.INPUT:
         return {INPUT: model}
@@ -149,7 +150,7 @@ def choose_among(
         listed = f"{listed}; layers after {lost} are left out, because this operation may move positions"
     raise LayerNotFoundError(
         f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
-        f"(candidates: {listed}); pass target_layers= and, if its output is laid out in an unusual way, reshape="
+        f"(candidates: {listed}); pass target_layers= and, if the layer's output has an unusual layout, reshape="
     )
 
 
@@ -165,7 +166,7 @@ def _block_norms(candidates: list[LayerCandidate]) -> list[str]:
 
 
 def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[str, list[str]]:
-    """Return the blocks with their normalizations: modules that hold two or more normalizations of tokens."""
+    """Map each block, a module with two or more normalizations of tokens, to these normalizations."""
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout in layouts:
@@ -176,7 +177,7 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
 
 
 def _stream(candidates: list[LayerCandidate]) -> list[str]:
-    """Return the patch embedding, and the outputs of the blocks on its grid; empty for models without tokens.
+    """Return the patch embedding and the outputs of the blocks on its grid, or nothing for models without tokens.
 
     The patch embedding is the first layer of tokens before the blocks. If no module computes it, the last maps on the
     same grid take its place, because the tokens were made from them.
@@ -196,7 +197,7 @@ def _stream(candidates: list[LayerCandidate]) -> list[str]:
 
 
 def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
-    """Return the last spatial layer on which the score depends, before a dense output."""
+    """Return the last spatial layer on which the score depends, before a dense output, and the reason."""
     usable = [one for one in seen if one.depends or one.hidden] if scored else seen
     usable = [one for one in usable if not one.is_output] or usable
     if not usable:
@@ -210,7 +211,7 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
         return _outermost(last, usable), "the last layer with positions (the output could not be read as scores)"
     if last.reached:
         return _outermost(last, usable), "the last layer with positions on which the score depends"
-    if last.hidden:  # do not fall back to another layer: methods that use gradients then say what hides them
+    if last.hidden:  # do not fall back to another layer: the errors of methods that use gradients name the checkpoint
         return _outermost(last, usable), "the last layer with positions, inside a reentrant checkpoint"
     reached = [one for one in usable if one.reached]
     if isinstance(last.layout, Tokens) and (norms := [one for one in norms if one.reached or one.hidden]):

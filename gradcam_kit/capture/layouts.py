@@ -1,4 +1,4 @@
-"""Layouts of a layer's output, with the conversion to maps `(n, k, *s)` and back. Shapes decide, never names."""
+"""Layouts of a layer's output, inferred from shapes and not names, with conversion to maps `(n, k, *s)` and back."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _REGISTER_PARAMETERS = ("reg_token", "register_tokens")
 
 @runtime_checkable
 class Layout(Protocol):
-    """Conversion between a layer's own layout and maps; a pure rearrangement."""
+    """Conversion between a layer's own layout and maps, which only rearranges values."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Rearrange the layer's output, or its gradient."""
         ...
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Return the layer's output for these maps; prefix tokens, which maps leave out, are taken from `like`."""
+        """Return the layer's output for these maps, with prefix tokens, which maps leave out, taken from `like`."""
         ...
 
 
 @dataclass(frozen=True)
 class ChannelsFirst:
-    """`(n, k, *s)`, the output of convolutions."""
+    """The layout `(n, k, *s)` of the output of convolutions."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Return the maps unchanged."""
@@ -48,7 +48,7 @@ class ChannelsFirst:
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """`(n, *s, k)`, the output of window transformers and batch-first recurrent layers."""
+    """The layout `(n, *s, k)` of the output of window transformers and batch-first recurrent layers."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Move the channels to the front."""
@@ -61,7 +61,7 @@ class ChannelsLast:
 
 @dataclass(frozen=True)
 class SequenceFirst:
-    """`(s, n, k)`, the output of recurrent layers that are not `batch_first`."""
+    """The layout `(s, n, k)` of the output of recurrent layers that are not `batch_first`."""
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n k *s"]:
         """Move the sequence to the end."""
@@ -74,9 +74,10 @@ class SequenceFirst:
 
 @dataclass(frozen=True)
 class Tokens:
-    """`(n, prefix + positions + suffix, k)`, the output of vision transformers.
+    """The layout `(n, prefix + positions + suffix, k)` of the output of vision transformers.
 
-    `order` lists, position after position, the tokens between prefix and suffix; None where they lie row by row.
+    `order` lists the index of each position's token between prefix and suffix; None if the tokens are in row-major
+    order.
     """
 
     grid: tuple[int, ...]
@@ -108,7 +109,7 @@ class Custom:
     reshape: Reshape
 
     def to_maps(self, output: Any) -> Shaped[Tensor, "n k *s"]:
-        """Call the user's function."""
+        """Call the user's `reshape`, and check that it returns maps."""
         try:
             maps = self.reshape(output)
         except RuntimeError as error:
@@ -132,7 +133,7 @@ class Custom:
 
 
 def recurrent_layout(module: nn.Module, leaves: Sequence[Any], n: int, size: Sequence[int]) -> Layout | None:
-    """Return the layout of a recurrent layer's sequence, the first tensor of its output; None for other layers.
+    """Return the layout of a recurrent layer's sequence, the first tensor of its output, or None for other layers.
 
     Its states, the other tensors, have axes that could be mistaken for samples and positions.
     """
@@ -148,14 +149,14 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
     """Decide how an output of this shape is laid out for images with positions `size`.
 
     Raises:
-        ShapeError: no positions, or tokens that fit no grid or several; the message lists the possibilities.
+        ShapeError: the output has no positions, or tokens that fit no grid or several grids, which the message lists.
     """
     axes = len(size)
     if len(shape) == axes + 2:
         first, last = shape[2:], shape[1:-1]
         if axes == 1 and first != size != last:
             return ChannelsLast() if _has_features_last(model, layer, shape) else ChannelsFirst()
-        # Assume the layout of convolutions, unless it does not fit or fits worse than the other one.
+        # Assume the layout of convolutions, unless channels last is the only or the better fit.
         channels_last = tuple(last) == tuple(size) if fits(first, size) else fits(last, size)
         return ChannelsLast() if channels_last and tuple(first) != tuple(size) else ChannelsFirst()
     if len(shape) == 3:
@@ -203,7 +204,7 @@ def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str)
     """Decide how many of a layer's tokens are prefix tokens, and the grid of the others.
 
     Raises:
-        ShapeError: no grid fits, or several; the message lists them.
+        ShapeError: no grid fits, or several grids fit, which the message lists.
     """
     declared = prefix_tokens(model)
     prefixes = range(_MOST_PREFIX_TOKENS + 1) if declared is None else sorted({declared, 0}, reverse=True)
@@ -243,7 +244,7 @@ def _is_exact(grid: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """Return the number of prefix tokens that the model declares; None if it declares none."""
+    """Return the number of prefix tokens that the model declares, or None if the model does not declare any."""
     for module in model.modules():
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):
@@ -253,7 +254,7 @@ def prefix_tokens(model: nn.Module) -> int | None:
 
 
 def has_class_token(model: nn.Module, prefix: int) -> bool:
-    """Whether the first prefix token is a class token; register tokens alone are not."""
+    """Whether the first prefix token is a class token, not a register token."""
     registers = (count for key, count in _prefix_parameters(model).items() if key in _REGISTER_PARAMETERS)
     return prefix > sum(registers)
 

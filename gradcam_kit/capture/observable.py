@@ -1,4 +1,4 @@
-"""Decide which models, moments and values can be observed; refuse or skip all others, with a reason."""
+"""Decide which models, calls and values can be observed, and give a reason for those that cannot."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def is_transformed() -> bool:
 
 
 def unobservable(value: object) -> str | None:
-    """Return in a few words why a leaf of an output has no statistics; None if it has some."""
+    """Return in a few words why no statistics of an output's leaf can be computed, or None if they can."""
     if not isinstance(value, Tensor):
         return f"{kind_of(value)}, not a tensor"
     if value.layout != torch.strided:
@@ -87,7 +87,7 @@ def unobservable(value: object) -> str | None:
 
 
 def is_autograd_thread() -> bool:
-    """Whether this thread was not started by Python; autograd has one such thread per device."""
+    """Whether this thread was not started by Python, like autograd's threads, one for each device."""
     return isinstance(threading.current_thread(), threading._DummyThread)
 
 
@@ -128,7 +128,7 @@ def _get(model: nn.Module, name: str) -> nn.Module | None:
 
 
 def computes_relu(module: nn.Module) -> bool:
-    """Whether an observed module is a ReLU whose output no other hook can replace: it follows from the input."""
+    """Whether an observed module is a ReLU without other hooks, so that its output follows from its input."""
     if type(module) is not nn.ReLU or "forward" in module.__dict__:
         return False
     return len(module._forward_hooks) == len(module._forward_pre_hooks) == 1 and not (

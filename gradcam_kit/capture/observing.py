@@ -1,4 +1,4 @@
-"""Observe the user's own passes, in any mode and any number, without changing the model.
+"""Observe any number of the user's own passes, in train or eval mode, without changing the model.
 
 `observe` holds hooks on layers for the duration of a block and tells an observer of every call. It leaves out other
 threads and calls under vmap or tracing, and marks calls in which checkpointing recomputes a layer during the backward
@@ -32,14 +32,14 @@ from gradcam_kit.capture.observable import (
 _log = logging.getLogger("gradcam_kit")
 
 
-@dataclass(slots=True)  # frozen ones take twice as long to make, and there is one for each call of a layer
+@dataclass(slots=True)  # frozen instances take twice as long to create, one for each call of a layer
 class Call:
     """One call of one layer.
 
     Attributes:
         name: the layer's dotted name.
         module: the layer.
-        step: number of the model's call to which it belongs, from 1.
+        step: number of the model's call to which this call belongs, counted from 1.
         index: number of earlier calls of the layer in this step.
         args: positional arguments; in `Observer.leave`, the module may have changed them in place.
         kwargs: keyword arguments.
@@ -58,7 +58,7 @@ class Call:
 
 
 class Observer:
-    """Receives the events of passes; a subclass overrides the methods it needs. Return values are ignored."""
+    """Receives the events of passes. A subclass overrides the methods that it needs. Return values are ignored."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Handle the start of a pass of the whole model."""
@@ -79,15 +79,15 @@ class Observation:
 
     Attributes:
         model: the unwrapped model.
-        layers: name -> observed module.
-        attach: further hooks of the block, such as on gradients.
-        step: number of calls of the model.
+        layers: the observed modules by name.
+        attach: holds further hooks of the block, such as hooks on gradients.
+        step: number of calls of the model so far.
         active: whether the running step is observed.
         ran: names of the layers that ran in observed steps.
         notes: remarks on what was not observed, and why; each at most once.
         paused: while True, nothing is observed.
         without_model: whether the current step began with a layer, because the model itself was not called.
-        has_ended: whether such a step has ended, so that the next call of a layer begins a new one.
+        has_ended: whether a step without the model has ended, so that the next call of a layer begins a new step.
         held: number of models that this thread held `untouched` when the block began; while it holds more, passes are
             not the user's.
     """
@@ -106,7 +106,7 @@ class Observation:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note, at most once."""
+        """Add a note and log it, unless the same note has been added before."""
         if text not in self.notes:
             self.notes.append(text)
             _log.warning(text)
@@ -117,7 +117,7 @@ class Observation:
 
     @property
     def ignores(self) -> bool:
-        """Whether nothing is observed now: during a pause, or in a pass of a method on a model that it holds."""
+        """Whether nothing is observed now: during a pause, or in a pass that a method of this package runs."""
         return self.paused or models_held() > self.held
 
     @property
@@ -130,17 +130,17 @@ class Observation:
 def observe(
     model: nn.Module, layers: Mapping[str, nn.Module], observer: Observer, *, every: int = 1, enter: bool = False
 ) -> Iterator[Observation]:
-    """Tell `observer` of the calls of `layers` during the block.
+    """Report the calls of `layers` to `observer` during the block.
 
     Args:
         model: the user's model, possibly wrapped; `layers` are modules of the unwrapped model.
-        layers: name -> module, from `select_layers`.
+        layers: the modules to observe by name, from `select_layers`.
         observer: receives the calls of this thread, and recomputations in autograd's threads.
         every: observe every `every`-th step, beginning with the first.
         enter: call `observer.enter` before layers run.
 
     Raises:
-        InputError: a model whose layers cannot be observed.
+        InputError: the layers of the model cannot be observed.
         CaptureError: modules of the model were added or replaced inside the block.
     """
     inner = check_observable(model)
@@ -175,7 +175,7 @@ def observe(
 
 
 class _Watch:
-    """The hooks of one block; they decide which calls count, and as which step."""
+    """The hooks of one block, which decide which calls are observed, and to which step they belong."""
 
     def __init__(self, observation: Observation, observer: Observer) -> None:
         self.observation, self.observer = observation, observer

@@ -39,7 +39,7 @@ _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
 """Evidence that is available even if the model's output cannot be read."""
 
 _OF_OPERATIONS = Evidence.CURVATURE | Evidence.GUIDED
-"""Evidence that needs the graph of single operations, which compiled code lacks; balanced gradients need it too."""
+"""Evidence that needs the graph of single operations, which compiled code does not have."""
 
 _OF_ATTENTION = Evidence.ATTENTION_GRADIENTS | Evidence.PROJECTIONS
 _RULES: tuple[GradientRule, ...] = ("exact", "balanced")
@@ -57,9 +57,9 @@ class Request:
     settled: bool = False
     """Whether the targets were settled by an earlier pass."""
     keep_modes: bool = False
-    """Whether modules in train mode stay in it."""
+    """Whether modules in train mode stay in train mode."""
     rules_at: Mapping[str, Set[GradientRule]] = field(default_factory=dict)
-    """Gradient rule of each layer; "exact" for layers that are not listed."""
+    """Gradient rules of each layer. A layer that is not listed has the rule "exact"."""
 
     @property
     def needs(self) -> Evidence:
@@ -88,14 +88,14 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     `replay`; afterwards it is restored, even after an error.
 
     Raises:
-        CaptureError: a layer that did not run or ran twice, or on which the score does not depend.
-        NonFiniteError: NaN or infinite values in images, activations or gradients.
-        ShapeError: a layer without positions of the images.
+        CaptureError: a layer did not run or ran more than once, or the score does not depend on a layer.
+        NonFiniteError: images, activations or gradients have NaN or infinite values.
+        ShapeError: a layer's output does not have positions of the images.
     """
     with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
-        except InDoubtError:  # done once per model and input shapes
+        except InDoubtError:  # happens once per model and shapes of inputs
             gather(model, inputs)
             captured = stack.enter_context(_pass(model, inputs, request))
         yield captured
@@ -103,7 +103,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
-    """Run an `untouched` model, and keep the objects alive to which its results refer."""
+    """Run an `untouched` model, and keep the objects alive to which the results refer."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     checks = Checks(model)
@@ -173,14 +173,14 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
         )
         captured.check_layers()
         if inputs.images.device.type == "cpu":
-            checks.raise_first()  # needs no synchronization here, and spares the methods from NaN
+            checks.raise_first()  # does not synchronize on a CPU, and keeps NaN out of the methods
         # The graph is no longer needed; a reference here would keep it alive while the methods run.
         del output, scores, derivatives
         try:
             yield captured
         except Exception as error:
             raise_interruption(error)
-            checks.raise_first()  # without synchronization, NaN may be the real cause and should be named
+            checks.raise_first()  # NaN that was not reported yet may be the cause and should be named
             raise
         checks.raise_first()
 
@@ -193,7 +193,7 @@ def _derive(
     scores: Tensor,
     inputs: Inputs,
 ) -> dict[str, Any]:
-    """Run all backward passes; the guided one comes last, because its rule changes the nodes of the graph."""
+    """Run all backward passes. The guided pass comes last, because its rule changes the nodes of the graph."""
     found: dict[str, Any] = {"gradients": {}, "bias_gradients": {}}
     rules = request.rules_of(Evidence.RULED)
     for rule in rules:
@@ -220,7 +220,7 @@ def _derive(
 def _score(
     request: Request, output: Any, inputs: Inputs, optional: bool
 ) -> tuple[Target | None, Tensor | None, Tensor | None]:
-    """Return the target, its class indices if any, and the scores; all None if optional and absent."""
+    """Return the target, its class indices if any, and the scores; None for all if optional scores are unreadable."""
     target = request.targets
     try:
         if target is None:
@@ -246,5 +246,5 @@ def _for_each(values: Tensor, n: int) -> Tensor:
 
 
 def _detach(output: Any) -> Any:
-    # Make it contiguous, as it would be without the channels-last memory format of the images.
+    # Make the tensors contiguous, as they would be without the channels-last memory format of the images.
     return map_output(lambda leaf: leaf.detach().contiguous(), output)

@@ -1,4 +1,4 @@
-"""Forward hooks that record the exact activations of layers for the duration of one forward pass."""
+"""Record the exact activations of layers in one forward pass, by forward hooks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LayerRecord:
 
     @property
     def captured(self) -> list[Tensor]:
-        """The tensors from which maps are made; gradients are taken with respect to them."""
+        """The tensors from which maps are made, and with respect to which gradients are taken."""
         return [self.leaves[i] for i in self.chosen]
 
     def maps(self, tensors: list[Tensor]) -> Tensor:
@@ -81,7 +81,7 @@ class Recorder:
     ) -> None:
         self.evidence = evidence
         self.marks_output = marks_output
-        self.outputs: list[Tensor] = []  # output of the model, where the target begins; None if not needed
+        self.outputs: list[Tensor] = []  # outputs of the model, where the target begins; empty if not needed
         self.in_doubt = False
         self.model, self.n, self.size, self.reshape, self.graph = model, n, size, reshape, graph
         self.records = {name: self._record(name, module) for name, module in layers.items()}
@@ -106,7 +106,7 @@ class Recorder:
             yield
 
     def observe_input(self, inputs: Inputs) -> Inputs:
-        """Return the call for the model; record the images if they are a target layer."""
+        """Return the call for the model, and record the images if they are a target layer."""
         images = inputs.images
         record = self.records.get(INPUT)
         if record is not None:
@@ -114,7 +114,7 @@ class Recorder:
             record.leaves, images = self._cut(record, images, [0])
             record.versions = [version(leaf) for leaf in record.captured]
         attention = self.records.get(ATTENTION)
-        if attention is not None:  # methods that explain the input treat the images as activations
+        if attention is not None:  # methods that explain the attention get the images as activations
             attention.calls, attention.chosen, attention.layout = 1, [0], ChannelsFirst()
             attention.leaves, attention.spec = tree_flatten(inputs.images)
             attention.versions = [version(inputs.images)]
@@ -252,12 +252,12 @@ class Recorder:
         if maps.shape[0] != self.n or not maps.is_floating_point():
             raise ShapeError(
                 f"reshape returned {tuple(maps.shape)} of {maps.dtype} for layer {layer!r} and {self.n} images; "
-                f"expected floating maps ({self.n}, k, *positions), with 1, 2 or 3 position axes and the images first"
+                f"expected floating-point maps ({self.n}, k, *positions), 1, 2 or 3 position axes, images first"
             )
 
 
 def _is_same_call(record: LayerRecord, output: Any) -> bool:
-    """Whether a recomputed call is the recorded one, by its output; other calls are recomputed too."""
+    """Whether a recomputed call has the output of the recorded call, because other calls are recomputed too."""
     leaves, _ = tree_flatten(output)
     again = [leaves[i] for i in record.chosen if i < len(leaves)]
     return len(again) == len(record.captured) and all(map(torch.equal, again, record.captured))

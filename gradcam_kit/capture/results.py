@@ -30,7 +30,7 @@ from gradcam_kit.types import Attention, Evidence, GradientRule, Head, LayerCapt
 
 @dataclass
 class Capture:
-    """The results of one pass; `layer` gives the view that a method works on."""
+    """The results of one pass, from which `layer` makes the view that a method works on."""
 
     run: Runner
     inputs: Inputs

@@ -19,8 +19,8 @@ _MOST_PLACES = 400
 def is_chain(nodes: Sequence[Any]) -> bool:
     """Whether each call of a module depends on the result of the call before, as with a shared activation.
 
-    Independent calls (a head on every level of a pyramid, a tower for two images) are not a chain: the last call is
-    then one of several, and nothing tells which one is meant.
+    Independent calls (a head on every level of a pyramid, a tower for two images) are not a chain, because the last
+    call is only one of several, and it is unknown which of them the user means.
 
     Args:
         nodes: nodes of the graph that made the output of each call; None for a call without a graph.

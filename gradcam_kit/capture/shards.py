@@ -1,6 +1,6 @@
-"""Tensors that are spread over processes (DTensor, as `fully_shard` makes them): read the local part alone.
+"""Read only the local part of tensors that are spread over processes (DTensor, as `fully_shard` makes them).
 
-Any other reading would communicate, and a process that communicates alone waits for ever.
+Reading more would communicate with the other processes, and a process that communicates alone waits forever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Shard:
     """Which part of a tensor a process holds.
 
     Attributes:
-        place: the coordinates of the part in the mesh of processes; a replica has the same.
+        place: the coordinates of the part in the mesh of processes; replicas of a part have the same coordinates.
         parts: the number of parts.
     """
 
@@ -26,19 +26,19 @@ class Shard:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return the part of a spread tensor that this process holds, and any other tensor as it is; for reading."""
+    """Return the part of a spread tensor that this process holds, for reading, and any other tensor unchanged."""
     spread: Any = tensor
     return spread.detach().to_local() if is_spread(tensor) else tensor
 
 
 def is_spread(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor; its type is not imported, because that takes a second."""
+    """Whether a tensor is a DTensor, judged without importing the type, because the import takes a second."""
     kind = type(tensor)
     return kind is not Tensor and hasattr(kind, "to_local") and hasattr(tensor, "placements")
 
 
 def shard_of(tensor: Tensor) -> Shard | None:
-    """Return which part of a spread tensor the process holds; None if it holds all of it."""
+    """Return which part of a spread tensor the process holds, or None if it holds the whole tensor."""
     spread: Any = tensor
     if not is_spread(tensor):
         return None

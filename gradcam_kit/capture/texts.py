@@ -1,4 +1,4 @@
-"""Encode the texts of a target by the explained model itself, and make the call of its image tower."""
+"""Encode the texts of a target by the explained model itself, and direct the call to its image tower."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gradcam_kit.targets.text import TextTarget
 from gradcam_kit.targets.values import changed
 
 _TOWERS = {"encode_image": "encode_text", "get_image_features": "get_text_features"}
-"""Method that embeds images -> method that embeds texts, in open_clip and in transformers."""
+"""Maps the method that embeds images to the method that embeds texts, in open_clip and in transformers."""
 
 
 def with_texts(model: nn.Module, inputs: Inputs, targets: Any) -> tuple[Inputs, Any]:
-    """Return the call and the targets; for text targets, the call of the image tower and the target with encoded texts.
+    """Return the call and the targets. Text targets get encoded texts, and their call is that of the image tower.
 
     Raises:
-        TargetError: a model without two towers, a missing tokenizer or one of another model, or a text that is too
-            long.
+        TargetError: the model does not have two towers, the tokenizer is missing or belongs to another model, or a text
+            is too long.
     """
     if isinstance(targets, Negative) and isinstance(targets.target, TextTarget):
         inputs, target = with_texts(model, inputs, targets.target)
@@ -50,7 +50,7 @@ def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, 
     """Return the embeddings of all texts of a target.
 
     Raises:
-        TargetError: tokens that the model cannot take.
+        TargetError: the model does not accept the tokens.
     """
     tokenizer = target.tokenizer if target.tokenizer is not None else _tokenizer_of(model)
     arguments = _tokens(tokenizer, target.all_texts, model)
@@ -60,7 +60,7 @@ def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, 
         encode = getattr(model, tower)
         try:
             found = encode(moved["input_ids"]) if tower == "encode_text" else encode(**moved)
-        except (RuntimeError, IndexError) as error:  # of another length, or numbers that the model does not have
+        except (RuntimeError, IndexError) as error:  # wrong length, or indices that the model does not have
             raise TargetError(
                 f"{type(model).__name__} cannot encode the tokens {tuple(moved['input_ids'].shape)} of this tokenizer "
                 f"({str(error).partition(chr(10))[0]}); pass the model's own tokenizer"
@@ -72,17 +72,17 @@ def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, 
 
 
 def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Tensor]:
-    """Return the tokens of texts, padded to the length that the model takes.
+    """Return the tokens of texts, padded to the length that the model expects.
 
     Raises:
-        TargetError: a text with more tokens than the model takes.
+        TargetError: a text has more tokens than the model accepts.
     """
     limit = _limit(tokenizer, model)
     for text, count in zip(texts, _counts(tokenizer, texts), strict=False):
         if limit is not None and count > limit:
             raise TargetError(
-                f"the text {text[:40] + '...' if len(text) > 40 else text!r} has {count} tokens, and the model takes "
-                f"{limit}; shorten it"
+                f"the text {text[:40] + '...' if len(text) > 40 else text!r} has {count} tokens, but the model accepts "
+                f"at most {limit}; shorten the text"
             )
     if _is_of_transformers(tokenizer):
         filled = {"padding": "max_length", "max_length": limit} if limit is not None else {"padding": True}
@@ -94,12 +94,15 @@ def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Ten
             "tokenizer of transformers"
         )
     if limit is not None and tokens.shape[1] > limit:
-        raise TargetError(f"the tokenizer returned {tokens.shape[1]} tokens, and the model takes {limit}")
+        raise TargetError(
+            f"the tokenizer returned {tokens.shape[1]} tokens, but the model accepts at most {limit}; pass the model's "
+            "own tokenizer"
+        )
     return {"input_ids": tokens}
 
 
 def _limit(tokenizer: Any, model: nn.Module) -> int | None:
-    """Return how many tokens the model takes; its own declaration takes precedence over the tokenizer's."""
+    """Return how many tokens the model accepts by its own declaration, else by the tokenizer's; None if unknown."""
     config = getattr(getattr(model, "config", None), "text_config", None)
     for owner, name in (
         (config, "max_position_embeddings"),
@@ -113,7 +116,7 @@ def _limit(tokenizer: Any, model: nn.Module) -> int | None:
 
 
 def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
-    """Return the number of tokens of each text before truncation; an empty list if it is unknown."""
+    """Return the number of tokens of each text before truncation, or an empty list if the numbers are unknown."""
     own: Any = tokenizer if _is_of_transformers(tokenizer) else getattr(tokenizer, "tokenizer", None)
     if _is_of_transformers(own):
         return [len(ids) for ids in own(texts, truncation=False, verbose=False)["input_ids"]]
@@ -137,6 +140,6 @@ def _tokenizer_of(model: nn.Module) -> Any:
         except (OSError, ValueError, ImportError, KeyError):
             pass  # the message below has the remedy
     raise TargetError(
-        f"the texts need the tokenizer of {type(model).__name__}, which it does not carry; pass "
+        f"the texts need the tokenizer of {type(model).__name__}, which the model does not carry; pass "
         "TextTarget(texts, tokenizer=open_clip.get_tokenizer(NAME)) or a tokenizer of transformers"
     )

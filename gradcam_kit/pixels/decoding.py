@@ -1,4 +1,4 @@
-"""Read picture files upright and complete, in any format, or refuse them with the reason."""
+"""Read picture files upright and complete, in any format, or raise an error with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.errors import PictureError, raise_interruption
 from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.pixels.pictures import PHOTOMETRIC, RGB, no_white, rgb_picture, sixteen_bits, with_white
 
-_LARGEST_UNKNOWN = 2**28  # maximum size in bytes of a file that only OpenCV may know
+_LARGEST_UNKNOWN = 2**28  # maximum size in bytes of a file that PIL does not know
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,17 +26,17 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Operation that turns a picture of each EXIF orientation upright."""
+"""Maps each EXIF orientation to the operation that turns the picture upright."""
 _TWELVE_BITS = 15  # the largest high byte of 12-bit values in 16 bits
 
 
 def read_picture(path: str | PathLike[str]) -> RGB:
-    """Read a complete picture file as upright (EXIF) RGB; of several frames the first.
+    """Read the first frame of a complete picture file, as RGB that is upright by its EXIF orientation.
 
     16-bit values are scaled to 8 bits, opacity is dropped, and gray, palettes and CMYK become RGB.
 
     Raises:
-        PictureError: no such file, not a picture, or cut short.
+        PictureError: the file does not exist, is not a picture, or is truncated.
     """
     try:
         with open(path, "rb") as file:
@@ -56,7 +56,8 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
         admit: called with the number of pixels in the file's header, if known, before memory is allocated.
 
     Raises:
-        PictureError: not a picture, or cut short; the message says only the reason, because the file has no name.
+        PictureError: the file is not a picture or is truncated; the message has only the reason, because the file has
+            no name.
     """
     try:
         with _truncation_refused(), Image.open(file) as image:
@@ -90,7 +91,7 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def _whole(value: Any) -> int:
-    """Return an EXIF value as a number, whatever the type of its tag; 0 if it is not a number."""
+    """Return an EXIF value of any type as the number of an orientation, or 0 if it is not one of 2 to 8."""
     if isinstance(value, tuple | list) and len(value) == 1:
         [value] = value
     if isinstance(value, bytes):
@@ -110,7 +111,7 @@ def looks_like_twelve_bits(file: Any) -> bool:
                 return False
             levels = rgb_picture(image)
             tags = getattr(image, "tag_v2", {})
-    except Exception as error:  # errors of a picture are raised when it is decoded
+    except Exception as error:  # `decode_picture` raises the errors of pictures
         raise_interruption(error)
         return False
     if tags.get(PHOTOMETRIC) == 0:
@@ -150,7 +151,7 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
 
 
 def _claimed_pixels(file: Any) -> int:
-    """Return the number of pixels in the header of a file that PIL does not know; 0 if it is not understood.
+    """Return the number of pixels in the header of a file that PIL does not know, or 0 for an unknown header.
 
     OpenCV would allocate memory for up to a billion pixels.
     """
@@ -165,7 +166,7 @@ def _claimed_pixels(file: Any) -> int:
 
 
 def _tags(file: Any) -> dict[int, Any]:
-    """Return the tags of a TIFF file; empty for other or damaged files."""
+    """Return the tags of a TIFF file, or an empty dict for other or damaged files."""
     with suppress(Exception):  # a damaged directory may raise any exception
         file.seek(0)
         head = file.read(16)

@@ -1,4 +1,4 @@
-"""Pictures as matplotlib figures."""
+"""Show pictures as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def figure_of(picture: RGB, title: str) -> Figure:
-    """Return a figure of the picture's size, without axes; no global backend is touched.
+    """Return a figure of the picture's size, without axes, and leave the global backend unchanged.
 
     Args:
         picture: uint8 `(h, w, 3)`.

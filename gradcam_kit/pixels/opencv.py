@@ -1,4 +1,4 @@
-"""Import OpenCV in one place; if system libraries are missing, one line tells what to install."""
+"""Import OpenCV in one place, and tell in one line what to install if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def _logging() -> Any:
 
 
 def log_level() -> int:
-    """Return OpenCV's log level; 0, silent, where this build cannot tell."""
+    """Return OpenCV's log level, or 0 (silent) if this build does not have the setting."""
     get = getattr(_logging(), "getLogLevel", None)
     return _SILENT if get is None else int(get())
 
 
 def set_log_level(level: int = _SILENT) -> None:
-    """Set OpenCV's log level, 0 (silent) to 6 (verbose); a no-op where this build has no such setting."""
+    """Set OpenCV's log level, 0 (silent) to 6 (verbose), if this build has the setting."""
     if set_level := getattr(_logging(), "setLogLevel", None):
         set_level(level)

@@ -12,15 +12,15 @@ from gradcam_kit.pixels.pictures import RGB
 from gradcam_kit.pixels.placement import Boxes
 
 _LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
-_SHARE = 200  # width of the line as a share of the longer side
+_SHARE = 200  # the longer side of the picture divided by the width of the line
 
 
 def read_outlines(boxes: Boxes, size: tuple[int, int]) -> Float[np.ndarray, "b 4"]:
     """Return the boxes `(x0, y0, x1, y1)` of one picture, `(4,)` or `(b, 4)`, in its pixels.
 
     Raises:
-        InputError, ShapeError: not numbers, or not four for each box.
-        OptionError: a box without area, or in shares of the picture.
+        InputError, ShapeError: the boxes are not numbers, or not four numbers each.
+        OptionError: a box has no area, or coordinates relative to the picture instead of pixels.
     """
     try:
         read = np.asarray(boxes.detach().cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
@@ -34,13 +34,13 @@ def read_outlines(boxes: Boxes, size: tuple[int, int]) -> Float[np.ndarray, "b 4
             raise OptionError(f"an outline is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
         if max(box) <= 1 < min(size):
             raise OptionError(
-                f"an outline is {tuple(box)}; expected pixels of a picture of {size[1]} x {size[0]}, not shares"
+                f"an outline is {tuple(box)}; expected pixels of a picture of {size[1]} x {size[0]}, not fractions"
             )
     return read
 
 
 def outline(canvas: RGB, boxes: Float[np.ndarray, "b 4"]) -> None:
-    """Render boxes on a picture, in place; parts outside the picture are cut off."""
+    """Render boxes on a picture in place, and cut off parts outside the picture."""
     width = max(1, round(max(canvas.shape[:2]) / _SHARE))
     corners = [(round(x0), round(y0), round(x1) - 1, round(y1) - 1) for x0, y0, x1, y1 in boxes.tolist()]
     for color, wide in ((_DARK, width + 2), (_LIGHT, width)):

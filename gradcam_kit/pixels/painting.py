@@ -1,7 +1,7 @@
 """Color heatmaps and blend them with pictures, by OpenCV on the host and in one batch on a device.
 
-Both give the same bytes for heatmaps of the final size; resized heatmaps may differ by rounding, because OpenCV rounds
-less. On the host each picture is painted separately, in bands of rows, so that its data stays in the caches.
+Both ways give the same bytes for heatmaps of the final size; resized heatmaps may differ by rounding, because OpenCV
+rounds less. On the host each picture is painted separately, in bands of rows, so that its data stays in the caches.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Table = UInt8[np.ndarray, "256 3"]
 
 _BAND = 2**16  # number of pixels in a band
 _SHARES = 2**15  # resolution of opacities: products with levels and their sums are exact in float32
-_UNSEEN = 0.6  # brightness outside the model's view; with it no level is halfway between two others
+_UNSEEN = 0.6  # brightness outside the model's view; no dimmed level is halfway between two levels
 
 
 def exact_share(alpha: float) -> float:
-    """Return the nearest share whose blends are exact, so that every device and order of operations rounds alike."""
+    """Return the nearest opacity whose blends are exact, so that they are rounded alike on every device."""
     return round(alpha * _SHARES) / _SHARES
 
 
@@ -78,7 +78,7 @@ def _paint(
 def blended_on_device(
     pictures: Tensor, heatmaps: Tensor, places: list[tuple[Place, list[int]]], table: Table, share: float
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Blend whole batches; the finished bytes are copied to the host once."""
+    """Blend whole batches on the device, and copy the finished bytes to the host once."""
     rgb, levels = as_rgb(pictures), levels_of(heatmaps, "a heatmap")
     colors = _there(table, rgb).float() * share
     canvas = torch.empty_like(rgb, memory_format=torch.contiguous_format)

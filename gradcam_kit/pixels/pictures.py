@@ -1,4 +1,4 @@
-"""Convert pictures of every layout and type to uint8 RGB in one place; write files by suffix."""
+"""Convert pictures of every layout and type to uint8 RGB, and write files in the format of their suffix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of, ra
 from gradcam_kit.pixels.opencv import cv2
 
 Array = Shaped[np.ndarray, "..."] | Tensor
-"""Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1]; on any device."""
+"""Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1], on any device."""
 
 Picture = Array | Image.Image
 """One picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, or a PIL image of any mode."""
@@ -29,12 +29,13 @@ _CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is r
 
 
 def rgb_picture(picture: Picture) -> RGB:
-    """Turn one picture into uint8 RGB, which may share the memory of the picture; see `rgb_pictures` for the rules.
+    """Turn one picture into uint8 RGB, which may share the picture's memory, by the rules of `rgb_pictures`.
 
     Raises:
-        ShapeError: several pictures, or no axis of 1, 3 or 4 channels.
-        InputError: neither array, tensor nor PIL image, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside [0, 1], or a mode that cannot be converted to RGB.
+        ShapeError: there are several pictures, or no axis of 1, 3 or 4 channels.
+        InputError: the picture is not an array, a tensor or a PIL image, or its values are neither uint8 nor floating
+            point.
+        PictureError: values are NaN or outside [0, 1], or the mode cannot be converted to RGB.
     """
     return packed(rgb_pictures(batch_of_one(picture))[0].cpu())
 
@@ -60,15 +61,16 @@ def rgb_pictures(pictures: Array) -> UInt8[Tensor, "n h w 3"]:
             rounded to the nearest of the 256 levels.
 
     Raises:
-        ShapeError: no axis of 1, 3 or 4 channels, or no pixels.
-        InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside [0, 1].
+        ShapeError: the pictures have no axis of 1, 3 or 4 channels, or no pixels.
+        InputError: the pictures are neither an array nor a tensor, or their values are neither uint8 nor floating
+            point.
+        PictureError: values are NaN or outside [0, 1].
     """
     return as_rgb(channels_last(tensor_of(pictures, "pictures")))
 
 
 def channels_last(values: Tensor) -> Shaped[Tensor, "n h w c"]:
-    """View pictures with their channels last, 1 or 3 of them; see `rgb_pictures`."""
+    """View pictures with 1 or 3 channels last, by the rules of `rgb_pictures`."""
     if gray := values.ndim == 3:
         values = values[..., None]
     shape = tuple(values.shape[1:])
@@ -87,7 +89,7 @@ def channels_last(values: Tensor) -> Shaped[Tensor, "n h w c"]:
 
 
 def as_rgb(values: Shaped[Tensor, "n h w c"]) -> UInt8[Tensor, "n h w 3"]:
-    """Turn the values of pictures with 1 or 3 channels into uint8 RGB; see `rgb_pictures`."""
+    """Turn the values of pictures with 1 or 3 channels into uint8 RGB, by the rules of `rgb_pictures`."""
     if values.dtype != torch.uint8:
         values = levels_of(values, "a picture").round_().to(torch.uint8)
     return values.expand(-1, -1, -1, 3)
@@ -101,10 +103,10 @@ def packed(rgb: UInt8[Tensor, "h w 3"]) -> RGB:
 
 
 def tensor_of(values: Array, what: str) -> Tensor:
-    """View an array as a tensor, as uint8 or floating point; `what` names it in errors.
+    """View an array of uint8 or floating point as a tensor. `what` names the array in errors.
 
     Raises:
-        InputError: neither array nor tensor, or values that are neither uint8 nor floating point.
+        InputError: the value is neither an array nor a tensor, or its entries are neither uint8 nor floating point.
     """
     if not isinstance(values, np.ndarray | Tensor):
         raise InputError(f"{what} cannot be {kind_of(values)}; expected a NumPy array or a tensor")
@@ -121,16 +123,16 @@ def tensor_of(values: Array, what: str) -> Tensor:
 
 
 def levels_of(values: Tensor, what: str) -> Float[Tensor, "*shape"]:
-    """Scale to the levels 0 to 255 of uint8, as unrounded float32 in new memory.
+    """Scale values to the levels 0 to 255 of uint8, as unrounded float32 in new memory.
 
     Raises:
-        PictureError: floating point that is NaN or outside [0, 1] by more than half a level.
+        PictureError: floating-point values are NaN, or outside [0, 1] by more than half a level.
     """
     if values.dtype == torch.uint8:
         return values.float()
     levels = values.float() * 255
     if levels.numel():
-        # The two calls copy nothing; aminmax() would copy if the channels came first.
+        # amin() and amax() do not copy the values, but aminmax() would if the channels came first.
         lowest, highest = torch.stack([levels.amin(), levels.amax()]).cpu().tolist()
         if not (lowest >= -0.5 and highest <= 255.5):  # this is False for NaN too
             found = "NaN" if lowest != lowest else f"values from {lowest / 255:.4g} to {highest / 255:.4g}"
@@ -159,7 +161,7 @@ def _unpacked(image: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
 
 
 def _in_host_order(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Undo PIL's double byte swap of compressed big-endian floats; no real picture has such tiny values."""
+    """Undo PIL's double byte swap of compressed big-endian floats, which leaves values that no real picture has."""
     swapped = values.byteswap()
     with np.errstate(invalid="ignore"):
         is_garbage = (values.any() and not values.max() > 1e-30) or not (values.min() >= 0 and values.max() <= 1)
@@ -181,7 +183,7 @@ def _converted(image: Image.Image) -> RGB:
 
 
 def _bits_of(image: Image.Image) -> int:
-    """Return the bits per value of a gray picture of more than 8 bits; 0 if unknown, as for pictures made in memory."""
+    """Return the bits per value of a gray picture of more than 8 bits, or 0 if unknown, as for arrays in memory."""
     tags = getattr(image, "tag_v2", {})
     if _BITS_PER_SAMPLE in tags:
         return int(tags[_BITS_PER_SAMPLE][0])
@@ -198,14 +200,14 @@ def sixteen_bits(image: Image.Image) -> bool:
 
 
 def with_white(values: np.ndarray) -> np.ndarray:
-    """Return floating-point values in [0, 1], up to half a level of 255; raise for other values."""
+    """Return floating-point values if they are in [0, 1], up to half a level of 255, else raise PictureError."""
     if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # this is False for NaN too
         raise no_white(values)
     return values
 
 
 def no_white(values: np.ndarray) -> PictureError:
-    """Return the error for pixels of unknown scale; a guess would give black or white pictures."""
+    """Return the error for pixels of unknown scale, because a guess could give black or white pictures."""
     return PictureError(
         f"its {values.dtype} values, from {values.min():g} to {values.max():g}, do not tell which value is "
         "white; save it with 8 or 16 bits per channel, or as floats from 0 to 1"
@@ -213,10 +215,10 @@ def no_white(values: np.ndarray) -> PictureError:
 
 
 def encode_picture(picture: Picture, suffix: str) -> bytes:
-    """Encode a picture in the format that the suffix (".png", ".jpg", ...) names; JPEG with quality 92.
+    """Encode a picture in the format that the suffix (".png", ".jpg", ...) names. JPEG has quality 92.
 
     Raises:
-        PictureError: a suffix without a format, or a picture that the format cannot hold.
+        PictureError: the suffix does not name a format, or the format cannot hold the picture.
     """
     bgr = cv2.cvtColor(rgb_picture(picture), cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix.lower() in _JPEG_SUFFIXES else []
@@ -230,10 +232,10 @@ def encode_picture(picture: Picture, suffix: str) -> bytes:
 
 
 def write_picture(path: str | PathLike[str], picture: Picture) -> None:
-    """Write a picture in the format that the suffix of the path names; JPEG with quality 92.
+    """Write a picture in the format that the suffix of the path names. JPEG has quality 92.
 
     Raises:
-        PictureError: a suffix without a format, or a place that cannot be written to.
+        PictureError: the suffix does not name a format, or the file cannot be written.
     """
     path = Path(path)
     try:

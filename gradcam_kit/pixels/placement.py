@@ -21,7 +21,7 @@ class Place(NamedTuple):
     Attributes:
         size: height and width of the whole box, to which the heatmap is resized.
         inside: rows and columns of the box that are inside the picture.
-        picture: rows and columns of the picture which the box covers.
+        picture: rows and columns of the picture that the box covers.
     """
 
     size: tuple[int, int]
@@ -33,13 +33,13 @@ def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, lis
     """Return the places of heatmaps, with the pictures that share each place.
 
     Args:
-        boxes: `(4,)` or `(n, 4)`; rounded to whole pixels, but never to nothing.
+        boxes: `(4,)` or `(n, 4)`; rounded to whole pixels, with a width and height of at least 1.
         n: number of pictures.
         size: height and width of the pictures.
 
     Raises:
-        InputError, ShapeError: not numbers, or the wrong number of them.
-        OptionError: a box without area, or entirely outside the picture.
+        InputError, ShapeError: the boxes are not numbers, or not four numbers for all pictures or for each.
+        OptionError: a box has no area, or lies entirely outside the picture.
     """
     try:
         read = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
@@ -52,7 +52,9 @@ def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, lis
         if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
             raise OptionError(f"box is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
         if max(box) <= 1 < min(size):
-            raise OptionError(f"box is {tuple(box)}; expected pixels of a picture of {size[0]} x {size[1]}, not shares")
+            raise OptionError(
+                f"box is {tuple(box)}; expected pixels of a picture of {size[0]} x {size[1]}, not fractions"
+            )
         x0, y0, x1, y1 = map(round, box)
         found.setdefault((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), []).append(index)
     return [(_place(whole, size), which) for whole, which in found.items()]

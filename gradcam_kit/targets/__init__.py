@@ -2,7 +2,7 @@
 
 Any callable `output -> scores (n,)` is a target. Two further methods help those that explain by changing images:
 `select(index)` returns the target for rows of samples `index`. `settle(output)` returns the target with its choices
-(the nearest classes, the predicted region, ...) fixed by this output, that of the unchanged images.
+(the nearest classes, the predicted region, ...) fixed by this output, which is the output for the unchanged images.
 """
 
 from typing import TYPE_CHECKING, Any

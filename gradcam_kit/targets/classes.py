@@ -1,4 +1,4 @@
-"""Targets: small immutable callables from the model's output to one score per sample."""
+"""Targets for classes: small immutable callables from the model's output to one score per sample."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ClassTarget:
     """Base of targets for classes.
 
     Args:
-        classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
+        classes: the class indices: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
     """
 
     classes: Classes
@@ -71,7 +71,7 @@ class ClassTarget:
 
         Args:
             n: number of samples.
-            or_bag: accept a single target, which may be that of a bag; only the model's output shows this.
+            or_bag: accept a single target, because only the model's output shows whether the samples are one bag.
         """
         if or_bag and isinstance(self.classes, Tensor) and self.classes.shape[0] == 1:
             return
@@ -82,9 +82,9 @@ class ClassTarget:
         """Return the class indices as a tensor, checked against the model's output.
 
         Raises:
-            ShapeError: unequal numbers of targets and samples.
-            ClassIndexError: a class that the model does not have.
-            TargetError: one-hot or multi-hot labels, which would count as indices.
+            ShapeError: the numbers of targets and samples differ.
+            ClassIndexError: the model does not have one of the classes.
+            TargetError: the classes are one-hot or multi-hot labels, which would be read as indices.
         """
         n, count = logits.shape
         if self.named is not None and self.named != count:
@@ -127,12 +127,13 @@ def _check_not_labels(classes: Tensor, count: int) -> None:
 
 
 class ClassLogit(ClassTarget):
-    """The logit of a class, the default: gradients of probabilities vanish when the model is sure, those of logits do
-    not.
+    """The logit of a class, which is the default score.
+
+    Gradients of probabilities vanish when the model is certain, but gradients of logits do not.
     """
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return z_c."""
+        """Return the logits z_c."""
         return logits.gather(1, classes)
 
 
@@ -141,7 +142,7 @@ class ClassProbability(ClassTarget):
     """The probability of a class, in float32: the softmax, or the sigmoid for a model with one output.
 
     Args:
-        classes: as for every class target.
+        classes: the class indices, as for every class target.
         scores: "softmax", "sigmoid" (for multi-label models), or "raw" for outputs that already are probabilities; None
             = sigmoid for a model with one output, else softmax.
     """
@@ -151,7 +152,7 @@ class ClassProbability(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return p_c in [0, 1]."""
+        """Return the probabilities p_c, in [0, 1]."""
         return class_scores(logits, self.scores).gather(1, classes)
 
 
@@ -160,34 +161,34 @@ class EvidentProbability(ClassTarget):
     """The probability of a class, with its kind detected when a score is first needed.
 
     Args:
-        classes: as for every class target.
-        kind: returns the kind of the probability, see `ClassProbability`.
+        classes: the class indices, as for every class target.
+        kind: function that returns the kind of the probability, see `ClassProbability`.
     """
 
     kind: Callable[[], ScoreKind | None] = lambda: None
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return p_c, or the output of the class if outputs already are scores."""
+        """Return the probabilities p_c, or the outputs of the classes if outputs already are scores."""
         return class_scores(logits, self.kind()).gather(1, classes)
 
 
 TargetType = Callable[[Tensor], ClassTarget]
-"""The score of plain class indices for a method, usually `ClassLogit`."""
+"""A type that makes a method's target from plain class indices, usually `ClassLogit`."""
 
 
 def resolve_target(
     targets: Any, target_type: Callable[[Any], ClassTarget], names: Callable[[], Sequence[str] | None] = lambda: None
 ) -> Target | None:
-    """Turn the user's `targets` into a target; None stays None (the predicted class, known after the forward pass).
+    """Turn the user's `targets` into a target, or keep None for the predicted class, known after the forward pass.
 
     Args:
         targets: the user's targets.
-        target_type: how plain class indices are scored.
-        names: returns the model's class names; called only for targets that are names.
+        target_type: type of the target that is made from plain class indices.
+        names: function that returns the model's class names; called only for targets that are names.
 
     Raises:
-        InputError: targets that are neither classes nor callable.
-        UnknownNameError: a name of no class, or of several.
+        InputError: the targets are neither classes nor callable.
+        UnknownNameError: a name belongs to no class, or to several classes.
     """
     if has_names(targets) and (known := names()) is not None:
         target = target_type(named_targets(targets, known))
@@ -198,12 +199,12 @@ def resolve_target(
     if targets is None or callable(targets):
         given: Target | None = targets
         return given
-    # Check classes on the host, where a wrong one raises an error instead of a device-side assertion.
+    # Check classes on the host, where a wrong class raises an error instead of a device-side assertion.
     return target_type(targets.cpu() if isinstance(targets, Tensor) else targets)
 
 
 def settle(target: Target, output: Any) -> Target:
-    """Fix the choices that a target takes from the prediction (classes, region), so that changed rows use the same."""
+    """Fix the choices that a target takes from the prediction (classes, region), so that changed rows use them."""
     settled: Target = target.settle(output) if hasattr(target, "settle") else target
     return settled
 
@@ -214,9 +215,9 @@ def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
     A model that gives one row for several samples scores them together, as multiple instance learning does.
 
     Raises:
-        InputError: no tensor.
-        ShapeError: not one score per sample; the message has both shapes.
-        TargetError: scores that are cut off from an output that has a graph.
+        InputError: the target does not return a tensor.
+        ShapeError: the target does not return one score per sample; the message has both shapes.
+        TargetError: the output has a graph, but the scores are cut off from it.
     """
     scores = target(output)
     if not isinstance(scores, Tensor):

@@ -26,7 +26,8 @@ class LogitDifference(ClassTarget):
 
     Args:
         classes: the class to explain.
-        against: the class(es) to compare with: an int, `(n,)`, or shaped like `classes`; None = the mean of all others.
+        against: the class(es) to compare with: an int, `(n,)`, or shaped like `classes`; None = the mean of all other
+            classes.
 
     Raises:
         TargetError: a class is compared with itself.
@@ -51,7 +52,7 @@ class LogitDifference(ClassTarget):
     __repr__ = show
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return z_c - z_r, in logit units."""
+        """Return the differences z_c - z_r, in logit units."""
         chosen = logits.gather(1, classes)
         if self.against is not None:
             references = ClassLogit(self.against).indices(logits).reshape(len(logits), -1)
@@ -78,7 +79,7 @@ def _fits(against: int | Tensor, classes: int | Tensor) -> bool:
 
 
 def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
-    """Whether a class is compared with itself; not checked on GPUs, where it would synchronize."""
+    """Whether a class is compared with itself. Classes on GPUs are not checked, because this would synchronize."""
     tensors = [given for given in (classes, against) if isinstance(given, Tensor)]
     if any(given.device.type != "cpu" for given in tensors):
         return False
@@ -100,14 +101,14 @@ class FinerTarget(ClassTarget):
 
     Args:
         classes: the class to explain.
-        references: number of classes to compare with; fewer if the model has fewer. A model with one output has none
-            (its other class has the logit 0), so the score is its logit.
+        references: number of classes to compare with; all others if the model has fewer. A model with one output has no
+            other logits, so the score is its logit.
         weighting: "softmax" or "mean".
         alpha: strength of the comparison for "softmax"; 0 = the logit.
         gamma: strength of the comparison for "mean".
 
     Raises:
-        OptionError: an unknown weighting, or fewer than one reference.
+        OptionError: the weighting is unknown, or `references` is not a positive int.
     """
 
     references: int = 3
@@ -199,13 +200,13 @@ class Negative:
     """The evidence against a target: its score with the opposite sign.
 
     For a binary or regression model with one output `Negative(0)` explains the negative class, or a lower value; for
-    others it gives the counterfactual explanation of Grad-CAM (Selvaraju et al., ICCV 2017, Section 3.3).
+    other models it gives the counterfactual explanation of Grad-CAM (Selvaraju et al., ICCV 2017, Section 3.3).
 
     Args:
         target: a target, or classes (an int, `(n,)` or `(n, m)`), whose logits are negated.
 
     Raises:
-        InputError: a callable without `select`, which is easily negated by hand.
+        InputError: the target is a callable without `select`; negate its result in a function of your own instead.
     """
 
     target: Any
@@ -223,11 +224,11 @@ class Negative:
 
     @property
     def classes(self) -> Any:
-        """The classes of the target, if any; they determine the number of scores per sample."""
+        """The classes of the target, if any, which determine the number of scores per sample."""
         return getattr(self.target, "classes", None)
 
     def __call__(self, output: Any) -> Float[Tensor, "n *targets"]:
-        """Return -y."""
+        """Return the negated scores of the target."""
         scores: Tensor = -self.target(output)
         return scores
 

@@ -35,7 +35,7 @@ _NO_LABEL = -1  # label of a box that no detection overlaps; no detection has th
 
 @dataclass(frozen=True, eq=False)
 class DetectionTarget:
-    """The score of the detection that overlaps a given box, for one box per sample; or a coordinate of its box.
+    """The score, or a coordinate of the box, of the detection that overlaps a given box, with one box per sample.
 
     Of the detections (with the given label) the one with the largest intersection over union counts; on ties, the one
     with the largest score. The following forms of output can be read, with boxes (x0, y0, x1, y1) unless noted:
@@ -48,13 +48,14 @@ class DetectionTarget:
 
     Labels that are not given are chosen on the unchanged images. A changed image without such a detection scores 0.
     Choose a layer of the backbone, because the queries and anchors after it have no positions. torchvision's detectors
-    also take the batch as one tensor. `DetectionTarget.of` makes a target for every box that a model found.
+    also accept the batch as one tensor. `DetectionTarget.of` makes a target for every box that a model found.
 
     Args:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.
         labels: an int for all samples or one per sample `(n,)`; None = the labels of the detections that overlap most.
         iou: minimum intersection over union, in (0, 1].
-        required: raise an error for a box that no detection overlaps; if False, its score is 0 and its map is empty.
+        required: raise an error for a box that no detection overlaps; if False, the score of such a box is 0 and its
+            map is empty.
         part: "score"; or "x0", "y0", "x1", "y1", "x" and "y" (the center), "width" or "height" of the box, in the
             model's own coordinates. For evidence that moves the side "x0" or "y0" outward, wrap the target in
             `Negative`.
@@ -109,7 +110,7 @@ class DetectionTarget:
         detections: Sequence[int] | int | None = None,
         **options: Any,
     ) -> list[DetectionTarget]:
-        """Return a target for each detection of one image, for methods that get this image alone; best score first.
+        """Return a target for each detection of one image, best score first, for methods that get this image alone.
 
         Boxes without area cannot be explained and are left out.
 
@@ -117,13 +118,13 @@ class DetectionTarget:
             output: output of the model, in one of the forms above. Logits of queries count with the probability of
                 their most likely class.
             image: index of the image, from 0.
-            score_above: the minimum score.
-            detections: only the detections with these indices in the output, in this order, whatever their scores.
+            score_above: only detections with a score above this number.
+            detections: only the detections with these indices in the output, in this order, regardless of their scores.
             options: options of the targets, such as `part`, `scores` or `iou`.
 
         Raises:
-            TargetError: the output has no boxes, or none with such a score; the message has the best one.
-            DetectionIndexError: an image or a detection that the output does not have.
+            TargetError: the output has no boxes, or none with such a score; the message has the best score.
+            DetectionIndexError: the output does not have an image or a detection with the given index.
 
         Example:
             >>> import torch
@@ -156,7 +157,7 @@ class DetectionTarget:
         return self._match(output)[0]
 
     def settle(self, output: Any) -> DetectionTarget:
-        """Return the target with its labels fixed by this output; other outputs need no detection at the boxes."""
+        """Return the target with its labels fixed by this output. Other outputs may lack detections at the boxes."""
         scores, labels, _ = self._match(output)
         return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
@@ -181,7 +182,7 @@ class DetectionTarget:
         if are_queries(output):
             scores = scores or kind_of_queries(
                 at_least_float32(output["logits"])
-            )  # detections may vanish in changed images
+            )  # decide now, because detections may vanish in changed images
             samples = read_queries(output, scores)
         known = None if labels is None else torch.as_tensor(labels).expand(len(samples))
         return DetectionSimilarity.of(samples, self.boxes.expand(len(samples), 4), known, scores, self.iou)
@@ -211,7 +212,7 @@ class DetectionTarget:
         return scores.where(found, 0), labels.where(found, _NO_LABEL) if labeled else self.labels, samples
 
     def _read(self, output: Any) -> list[Detections]:
-        """Return the detections of each sample; of queries with the logit of the label as the score."""
+        """Return the detections of each sample. The score of a query is the logit of the label."""
         if not are_queries(output):
             return read_detections(output)
         if self.labels is None:
@@ -247,5 +248,5 @@ def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
 def _place(what: str, index: int, count: int) -> int:
     place = whole(what, index)
     if not 0 <= place < count:
-        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; they count from 0")
+        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; indices count from 0")
     return place

@@ -32,10 +32,10 @@ class DetectionSimilarity:
     DETR have the class "no object" among P, and no O.
 
     Args:
-        boxes: one per sample `(n, 4)`.
-        labels: labels of the detections `(n,)`; None if detections have none.
-        probabilities: probabilities of their classes, `(n, classes)`; zeros for a sample without a detection. None =
-            compare labels.
+        boxes: one box per sample, `(n, 4)`.
+        labels: labels of the explained detections, `(n,)`; None if detections have no labels.
+        probabilities: class probabilities of the explained detections, `(n, classes)`, with zeros for a sample without
+            a detection; None = compare labels instead.
         scores: kind of the logits of queries.
     """
 
@@ -55,7 +55,7 @@ class DetectionSimilarity:
         scores: QueryScores | None,
         iou: float,
     ) -> DetectionSimilarity:
-        """Return the similarity to the detection of each sample that overlaps its box and is most likely of its label.
+        """Return the similarity to one detection of each sample, which overlaps its box and most likely has its label.
 
         Args:
             samples: the detections of the unchanged images.
@@ -72,7 +72,7 @@ class DetectionSimilarity:
         return cls(boxes, labels, torch.stack(own) if len(own) == len(samples) else None, scores)
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Return the largest similarity of each sample; 0 where nothing is found."""
+        """Return the largest similarity of each sample, or 0 for a sample without detections."""
         samples = read_queries(output, self.scores) if are_queries(output) else read_detections(output)
         return torch.stack([self._most(sample, detections) for sample, detections in enumerate(samples)])
 
@@ -101,7 +101,7 @@ class DetectionSimilarity:
 def _probabilities(
     detections: Detections, box: Float[Tensor, "4"], label: Int[Tensor, ""] | None, iou: float
 ) -> Float[Tensor, " classes"]:
-    """Return the probabilities of the detection that a box stands for; zeros where there is none."""
+    """Return the class probabilities of the detection that overlaps a box, or zeros if no detection does."""
     shares = at_least_float32(detections["probabilities"].detach())
     near = overlaps_of(move(box, shares.device), at_least_float32(detections["boxes"].detach()))
     if not len(near):

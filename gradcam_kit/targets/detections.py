@@ -32,7 +32,7 @@ def read_detections(output: Any) -> list[Detections]:
     """Return the detections of each image in a list of mappings, or in one mapping.
 
     Raises:
-        TargetError: an output of another form.
+        TargetError: the output has another form.
     """
     if isinstance(output, Mapping):
         if not _are_detections(output):
@@ -54,7 +54,7 @@ def read_queries(output: Mapping[str, Tensor], scores: QueryScores | None) -> li
         scores: kind of the logits; None = detected, see `kind_of_queries`.
 
     Raises:
-        TargetError: both readings are possible.
+        TargetError: the kind of the logits cannot be detected.
     """
     logits = at_least_float32(output["logits"])
     if (scores or kind_of_queries(logits)) == "softmax":
@@ -73,7 +73,7 @@ def kind_of_queries(logits: Float[Tensor, "n d classes"]) -> QueryScores:
     """Return the kind of the logits of queries, judged by how most queries express that they see no object.
 
     Raises:
-        TargetError: the logits fit neither kind, or both.
+        TargetError: the logits fit neither kind, or both kinds.
     """
     best, which = logits.detach().max(2)
     is_softmax = logits.shape[2] > 1 and bool(((which == logits.shape[2] - 1) & (best > 0)).float().mean() > 0.5)
@@ -93,7 +93,7 @@ def corners(boxes: Float[Tensor, "*d 4"]) -> Float[Tensor, "*d 4"]:
 
 
 def overlaps_of(box: Float[Tensor, "4"], boxes: Float[Tensor, "d 4"]) -> Float[Tensor, " d"]:
-    """Return the intersections over unions of a box and others; 0 where neither has an area."""
+    """Return the intersections over unions of a box and others; 0 where both have no area."""
     from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
 
     overlaps: Tensor = box_iou(box[None].to(boxes), boxes)[0].nan_to_num()

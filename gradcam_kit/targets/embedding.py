@@ -23,16 +23,16 @@ _NAMES = ("image_embeds", "image_features", "pooler_output")
 class EmbeddingSimilarity:
     r"""The cosine of the angle between an image's embedding and a reference, $\frac{e \cdot r}{|e| |r|}$.
 
-    The reference may come from another picture or, for models of pictures and texts, from a text. The embedding is the
+    The reference may come from another image or, for models of images and texts, from a text. The embedding is the
     output tensor `(n, d)`; in a mapping or a Hugging Face output "image_embeds", "image_features" or "pooler_output",
     else the only floating-point tensor; in a tuple the first floating-point tensor `(n, d)`.
 
     Args:
-        reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; any length.
+        reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; it need not be normalized.
 
     Raises:
-        ShapeError: embeddings and reference differ in size, or references and samples in number.
-        TargetError: a reference of length 0, or no embedding in the output.
+        ShapeError: the embeddings and the reference differ in size, or there is not one reference per sample.
+        TargetError: a reference has only zeros, or the output has no embedding.
     """
 
     reference: Any
@@ -77,7 +77,7 @@ def read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
     """Find the embeddings of the images in a model's output, of `size` entries each; see `EmbeddingSimilarity`.
 
     Raises:
-        ShapeError: embeddings of another size.
+        ShapeError: the embeddings have another size.
     """
     named = [output[name] for name in _NAMES if name in output] if isinstance(output, Mapping) else []
     leaves = tree_leaves(output) if isinstance(output, tuple | list) else named

@@ -1,4 +1,4 @@
-"""Class names: read from various containers, compared leniently, and used as targets."""
+"""Read class names from various containers, compare them leniently, and use them as targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradcam_kit.errors import InputError, OptionError, UnknownNameError, did_yo
 
 _EXPECTED = "expected one name for each class, in the order of the outputs, such as ['cat', 'dog']"
 BLANKS = " \t\r\n\v\f\u00a0\ufeff"
-"""Characters to strip from a name; U+FEFF is a byte order mark."""
+"""Characters to strip from a name, including the byte order mark U+FEFF."""
 
 
 def normalized(name: str) -> str:
@@ -28,11 +28,11 @@ def read_class_names(value: Any, what: str = "class_names") -> tuple[str, ...]:
 
     Args:
         value: the given class names.
-        what: its name in messages.
+        what: the name of the value in messages.
 
     Raises:
-        InputError: another type, or an entry that is neither text nor an integer.
-        OptionError: a mapping whose indices are not 0, 1, 2, ...
+        InputError: the value has another type, or an entry is neither text nor an integer.
+        OptionError: the indices of a mapping are not 0, 1, 2, ...
     """
     if isinstance(value, Mapping):
         value = _in_order(value, what)
@@ -73,7 +73,7 @@ def _in_order(names: Mapping[Any, Any], what: str) -> list[Any]:
 
 
 def carried_names(model: object) -> tuple[str, ...] | None:
-    """Return the class names that a model carries: its `class_names`, or `id2label` of its configuration, if real."""
+    """Return a model's `class_names`, or its configuration's `id2label` unless these are placeholders (LABEL_0)."""
     names = getattr(model, "class_names", None)
     if names is not None:
         return read_class_names(names, f"{type(model).__name__}.class_names") or None
@@ -88,10 +88,10 @@ def carried_names(model: object) -> tuple[str, ...] | None:
 
 
 def class_index(name: str, names: Sequence[str]) -> int:
-    """Return the class of a name; a part between commas, as in ImageNet's "tench, Tinca tinca", counts too.
+    """Return the index of the class with this name, or with this part between commas ("tench, Tinca tinca").
 
     Raises:
-        UnknownNameError: no class of that name, or several.
+        UnknownNameError: no class has this name, or several classes have it.
     """
     wanted = normalized(name)
     for matches in (
@@ -107,7 +107,9 @@ def class_index(name: str, names: Sequence[str]) -> int:
                 f"{name!r} is the name of {len(found)} classes, {' and '.join(map(str, found[:5]))}; give "
                 "the index of one"
             )
-    raise UnknownNameError(f"there is no class {name!r} among the {len(names)} of the model{did_you_mean(name, names)}")
+    raise UnknownNameError(
+        f"there is no class {name!r} among the model's {len(names)} classes{did_you_mean(name, names)}"
+    )
 
 
 def has_names(targets: Any) -> bool:
@@ -120,7 +122,7 @@ def has_names(targets: Any) -> bool:
 
 
 def named_targets(targets: Any, names: Sequence[str] | None) -> Any:
-    """Return targets with class names replaced by indices; unchanged if there are no names, or none is known.
+    """Return targets with class names replaced by indices, or unchanged targets without class names.
 
     Raises:
         UnknownNameError: see `class_index`.

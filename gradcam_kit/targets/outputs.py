@@ -20,7 +20,7 @@ def read_logits(output: Any) -> Float[Tensor, "n classes"]:
     class.
 
     Raises:
-        TargetError: no tensor, or several, could be the scores; the message lists them.
+        TargetError: no tensor, or several tensors, could be the scores; the message lists the shapes of the tensors.
         ShapeError: the scores are not `(n, classes)`.
     """
     found = find_logits(output)
@@ -52,12 +52,12 @@ def find_logits(output: Any) -> Tensor:
         f"the model's output is {kind_of(output)} with {len(floating)} floating-point tensors ({found}); "
         "class targets need exactly one. Pass targets=callable, which gets the unchanged output and "
         f"returns scores (n,), such as {_picked(output)} or those of gradcam_kit.targets; for a run wrap "
-        "the model so that it returns one"
+        "the model so that it returns one tensor"
     )
 
 
 def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
-    """Return the only tensor `(n, classes)` beside maps `(n, c, h, w)`, as of models that return (mask, label).
+    """Return the only tensor `(n, classes)` next to maps `(n, c, h, w)`, as in models that return (mask, label).
 
     None if it may be a summary of the maps, because its size equals their number of channels or positions.
     """
@@ -70,7 +70,7 @@ def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
 
 
 def _picked(output: Any) -> str:
-    """Return code that takes one score per sample from an output: a column, the largest value where it has positions.
+    """Return code that takes one score per sample from an output: a column, or its largest value over positions.
 
     Of three axes the shorter one counts as the classes, because detectors have more anchors than classes.
     """
@@ -90,5 +90,5 @@ def _picked(output: Any) -> str:
 
 
 def predicted_classes(output: Any) -> Int[Tensor, " n"]:
-    """Return the class with the largest logit, for each sample; 0 for a model with one output."""
+    """Return the class with the largest logit for each sample, which is 0 for a model with one output."""
     return read_logits(output).argmax(dim=1)

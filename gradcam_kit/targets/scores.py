@@ -23,11 +23,11 @@ _MOVES = {
 """Operations of a graph that only move values."""
 _LINEAR = {"add", "addmm", "bmm", "convolution", "mm"}
 """Operations whose results look like probabilities only by chance."""
-_SEARCHED = 100  # operations
+_SEARCHED = 100  # maximum number of operations that are searched
 
 
 def class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind | None = None) -> Float[Tensor, "n classes"]:
-    """Return scores in at least float32; None = the softmax, or the sigmoid for a model with one output."""
+    """Return class scores in at least float32, by softmax, or by sigmoid for a single output, if `kind` is None."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     match kind or ("sigmoid" if logits.shape[1] == 1 else "softmax"):
         case "softmax":
@@ -63,8 +63,8 @@ def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -
     values that all lie between 0 and 1. Without any of these, outputs are logits.
 
     Args:
-        model: for its configuration.
-        outputs: class scores of some images; only the first need a graph.
+        model: the model, whose configuration is read.
+        outputs: class scores of some images, in one or more tensors. Only the first tensor needs an autograd graph.
     """
     if (told := told_kind(model, outputs[0])) is not None:
         return told
@@ -79,7 +79,7 @@ def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -
 
 
 def told_kind(model: object, output: Float[Tensor, "_ classes"]) -> tuple[ScoreKind, str] | None:
-    """Return the result of `evident_kind` without reading values, which would synchronize; None = undecided."""
+    """Return the result of `evident_kind` if it follows without reading values, which would synchronize; else None."""
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem == "multi_label_classification":
         return "sigmoid", "its configuration says multi-label"
@@ -98,7 +98,7 @@ def _of_logits(output: Tensor) -> tuple[ScoreKind, str]:
 
 
 def last_operation(output: Tensor) -> str | None:
-    """Return the operation that computed an output, such as "sigmoid"; None without a graph, or if parts differ."""
+    """Return the operation that computed an output, such as "sigmoid", or None without a graph or if parts differ."""
     found: set[str | None] = set()
     waiting: list[Any] = [output.grad_fn]
     for _ in range(_SEARCHED):

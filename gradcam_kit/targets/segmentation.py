@@ -1,4 +1,4 @@
-"""Target of dense predictions: a class in a region."""
+"""A target of dense predictions: the score of a class, summed over a region."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SegmentationTarget:
     Raises:
         ShapeError: the output has no positions, or the mask does not fit its axes or the number of samples.
         InputError: the mask is not an array of finite numbers.
-        ClassIndexError: a class that the model does not have.
+        ClassIndexError: the model does not have one of the classes.
     """
 
     mask: Any
@@ -102,6 +102,6 @@ def _read_dense(output: Any) -> Float[Tensor, "n classes *p"]:
 
 
 def _predicted(logits: Float[Tensor, "n classes *p"]) -> Int[Tensor, "n *p"]:
-    """Return the class with the largest logit; for one output, 0 where it is positive, else 1 (no class)."""
+    """Return the class with the largest logit, or for a single output 0 where it is positive, else 1 (no class)."""
     logits = logits.detach()
     return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] <= 0).long()

@@ -19,7 +19,7 @@ from gradcam_kit.targets.values import changed, kinds_in
 class TextTarget:
     r"""The cosine of the angle between an image and a text in a model that embeds both: $\cos(e, t)$.
 
-    For CLIP, SigLIP and similar models of open_clip (`encode_image`, `encode_text`) and transformers
+    The target suits CLIP, SigLIP and similar models of open_clip (`encode_image`, `encode_text`) and transformers
     (`get_image_features`, `get_text_features`). The texts are encoded once per call; after that only the images run
     through the model, once for all texts. A list of m texts gives m maps of each image, `(n, m, *t)`, one text gives
     `(n, *t)`.
@@ -33,8 +33,8 @@ class TextTarget:
         encoded: the embeddings of the texts and then of those to compare with, filled in by the methods.
 
     Raises:
-        InputError: no texts.
-        TargetError: a model without two towers, a missing tokenizer, or a text that is longer than the tokenizer takes.
+        InputError: `texts` or `against` is not a text or a list of texts, or a text is empty.
+        TargetError: the model does not have two towers, the tokenizer is missing, or a text is too long.
 
     Example:
         >>> from gradcam_kit.targets import TextTarget
@@ -63,7 +63,7 @@ class TextTarget:
 
     @property
     def classes(self) -> Int[Tensor, "1 m"] | None:
-        """Indices of several texts, which determine the number of scores per image; None for a single text."""
+        """Indices of several texts, which determine the number of scores per image, or None for one text."""
         return None if isinstance(self.texts, str) else torch.arange(len(self.texts))[None]
 
     def __call__(self, output: Any) -> Float[Tensor, "n *m"]:
@@ -90,7 +90,7 @@ class TextTarget:
         """Return the target with the embeddings of `all_texts`.
 
         Raises:
-            TargetError: another number of embeddings, or one without a direction.
+            TargetError: the number of embeddings differs from the number of texts.
         """
         embeddings = at_least_float32(embeddings.detach())
         if embeddings.ndim != 2 or len(embeddings) != len(self.all_texts):

@@ -29,8 +29,8 @@ def read_classes(classes: Any) -> int | Tensor:
     """Return an int for all samples, or a copy of class indices `(n,)` or `(n, m)` from any container.
 
     Raises:
-        InputError: values that are not integers.
-        ShapeError: rows of different lengths, or more axes.
+        InputError: the values are not integers.
+        ShapeError: rows have different lengths, or there are more than two axes.
     """
     if getattr(classes, "ndim", 0) == 0 and getattr(classes, "dtype", type(classes)) not in (bool, torch.bool):
         try:
@@ -67,21 +67,21 @@ def _no_classes(classes: Any) -> InputError | ShapeError:
     if all(isinstance(entry, Sized) and not isinstance(entry, str) for entry in classes):
         lengths = sorted({len(entry) for entry in classes})
         return ShapeError(
-            f"targets has rows of {' and '.join(map(str, lengths))} classes; expected as many for each image: (n, m). "
-            "Repeat a class to fill a row up, or call once for the images with each number"
+            f"targets has rows of {' and '.join(map(str, lengths))} classes; expected the same number for each "
+            "image, (n, m). Repeat a class to fill up a row, or make a separate call for each number of classes"
         )
     return InputError(f"targets is {kinds_in(classes)}; {expected}{for_class_names('targets', classes)}")
 
 
 def kinds_in(value: Any) -> str:
-    """Return the kind of a value, for lists with the types of entries, such as "a list of str"."""
+    """Return the kind of a value, with the types of the entries of a list, such as "a list of str"."""
     if not isinstance(value, list | tuple):
         return kind_of(value)
     return f"{kind_of(value)} of {', '.join(sorted({type(entry).__name__ for entry in value}))}"
 
 
 def for_class_names(name: str, value: Any) -> str:
-    """Return advice for class names where indices are expected; an empty string for other values."""
+    """Return advice for class names where indices are expected, or an empty string for other values."""
     if isinstance(value, str):
         return f"; for a class name pass its index: class_names.index({value!r})"
     entries = value.tolist() if isinstance(value, np.ndarray) else value
@@ -94,7 +94,7 @@ def read_numbers(name: str, value: Any) -> Float[Tensor, "..."]:
     """Return a copy of finite numbers from any container, in at least float32.
 
     Raises:
-        InputError: anything else; the message contains `name`.
+        InputError: the value is not an array of finite real numbers; the message contains `name`.
     """
     try:
         found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))

@@ -69,8 +69,8 @@ class PictureTransform:
     Attributes:
         size: height and width of the model's input.
         resize: the shorter side before cropping (an int), an exact height and width, or None: exactly `size`.
-        mean: per channel, in units of [0, 1]; a single number makes gray images of one channel.
-        std: per channel, in units of [0, 1], as many as `mean` has.
+        mean: mean of each channel, in units of [0, 1]; a single number makes gray images of one channel.
+        std: standard deviation of each channel, in units of [0, 1], with as many numbers as `mean`.
         interpolation: a name in `INTERPOLATIONS`.
     """
 
@@ -96,7 +96,7 @@ class PictureTransform:
             raise OptionError(f"mean and std are finite, std above 0; got {self.mean} and {self.std}")
 
     def __call__(self, picture: Picture | Image.Image) -> Float[Tensor, "c h w"]:
-        """Normalize the crop; equal to the evaluation transforms of torchvision and timm on a PIL image."""
+        """Resize, crop and normalize, as the evaluation transforms of torchvision and timm do with a PIL image."""
         return self.finish(torch.from_numpy(self.prepare(picture))[None])[0]
 
     def finish(self, batch: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n c h w"]:
@@ -112,7 +112,7 @@ class PictureTransform:
         return left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields."""
+        """Return the fields by name."""
         return asdict(self)
 
     def with_size(self, image_size: int) -> PictureTransform:
@@ -139,7 +139,7 @@ class PictureTransform:
         return resized, (offsets[0], offsets[1])
 
     def prepare(self, picture: Picture | Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        """Resize, then crop; outside the picture pixels are black. PIL images are converted to RGB."""
+        """Convert PIL images to RGB, resize, and crop, with black pixels outside the picture."""
         if isinstance(picture, Image.Image):
             picture = np.asarray(picture.convert("RGB"))
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -162,8 +162,8 @@ def as_transform(value: Any) -> Transform:
     """Read the `transform` that a model carries: one of this module, fields of `PictureTransform`, or a callable.
 
     Raises:
-        OptionError: an unknown field, numbers that are not finite, or a callable that crops at random.
-        InputError: neither a transform, nor fields, nor a callable.
+        OptionError: a field is unknown, a number is not finite, or a callable crops at random.
+        InputError: the value is neither a transform, nor fields, nor a callable.
     """
     if isinstance(value, Transform):
         return value
@@ -184,7 +184,7 @@ def as_transform(value: Any) -> Transform:
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
-    """Return height and width; a single number stands for both."""
+    """Return height and width, which are equal for a single number."""
     sides = [value] if np.ndim(value) == 0 and not isinstance(value, str) else value
     try:
         found = [index(side) for side in sides if not isinstance(side, bool)]
@@ -196,7 +196,7 @@ def _size(name: str, value: Any) -> tuple[int, int]:
 
 
 def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
-    """Return the size after the resize: a single number is the shorter side."""
+    """Return the size after the resize as height and width, or as a single number for the shorter side."""
     if value is None:
         return None
     sides = _size(name, value)
@@ -239,7 +239,7 @@ def from_torchvision(preset: Any) -> PictureTransform:
 
 
 def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read a data config of timm; None if pictures are letterboxed, or no single shorter side describes the resize."""
+    """Read a data config of timm, or return None if it letterboxes, or resizes to more than one shorter side."""
     height, width = config["input_size"][1:]
     resized = int(height / config["crop_pct"]), int(width / config["crop_pct"])
     if config["crop_mode"] == "border" or (config["crop_mode"] == "center" and resized[0] != resized[1]):
@@ -254,7 +254,7 @@ def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
 
 
 def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read an image processor's config (`to_dict()`); None if a field is not understood."""
+    """Read an image processor's config (`to_dict()`), or return None if a field is not understood."""
     sides = dict(config.get("size") or {})
     crop = dict(config.get("crop_size") or {}) if config.get("do_center_crop") else {}
     resize: int | tuple[int, int] | None
@@ -264,7 +264,7 @@ def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
     elif set(sides) == {"shortest_edge"}:
         shortest: int = sides["shortest_edge"]
         resize, size = shortest, _pair(shortest)
-        if "crop_pct" in config:  # below 384 such processors enlarge and crop; from 384 they squash
+        if "crop_pct" in config:  # below 384 pixels such processors enlarge and crop, from 384 on they squash
             resize = int(shortest / config["crop_pct"]) if shortest < 384 else size
             crop = {"height": size[0], "width": size[1]}
         if not crop:
@@ -288,4 +288,4 @@ def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
 
 
 IMAGENET = PictureTransform(resize=256)
-"""Shorter side 256, center crop of 224: what most models trained on ImageNet expect."""
+"""The transform that most models trained on ImageNet expect: shorter side 256, center crop of 224."""

@@ -27,8 +27,8 @@ class CallableTransform:
 
     The callable gets the picture as uint8 `(height, width, 3)`, or a PIL image if it belongs to torchvision. It may
     have a method `box(height, width)` that returns the part of a picture that it shows. For torchvision's transforms
-    this part is derived from the steps; otherwise it is the whole picture. Bytes are for models that scale and
-    normalize themselves; they become floats from 0 to 255.
+    this part is derived from the steps; otherwise it is the whole picture. The returned tensor may hold
+    bytes, for models that scale and normalize themselves. Bytes become floats from 0 to 255.
     """
 
     function: Callable[[Any], Tensor]
@@ -38,7 +38,7 @@ class CallableTransform:
         return self.finish(self.prepare(picture)[None])[0]
 
     def prepare(self, picture: Picture) -> Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]:
-        """Run the whole transform, because no part of it is known to be shared by a batch.
+        """Run the whole transform, because none of its steps is known to apply to a whole batch.
 
         Raises:
             ShapeError: the function does not return a tensor of one image.
@@ -53,12 +53,12 @@ class CallableTransform:
         return image
 
     def finish(self, batch: Float[Tensor, "n c h w"] | UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Convert bytes to floats of the same values; everything else is done already."""
+        """Convert bytes to floats of the same values, and leave floats unchanged."""
         return batch if batch.is_floating_point() else batch.float()
 
     @property
     def knows_box(self) -> bool:
-        """Whether it is known which part of a picture is shown."""
+        """Whether it is known which part of a picture the transform shows."""
         own = callable(getattr(self.function, "box", None))
         return own or seen_box(self.function, _SHOWN_AS, _SHOWN_AS) is not None
 
@@ -101,7 +101,7 @@ class CallableTransform:
 
 
 def _are_bytes(image: Tensor) -> bool:
-    """Whether bytes have their channels first; with another order, models accept only floats."""
+    """Whether an image holds bytes with 1 or 3 channels first, the only layout that is accepted for bytes."""
     return image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3)
 
 

@@ -10,21 +10,21 @@ from torch import Tensor
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Box = tuple[float, float, float, float]
-"""`(x0, y0, x1, y1)` in the picture's pixels; it extends beyond the picture where the model saw padding."""
+"""`(x0, y0, x1, y1)` in the picture's pixels. The box extends beyond the picture where the model saw padding."""
 
 Prepared = UInt8[np.ndarray, "h w c"] | Float[Tensor, "c h w"] | UInt8[Tensor, "c h w"]
-"""A prepared picture: everything is done except the arithmetic that a whole batch shares."""
+"""A prepared picture, to which only the arithmetic of `finish` must still be applied."""
 
 
 @runtime_checkable
 class Transform(Protocol):
     """The interface of transforms from a picture to the model's input.
 
-    It has two halves: the first runs in many processes, the second on the model's device.
+    A transform has two halves: `prepare` runs in many processes, and `finish` runs on the model's device.
     """
 
     def __call__(self, picture: Picture) -> Float[Tensor, "c h w"]:
-        """Return the model's input for one picture: both halves."""
+        """Return the model's input for one picture, by running both halves."""
         ...
 
     def prepare(self, picture: Picture) -> Prepared:
@@ -40,5 +40,5 @@ class Transform(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Return everything that determines the result, as plain values."""
+        """Return all settings that determine the transform's result, as plain values."""
         ...

@@ -70,7 +70,7 @@ class View:
         return replace(self, height=height, width=width, y=self.y * self.height / height, x=self.x * self.width / width)
 
     def cropped(self, top: int, left: int, height: int, width: int) -> View:
-        """Return another part; beyond the edges of the image there is padding."""
+        """Return another part, which may extend beyond the edges of the image into padding."""
         return replace(self, height=height, width=width, top=self.top + top * self.y, left=self.left + left * self.x)
 
     @property
@@ -80,7 +80,7 @@ class View:
 
 
 def seen_box(transform: Any, height: int, width: int) -> Box | None:
-    """Return the part of a picture of this size that a transform shows; None if a step is unknown."""
+    """Return the part of a picture of this size that a transform shows, or None if a step is unknown."""
     view = View(height, width)
     for step in steps_of(transform):
         found = _after(step, view)
@@ -114,7 +114,7 @@ def random_steps(transform: Any) -> list[str]:
 
 
 def _name(step: Any) -> str:
-    """Return the class name of a step of torchvision or timm; an empty string for anything else."""
+    """Return the class name of a step of torchvision or timm, or an empty string for anything else."""
     is_known = type(step).__module__.startswith(("torchvision.transforms", "timm.data")) or isinstance(
         step, nn.Identity
     )
@@ -141,13 +141,13 @@ def _after(step: Any, view: View) -> View | None:
 
 
 def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> View:
-    """Return the size after a resize: a pair is height and width, a number the shorter side (the longer is bounded)."""
+    """Return the view after a resize to height and width, or of the shorter side, with `most` limiting the longer."""
     sides = [size] if isinstance(size, int) else size
     if sides is not None and len(sides) == 2:
         return view.resized(sides[0], sides[1])
     shorter, longer = sorted((view.height, view.width))
     if sides is None:
-        assert most is not None  # torchvision has checked the value
+        assert most is not None  # torchvision requires max_size if size is None
         short, long = int(most * shorter / longer), most
     else:
         short, long = sides[0], int(sides[0] * longer / shorter)
@@ -157,7 +157,7 @@ def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> V
 
 
 def _center_crop(view: View, size: int | Sequence[int]) -> View:
-    """Crop around the center; pad small images, with an odd pixel at the end."""
+    """Crop around the center, and pad smaller images, with an odd pixel at the bottom or right."""
     sides = [size] if isinstance(size, int) else size
     height, width = sides[0], sides[-1]
     top, left = _begin(view.height, height), _begin(view.width, width)
@@ -169,7 +169,7 @@ def _begin(have: int, want: int) -> int:
 
 
 def _pad(view: View, padding: int | Sequence[int]) -> View:
-    """Return the paddings: one number for all sides, two for left/right and top/bottom, or left, top, right, bottom."""
+    """Pad by one number on all sides, by two for left/right and top/bottom, or by left, top, right and bottom."""
     sides = [padding] if isinstance(padding, int) else list(padding)
     left, top, right, bottom = (sides * 4)[:4] if len(sides) < 4 else sides
     return view.cropped(-top, -left, view.height + top + bottom, view.width + left + right)

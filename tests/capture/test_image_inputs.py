@@ -109,14 +109,14 @@ def test_the_input_can_be_named():
 def test_inputs_that_do_not_fit_are_refused():
     model = rgb_and_depth()
     with pytest.raises(
-        InputError, match=r"'rgb' on argument 0; 'depth' on argument 1.*cannot be fused; explain them one by"
+        InputError, match=r"'rgb' on argument 0; 'depth' on argument 1.*cannot be fused; explain the layers one by"
     ):
         GradCAM(model, ["rgb", "depth"])((RGB, DEPTH), 1)
     with pytest.raises(
         InputError, match=r"image_input is 0, but the layers depend on other inputs: 'depth' on argument 1"
     ):
         GradCAM(model, "depth", image_input=0)((RGB, DEPTH), 1)
-    with pytest.raises(InputError, match=r"image_input is 'deep', and the model is called with 'rgb', 'depth'"):
+    with pytest.raises(InputError, match=r"image_input is 'deep', but the inputs of the model are 'rgb', 'depth'"):
         GradCAM(model, "depth", image_input="deep")({"rgb": RGB, "depth": DEPTH}, 1)
     with pytest.raises(InputError, match=r"image_input is 1, which is torch.int64 \(2, 9\); expected a floating"):
         GradCAM(model, "rgb", image_input=1)((RGB, torch.zeros(2, 9).long()), 1)

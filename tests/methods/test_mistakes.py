@@ -120,7 +120,7 @@ def test_models_that_convert_images_themselves_are_left_alone() -> None:
 
 
 FOREIGN = {
-    "target": "takes no argument 'target'; pass targets=",
+    "target": "does not accept the argument 'target'; pass targets=",
     "class_idx": "here it is targets",
     "input_tensor": "here it is images, the first argument",
     "aug_smooth": r"a wrapper: TestTime\(cam\)",
@@ -128,7 +128,7 @@ FOREIGN = {
     "reshape": r"when the CAM is made: GradCAM\(model, reshape=\.\.\.\)",
     "normalize": r"when the CAM is made: GradCAM\(model, normalize=\.\.\.\)",
     "tragets": "did you mean 'targets'",
-    "zzz": "takes no argument 'zzz'; keyword arguments besides targets= are handed to the model",
+    "zzz": "does not accept the argument 'zzz'; keyword arguments besides targets= are passed on to the model",
 }
 
 

@@ -196,7 +196,7 @@ def test_layers_that_take_no_part_cannot_be_randomized() -> None:
 
     for layers, error, said in (
         (["idle", "fc"], OptionError, "layers take no part in the pass: idle; expected some of conv, fc"),
-        ([], OptionError, "layers are none; expected some of"),
+        ([], OptionError, "layers is empty; expected some of"),
         (["cnv"], LayerNotFoundError, "no layer 'cnv'"),
     ):
         before = [one.clone() for one in model.state_dict().values()]

@@ -46,7 +46,7 @@ def test_every_picture_has_its_own_boxes_and_what_lies_outside_is_cut_off() -> N
     [
         ([1, 2, 3], ShapeError, r"outlines have shape \(3,\); expected \(4,\), or \(b, 4\)"),
         ([5, 5, 5, 9], OptionError, r"an outline is .*; expected \(x0, y0, x1, y1\) with x0 < x1"),
-        ([0.1, 0.1, 0.5, 0.9], OptionError, "expected pixels of a picture of 40 x 30, not shares"),
+        ([0.1, 0.1, 0.5, 0.9], OptionError, "expected pixels of a picture of 40 x 30, not fractions"),
         (np.array(["box"]), InputError, "outlines is a ndarray"),
     ],
 )

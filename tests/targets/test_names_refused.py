@@ -38,7 +38,7 @@ def test_names_that_stand_for_no_class() -> None:
     model.class_names = ["cat", "dog", "cat", "cup"]
     with pytest.raises(UnknownNameError, match="'cat' is the name of 2 classes, 0 and 2; give the index of one"):
         GradCAM(model, "features")(IMAGES, "cat")
-    with pytest.raises(UnknownNameError, match="no class 'dogg' among the 4 of the model; did you mean 'dog'"):
+    with pytest.raises(UnknownNameError, match="no class 'dogg' among the model's 4 classes; did you mean 'dog'"):
         GradCAM(model, "features")(IMAGES, ["cup", "dogg"])
     model.class_names = "cat"
     with pytest.raises(InputError, match=r"Net.class_names is a str; expected one name for each class"):
@@ -119,9 +119,9 @@ class Pipeline:
     model = Net()
 
 
-@pytest.mark.parametrize(("wrapper", "name"), [(YOLO(), "YOLO.model"), (Pipeline(), "Pipeline.model")])
+@pytest.mark.parametrize(("wrapper", "name"), [(YOLO(), "YOLO"), (Pipeline(), "Pipeline")])
 def test_a_wrapper_is_named_with_the_module_that_it_holds(wrapper: Any, name: str) -> None:
-    with pytest.raises(InputError, match=f"it holds one, so pass {name}$"):
+    with pytest.raises(InputError, match=f"pass the module in the attribute 'model' of this {name}$"):
         check_model(wrapper)
     assert GradCAM(wrapper.model.eval(), "features")(IMAGES).shape == (2, 24, 24)
 

@@ -141,7 +141,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (torch.ones(3) * 1j, InputError, "complex"),
     ("cat", InputError, r"targets is a str; expected.*class_names\.index\('cat'\)$"),
     ({0, 1, 2}, InputError, "targets is a set; expected .* or a callable$"),
-    ([[0, 1], [2]], ShapeError, r"rows of 1 and 2 classes; expected as many for each image: \(n, m\)"),
+    ([[0, 1], [2]], ShapeError, r"rows of 1 and 2 classes; expected the same number for each image, \(n, m\)"),
     ([None, 1, 2], InputError, "targets is a list of NoneType, int; expected .* or a callable$"),
     (["cat"] * 3, InputError, r"is a list of str; expected.*: \[class_names\.index\(name\) for name in targets\]$"),
     (np.array(["cat"] * 3), InputError, r"targets is a ndarray; expected.* for name in targets\]$"),

@@ -167,13 +167,15 @@ def test_refused_texts_say_what_is_wrong() -> None:
         return GradCAM(model, layer)(INPUT, TextTarget(texts, **options))
 
     for tokenizer, other in ((Words(), model), (Tokenizer(), hugging_face("CLIP"))):
-        with pytest.raises(TargetError, match=r"'one two three four five six seven' has 9 tokens, .* takes 8; shorten"):
+        with pytest.raises(
+            TargetError, match=r"'one two three four five six seven' has 9 tokens, .* at most 8; shorten"
+        ):
             LayerCAM(other)(INPUT, TextTarget(["a", "one two three four five six seven"], tokenizer=tokenizer))
     with pytest.raises(TargetError, match=r"need the tokenizer of CLIP, .* pass TextTarget\(texts, tokenizer="):
         explain("a cat")
     with pytest.raises(TargetError, match="tokenizer returned list"):
         explain("a cat", tokenizer=lambda texts: [[1]])
-    with pytest.raises(TargetError, match="returned 9 tokens, and the model takes 8"):
+    with pytest.raises(TargetError, match="returned 9 tokens, but the model accepts at most 8"):
         explain("a cat", tokenizer=lambda texts: torch.zeros(1, 9).long())
     for tokens in (torch.zeros(1, 3).long(), torch.full((1, 8), 10**6)):
         with pytest.raises(

@@ -156,7 +156,7 @@ def test_a_name_is_found_as_people_mean_it(name: str, index: int) -> None:
 def test_a_name_of_several_classes_or_of_none_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="'crane' is the name of 2 classes, 1 and 3; give the index of one"):
         class_index("crane", NAMES)
-    with pytest.raises(UnknownNameError, match="there is no class 'cupp' among the 5 of the model"):
+    with pytest.raises(UnknownNameError, match="there is no class 'cupp' among the model's 5 classes"):
         class_index("cupp", NAMES)
 
 

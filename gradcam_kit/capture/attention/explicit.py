@@ -1,4 +1,4 @@
-"""Make attention visible: compute fused attention step by step, and show its softmax and products to an observer.
+"""Compute fused attention step by step, so that an observer gets its softmax and its matrix products.
 
 Nothing in the model is replaced: a `TorchFunctionMode` intercepts the calls of this thread for the duration of the
 block.
@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 @runtime_checkable
 class Observer(Protocol):
-    """The interface of observers of attention; a value that a method returns replaces the observed tensor."""
+    """The interface of observers of attention. The tensor that a method returns replaces the observed tensor."""
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """Observe a softmax over the last of at least three axes."""
+        """Observe a softmax over the last axis of a tensor with at least three axes."""
         ...
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
@@ -32,7 +32,8 @@ class Observer(Protocol):
 class ExplicitAttention(TorchFunctionMode):
     """Lets `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
 
-    An active mode also keeps `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` off their closed fast path.
+    While the mode is active, `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` do not take their fast path, a
+    fused kernel whose steps cannot be observed.
     """
 
     def __init__(self, observer: Observer) -> None:
@@ -40,7 +41,7 @@ class ExplicitAttention(TorchFunctionMode):
         self.observer = observer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func` or its explicit replacement, and show the result to the observer."""
+        """Call `func` or its explicit replacement, and pass the result to the observer."""
         kwargs = kwargs or {}
         if func in _INSTEAD:
             with self:
@@ -88,7 +89,7 @@ def attention_probabilities(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Return the softmax of `scaled_dot_product_attention`, in at least float32; fully masked rows are zeros."""
+    """Return the attention probabilities in at least float32, with zeros for queries whose keys are all masked."""
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.to(wide), key.to(wide)
@@ -113,7 +114,7 @@ def _no(_: Any) -> bool:
 
 
 def _open(function: Any) -> Callable[..., Any]:
-    """Return a copy of a Python function that never dispatches itself, so that an active mode sees its calls."""
+    """Return a copy of a function without torch's own dispatch, so that an active mode sees the calls inside it."""
     scope = {**function.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no}
     opened = FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     opened.__kwdefaults__ = function.__kwdefaults__
@@ -129,7 +130,7 @@ _PRODUCTS = {
     torch.baddbmm: 1,
     torch.Tensor.baddbmm: 1,
 }
-"""Matrix products -> position of the left factor among the arguments."""
+"""Maps each matrix product to the position of its left factor among the arguments."""
 _INSTEAD: dict[Any, Callable[..., Any]] = {
     functional.scaled_dot_product_attention: explicit_attention,
     functional.multi_head_attention_forward: _open(functional.multi_head_attention_forward),

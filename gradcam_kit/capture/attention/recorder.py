@@ -41,7 +41,7 @@ _DERIVATIVES = Evidence.ATTENTION_GRADIENTS | Evidence.BLOCK_GRADIENTS | Evidenc
 
 @dataclass(frozen=True)
 class Heads:
-    """The layout of a tensor with merged axes, such as `(n * heads, tokens, ...)`, and its conversion."""
+    """The layout of a tensor whose axes of images and heads are merged, such as `(n * heads, tokens, d)`."""
 
     n: int
 
@@ -66,7 +66,7 @@ class _Frame:
 
 
 class AttentionRecorder:
-    """Observes the attention of one forward pass of one thread."""
+    """Records the attention of one forward pass in one thread."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, needs: Evidence, origins: Origins | None = None) -> None:
         self.origins = origins
@@ -82,7 +82,7 @@ class AttentionRecorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hold the hooks and the mode for the duration of the block."""
+        """Hold the hooks, and make attention explicit, for the duration of the block."""
         with holding_hooks() as attach:
             for module in self.names:
                 attach.before(module, self._enter)
@@ -130,7 +130,7 @@ class AttentionRecorder:
         return leaf.ndim == 3 and tuple(leaf.shape[:2]) == (tokens, self.n)
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """Record the attention of the innermost running module; the graph starts here unless there is one already."""
+        """Record the attention of the innermost running module, and start a graph at it if derivatives need one."""
         shape = tuple(probabilities.shape)
         square = shape[-1] == shape[-2]
         if square and self.needs & _DERIVATIVES and not probabilities.requires_grad:
@@ -158,10 +158,11 @@ class AttentionRecorder:
         return product
 
     def records(self) -> dict[str, LayerRecord]:
-        """End the recording, and return the tensors by which scores are differentiated, as layers.
+        """End the recording, and return the tensors with respect to which scores are differentiated, as layer records.
 
         Raises:
-            CaptureError: the model has no attention, or not between all tokens.
+            CaptureError: the model has no attention among all tokens of an image, or its queries, keys and values could
+                not be observed.
             InDoubtError: the origin of the tokens has not been traced yet.
         """
         self.recording, self.frames = False, []
@@ -196,10 +197,12 @@ class AttentionRecorder:
     ) -> tuple[Tensor, ...]:
         """Return, per block, d (score of the block's output tokens) / d attention, `(n, [m,] heads, queries, keys)`.
 
-        A block's tokens are scored as if they were the output of the last block: by the part of the model after it.
+        A block's tokens are scored as if they were the output of the last block: by the part of the model after the
+        last block.
 
         Raises:
-            CaptureError: blocks that do not return the tokens, or in different layouts.
+            CaptureError: a block does not return the tokens, blocks return them in different layouts, or a score does
+                not depend on a block's attention.
         """
         blocks = [one.block for one in self.seen if one.block is not None]
         last = blocks[-1] if blocks else None
@@ -239,7 +242,7 @@ class AttentionRecorder:
         block_gradients: Mapping[GradientRule, tuple[Tensor, ...]],
         checks: Checks,
     ) -> dict[GradientRule, Attention]:
-        """Return the evidence for methods by their gradient rule, and release the graph."""
+        """Return the attention evidence for each gradient rule, and release the graph."""
         for record in self.own.values():
             record.leaves = [leaf.detach() for leaf in record.leaves]
         found = {}

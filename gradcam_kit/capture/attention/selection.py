@@ -1,4 +1,4 @@
-"""Find the softmaxes that are attention among the tokens of an image, by shapes and never by names."""
+"""Find the softmaxes that are attention among an image's tokens, judged by shapes and not by names of modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 @dataclass
 class Block:
-    """Output of the outermost module that contains only one attention, and the modules that finished before it."""
+    """The output of the outermost module that contains exactly one attention, and the calls finished before its end."""
 
     name: str
     module: nn.Module
@@ -58,11 +58,11 @@ class SeenAttention:
         return self.shape[-1]
 
     def is_of(self, texts: Set[tuple[int, ...]]) -> bool:
-        """Whether these are text tokens, which the model gets as word indices `(texts, tokens)`."""
+        """Whether the attention is among text tokens, given the shapes `(texts, tokens)` of inputs of word indices."""
         return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
 
     def groups(self, n: int) -> int:
-        """Return the number of windows (frames, axes) that split the tokens of an image; 0 for other tokens."""
+        """Return the number of windows, frames or axes that split an image's tokens, or 0 if n does not divide them."""
         if len(self.shape) == 3:
             return int(self.shape[0] % n == 0)
         parts = prod(self.shape[:-3])
@@ -77,7 +77,8 @@ def attention_among_tokens(
     Other attention (of text, or of a pooling query) is left out.
 
     Raises:
-        CaptureError: no attention, or only a part of the model's attention, is of this kind.
+        CaptureError: the model has no such attention, or its tokens attend only within windows, to merged tokens, or in
+            blocks with different numbers of tokens.
     """
     known: dict[int, Tokens | None] = {}
     layouts: dict[int, Tokens] = {}

@@ -1,4 +1,4 @@
-"""Observe attention in the user's own passes; the model continues with the values of its own kernels.
+"""Observe attention in the user's own passes, while the model continues with the outputs of its own kernels.
 
 A softmax over the last axis counts as attention if a matrix product weights values by it.
 `scaled_dot_product_attention` and `nn.MultiheadAttention` always count. Kernels outside torch (flash-attn, xformers,
@@ -37,10 +37,10 @@ class SeenHeads:
     """One attention of one pass.
 
     Attributes:
-        name: the innermost module that computed it.
-        around: the modules that contain it, from the innermost to the model.
-        step: number of the model's call, from 1.
-        probabilities: attention after the softmax, without dropout; a copy without a graph.
+        name: name of the innermost module that computed the attention.
+        around: names of the modules that contain this module, from the innermost to the model.
+        step: number of the model's call, counted from 1.
+        probabilities: attention after the softmax, without dropout, as a copy without a graph.
         output_norm: norm of each head's output per sample, `probabilities @ values`; None if it was not observed.
     """
 
@@ -53,7 +53,7 @@ class SeenHeads:
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Layout of the tokens of an image: `prefix` other tokens, then the grid row by row."""
+    """The layout of an image's tokens: `prefix` tokens without a position, then the grid row by row."""
 
     grid: tuple[int, ...]
     prefix: int
@@ -81,12 +81,12 @@ class AttentionWatch:
     """The state of a `watch_attention` block.
 
     Attributes:
-        keep: called with each attention.
+        keep: function that is called with each attention.
         steps: number of calls of the model.
         images: shape of the images `(n, c, *t)` of the model's last call; None if it got no images.
-        texts: lengths of its integer inputs `(n, t)`.
-        skipped: module -> why one of its softmaxes is not attention.
-        notes: remarks on differences inside the block, each at most once.
+        texts: lengths t of the integer inputs `(n, t)` of that call, which are read as texts.
+        skipped: maps the name of a module to the reason why one of its softmaxes does not count as attention.
+        notes: remarks on how passes inside the block differ from other passes, each at most once.
     """
 
     model: nn.Module
@@ -101,14 +101,14 @@ class AttentionWatch:
     _pending: list[_Pending] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note, at most once."""
+        """Add a note, unless the same note has been added before."""
         if text not in self.notes:
             self.notes.append(text)
 
     def grid(self, n: int, tokens: int) -> TokenGrid | None:
-        """Return the layout of this number of tokens of n samples.
+        """Return the layout of `tokens` tokens of each of n images, or None if they are not positions of a whole image.
 
-        None if they fit no grid, or several, and for windows and words, which are not positions of a whole image.
+        None if the tokens fit no grid or several grids, and for the tokens of windows and texts.
         """
         if self.images is None or self.images[0] != n or tokens in self.texts:
             return None
@@ -131,7 +131,7 @@ class AttentionWatch:
             self.texts = frozenset(x.shape[1] for x in tensors if not x.is_floating_point() and x.ndim == 2)
         if isinstance(module, _FAST_PATH) and _takes_fast_path(module):
             self.note(
-                "nn.MultiheadAttention and nn.TransformerEncoderLayer leave their closed fast path while "
+                "nn.MultiheadAttention and nn.TransformerEncoderLayer do not take their fused fast path while "
                 "attention is captured. Outputs may differ by rounding, and at padded tokens by more."
             )
         self._frames.append(_Frame(self._names[module], module, [tuple(x.shape) for x in tensors]))
@@ -149,14 +149,14 @@ class AttentionWatch:
                 self._drop(one)
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
-        """Keep a copy until a product uses it; the model continues with its own tensor."""
+        """Keep a copy until a matrix product uses it, and return the model's own tensor."""
         if self._observes and probabilities.numel():
             copy = probabilities.detach().clone()
             self._pending.append(_Pending(self._seen(copy, None), tuple(copy.shape), len(self._frames)))
         return probabilities
 
     def see_product(self, left: Tensor, right: Tensor, product: Tensor) -> Tensor:
-        """Report the softmax that is one of the factors."""
+        """Report the pending softmax that is one of the factors, if there is one."""
         if self._pending and self._observes:
             for one in reversed(self._pending):
                 queries, keys = one.shape[-2:]
@@ -169,7 +169,7 @@ class AttentionWatch:
         return product
 
     def see_einsum(self, operands: list[Any]) -> None:
-        """Report the softmax that is one of the operands."""
+        """Report the pending softmax that is one of the operands, if there is one."""
         shapes = {tuple(one.shape) for one in operands if isinstance(one, Tensor)}
         for one in [one for one in reversed(self._pending) if one.shape in shapes][:1]:
             self._confirm(one, None)
@@ -214,14 +214,14 @@ _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "s
 
 
 class _WatchedAttention(ExplicitAttention):
-    """Shows the same steps, but leaves the output to the fused kernel, with its own rounding and random draws."""
+    """Reports the same steps, but keeps the output of the fused kernel, with the kernel's rounding and random draws."""
 
     def __init__(self, watch: AttentionWatch) -> None:
         super().__init__(watch)
         self.watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func` and show the result."""
+        """Call `func`, and pass the result to the watch."""
         if func is functional.scaled_dot_product_attention:
             output = func(*args, **(kwargs or {}))
             self.watch.see_fused(args, kwargs or {}, output)
@@ -239,10 +239,10 @@ def watch_attention(model: nn.Module, keep: Callable[[SeenHeads], None]) -> Iter
 
     Args:
         model: the user's model, possibly wrapped.
-        keep: called while the model runs; its exceptions reach the caller of the model.
+        keep: function that is called while the model runs; its exceptions reach the caller of the model.
 
     Raises:
-        InputError: a model whose layers cannot be observed.
+        InputError: the layers of the model cannot be observed.
     """
     inner = check_observable(model)
     watch = AttentionWatch(inner, keep)
@@ -283,7 +283,7 @@ def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[in
 
 
 def _samples(shape: tuple[int, ...], queries: int) -> int | None:
-    """Return the number of samples of an argument with this number of queries; None if its shape does not tell."""
+    """Return the number of samples of an argument with this number of queries, or None if its shape does not tell."""
     if len(shape) == 2 and shape[0] == queries:
         return 1
     if len(shape) == 3 and queries in shape[:2]:

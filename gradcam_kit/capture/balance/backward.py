@@ -2,8 +2,8 @@
 
 Every operation between the layer and the score counts as linear in its input, with factors (denominators of
 normalizations, gates, attention) that are held constant at their values for this image. Forward values do not change:
-hooks on the nodes of this one graph replace the gradients in the backward pass, so no module and no function is
-touched.
+hooks on the nodes of this one graph replace the gradients in the backward pass, so neither modules nor functions are
+modified.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from gradcam_kit.errors import CaptureError
 _log = logging.getLogger("gradcam_kit")
 
 Plan = dict[Any, Action]
-"""The changes of the backward pass, by node."""
+"""The actions of a backward pass, by the node whose gradients they change."""
 
 
 @contextmanager
 def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor] = ()) -> Iterator[None]:
-    """Hold factors constant in backward passes from `scores` inside the block.
+    """Hold denominators, gates and attention constant in backward passes from `scores` inside the block.
 
     Args:
         scores: the scores to differentiate.
-        origins: the captured tensors of a layer. Everything that does not depend on them is constant anyway.
+        origins: the captured tensors of a layer. Tensors that do not depend on them are constant anyway.
         outputs: outputs of the model. The target computed from them is differentiated exactly, except for the norms of
             similarities.
 
     Raises:
-        CaptureError: a part of the graph is hidden (reentrant checkpoint, compiled code, custom function).
+        CaptureError: a part of the graph is hidden by a reentrant checkpoint, compiled code or a custom function.
     """
     graph = _visible(Graph.between(scores, origins))
     with following(_plan(graph, _target(graph, outputs))):
@@ -61,7 +61,7 @@ def shared_passes(
     """Return the groups of layers that can share one backward pass, as indices, with the plan of each pass.
 
     Whether a factor is a gate, or a product is split into halves, depends on which factors depend on the layer. Layers
-    with different answers get separate passes, so that a layer has the same gradients alone and among others.
+    whose plans differ get separate passes, so that a layer has the same gradients alone as together with other layers.
 
     Args:
         scores: the scores to differentiate.
@@ -90,7 +90,7 @@ def shared_passes(
 
 
 def _target(graph: Graph, outputs: Sequence[Tensor]) -> set[Any]:
-    """Return the nodes of the target, which work on the model's outputs."""
+    """Return the nodes that compute the target from the model's outputs."""
     return graph.using(output.grad_fn for output in outputs if output.grad_fn is not None)
 
 
@@ -98,7 +98,9 @@ def _plan(graph: Graph, target: Set[Any]) -> Plan:
     plan = actions(graph, OWN_RULES, target)
     unknown = {kind(node) for node in graph.nodes if node not in plan and node not in target} & EXACT
     if unknown:
-        _log.debug("balanced gradients keep %s exact, so the map is not complete", ", ".join(sorted(unknown)))
+        _log.debug(
+            "balanced gradients keep %s exact, so the map need not add up to the score", ", ".join(sorted(unknown))
+        )
     return plan
 
 

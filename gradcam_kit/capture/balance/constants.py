@@ -25,11 +25,11 @@ PRODUCTS = {
     "Mul": (0, 1), "Bmm": (0, 1), "Mm": (0, 1), "Mv": (0, 1), "Dot": (0, 1),
     "Addmm": (1, 2), "Addcmul": (1, 2), "Baddbmm": (1, 2), "Addbmm": (1, 2), "Addmv": (1, 2),
 }  # fmt: skip
-"""Products, and which of their inputs are the factors."""
+"""Maps each product to the indices of the inputs that are its factors."""
 
 _LAYERS = {"Convolution", "ConvolutionOverrideable", "MkldnnConvolution", "CudnnConvolution", "Linear", "MkldnnLinear"}
 _LAYERS |= PRODUCTS.keys() - {"Mul", "Addcmul"}
-"""Linear layers; a `Mul` with a constant only scales."""
+"""Operations of linear layers. `Mul` and `Addcmul` are left out, because with a constant they only scale."""
 
 _NORMS = {"Norm", "LinalgVectorNorm"}
 _DENOMINATORS = {"Rsqrt", "Sqrt", "Reciprocal", "Std", *_NORMS}
@@ -47,7 +47,7 @@ EXACT = {
     "LogSigmoid", "Logsumexp", "Softplus", "Sin", "Cos", "Prod", "Cumprod", "Var", "VarMean", "Lerp", "Atan", "Asinh",
     "ThnnFusedLstmCell", "MkldnnRnnLayer", "CudnnRnn", "GridSampler2D", "GridSampler3D",
 }  # fmt: skip
-"""Nonlinear functions without a rule."""
+"""Nonlinear functions without a rule, which are differentiated exactly."""
 
 _NONLINEAR = EXACT | _DENOMINATORS | {
     "StdMean", "Tanh", "Hardsigmoid", "Relu", "Gelu", "Silu", "Hardswish", "Mish", "Elu", "Celu", "Glu", "Pow",
@@ -58,7 +58,7 @@ _NONLINEAR = EXACT | _DENOMINATORS | {
 
 
 def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()) -> dict[Any, Action]:
-    """Return the changes of the backward pass, by node; empty for ReLU networks.
+    """Return the action for each node whose gradients change, which no node of a ReLU network does.
 
     Args:
         graph: the nodes that depend on the layers.
@@ -83,25 +83,25 @@ def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()
                     found[node] = Action("without", dead)
             elif all(source in live for source in factors.values()):
                 found[node] = Action("halves", tuple(factors))
-        elif name in own and getattr(node, "_saved_training", True):  # an evaluated batch norm is linear
+        elif name in own and getattr(node, "_saved_training", True):  # a batch norm in eval mode is linear
             found[node] = Action("own")
     return found
 
 
 def _constant_inputs(name: str) -> tuple[int, ...]:
-    """Return the inputs of an operation that count as constants, whatever they depend on."""
+    """Return the indices of an operation's inputs that count as constants, even if they depend on the layers."""
     return (0, 1, 3) if name.startswith(_FUSED_ATTENTION) else _DIVISORS.get(name, ())
 
 
 def _factors(graph: Graph, node: Any) -> dict[int, Any]:
-    """Return both factors of a product if both depend on the layers, by their places."""
+    """Return both factors of a product by their input index, or nothing unless both depend on the layers."""
     places = PRODUCTS.get(kind(node), ())
     inputs = graph.inputs(node) if places else {}
     return {place: inputs[place] for place in places} if places and all(place in inputs for place in places) else {}
 
 
 def _reaching(graph: Graph, cut: set[Any], origins: Set[Any], target: Set[Any]) -> set[Any]:
-    """Return the nodes from which gradients reach one of the origins."""
+    """Return the nodes from which gradients reach at least one of the origins."""
     reaching = set(origins)
     for node in graph.nodes:  # inputs come before the nodes that use them
         constant = () if node in target else _constant_inputs(kind(node))
@@ -112,7 +112,7 @@ def _reaching(graph: Graph, cut: set[Any], origins: Set[Any], target: Set[Any]) 
 
 
 def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
-    """Return the nodes that pass no gradient on: denominators, and gates and attention that multiply something."""
+    """Return the nodes without gradients at their inputs: denominators, and gates and attention in products."""
     cut = {
         node
         for node in graph.nodes
@@ -121,7 +121,7 @@ def _cut(graph: Graph, target: Set[Any]) -> set[Any]:
     }
     gated: dict[Any, set[int]] = {}  # maps a product to its factors that are gates
     by_name: dict[str, list[Any]] = {}
-    # An origin may itself be a gate; the requested gradient is then the one at its result.
+    # An origin may itself be a gate; then the gradient at the result of the gate is requested.
     for node in dict.fromkeys((*graph.nodes, *graph.origins)):
         by_name.setdefault(kind(node), []).append(node)
     for name in (*_SOFTMAX, *_GATES):

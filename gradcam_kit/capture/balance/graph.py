@@ -1,4 +1,4 @@
-"""The part of an autograd graph between captured tensors and scores: its nodes, their inputs, and who uses them."""
+"""The part of an autograd graph between captured tensors and scores: nodes, their inputs, and their users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def kind(node: Any) -> str:
-    """Return the operation of a node: "Mul" of "MulBackward0"."""
+    """Return the name of a node's operation, such as "Mul" for "MulBackward0"."""
     return str(node.name()).rstrip("0123456789").removesuffix("Backward")
 
 
@@ -19,10 +19,10 @@ class Graph:
     """All nodes whose results depend on given tensors.
 
     Attributes:
-        nodes: every node once, after all of its inputs.
-        origins: the nodes that stand for the tensors themselves.
-        data: nodes and origins; everything else is constant, parameters that require a gradient included.
-        users: node -> the nodes that use its result, with the index of the input.
+        nodes: every node that depends on the tensors, once, after all of its inputs.
+        origins: the nodes whose results are the given tensors.
+        data: `nodes` and `origins`. Everything else counts as constant, even parameters that require a gradient.
+        users: maps a node to the nodes that use its result, each with the index of the input.
     """
 
     nodes: tuple[Any, ...]
@@ -32,7 +32,7 @@ class Graph:
 
     @classmethod
     def between(cls, scores: Tensor, tensors: Sequence[Tensor]) -> Graph:
-        """Walk from `scores` back to `tensors`."""
+        """Build the graph by walking from `scores` back to `tensors`."""
         produced = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
         leaves = {id(tensor) for tensor in tensors if tensor.grad_fn is None}
         ordered: list[Any] = []
@@ -63,7 +63,7 @@ class Graph:
         return cls(tuple(ordered), frozenset(origins), frozenset(data), users)
 
     def behind(self, tensors: Iterable[Tensor]) -> Graph:
-        """Return the nodes that depend on some of the tensors."""
+        """Return the part of the graph that depends on these tensors."""
         own = list(tensors)
         produced = {tensor.grad_fn for tensor in own if tensor.grad_fn is not None}
         leaves = {id(tensor) for tensor in own if tensor.grad_fn is None}
@@ -73,7 +73,7 @@ class Graph:
         return Graph(nodes, frozenset(origins), frozenset(reached | origins), self.users)
 
     def using(self, start: Iterable[Any]) -> set[Any]:
-        """Return the nodes that work on results of some nodes, directly or through others."""
+        """Return the nodes that use the results of the start nodes, directly or through other nodes."""
         reached: set[Any] = set()
         pending = list(start)
         while pending:

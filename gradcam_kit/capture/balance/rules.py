@@ -1,4 +1,4 @@
-"""Rules of single operations: from the gradients at the outputs of a node to the gradients at its inputs."""
+"""Rules that turn the gradients at the outputs of one operation into gradients at its inputs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""A function from the gradients at a node's inputs and outputs to replacements of the former; None keeps them."""
+"""A function from the gradients at a node's inputs and outputs to new gradients at its inputs; None keeps the old."""
 
 
 def rule_of(node: Any, action: Action) -> Rule:
-    """Return the hook of a node; read saved tensors now, because checkpoints forbid it during a backward pass."""
+    """Return the hook of a node. Saved tensors are read now, because checkpoints forbid it during a backward pass."""
     if action.kind == "own":
         return OWN_RULES[kind(node)](node)
     if action.kind == "halves":
@@ -28,7 +28,7 @@ def rule_of(node: Any, action: Action) -> Rule:
 
 
 def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
-    """Scale the gradients of the inputs with these indices, or of all inputs."""
+    """Return a rule that scales the gradients of the inputs at `places`, or of all inputs for None."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients:
         return tuple(
@@ -42,11 +42,11 @@ def _scaled_inputs(places: tuple[int, ...] | None, share: float) -> Rule:
 def _share(gradient: Tensor, share: float) -> Tensor:
     return (
         torch.zeros_like(gradient) if share == 0 else gradient * share
-    )  # gives zeros even if the gradient is infinite
+    )  # zeros_like gives zeros even if the gradient is infinite
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:
-    """Return the rule `h = s(x) g` of a function `x s(x)`; gates are computed when needed, one at a time."""
+    """Return the rule `h = s(x) g` of a function `x s(x)`. To save memory, the rule computes the gate when it runs."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
         if inputs[0] is None or outputs[0] is None:
@@ -80,7 +80,7 @@ def _mish(node: Any) -> Rule:
 
 
 def _elu(node: Any) -> Rule:
-    """Return the rule of ELU, CELU and SELU, which are one operation; in place, they save only the result."""
+    """Return the rule of ELU, CELU and SELU. In-place calls save only the result, from which the input is computed."""
     scale = getattr(node, "_saved_scale", 1.0)  # CELU has neither scale nor input scale
     low, steepness = node._saved_alpha * scale, getattr(node, "_saved_input_scale", 1 / node._saved_alpha)
     has_input = hasattr(node, "_saved_self")
@@ -99,7 +99,7 @@ def _elu(node: Any) -> Rule:
 
 
 def _tanh(node: Any) -> Rule:
-    """Return the rule of tanh; a saturated result stands for the smallest input with this result."""
+    """Return the rule of tanh. The input is computed from the result, and is kept finite if the result is saturated."""
     y = node._saved_result
 
     def factor() -> Tensor:
@@ -126,7 +126,7 @@ def _glu(node: Any) -> Rule:
 
 
 def _pow(node: Any) -> Rule:
-    """`x^p` is homogeneous of degree p, so `1/p` of its gradient accounts for it; a denominator has none."""
+    """Return the rule of `x^p`, homogeneous of degree p: the gradient divided by p, or zero unless p > 0."""
     exponent = node._saved_exponent
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
@@ -140,7 +140,7 @@ def _pow(node: Any) -> Rule:
 
 
 def _std_mean(node: Any) -> Rule:
-    """Hold the standard deviation constant, as a denominator; the mean, a result of the same operation, is linear."""
+    """Return the rule of `std_mean`: the standard deviation is a constant denominator, and the mean is linear."""
     shape, keeps = node._saved_self.shape, node._saved_keepdim
     axes = sorted(_signed(axis) % len(shape) for axis in node._saved_dim or range(len(shape)))
     count = math.prod(shape[axis] for axis in axes)
@@ -159,7 +159,7 @@ def _std_mean(node: Any) -> Rule:
 
 
 def _normalized(scale: Tensor | None, deviation: Tensor, mean: Callable[[Tensor], Tensor] | None) -> Rule:
-    """`h = rho (gamma g - mean(gamma g))` for scale and rho that broadcast against the gradient."""
+    """Return the rule `h = rho (gamma g - mean(gamma g))` of a norm with scale gamma and inverse deviation rho."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
         if inputs[0] is None or outputs[0] is None:
@@ -210,7 +210,7 @@ def _batch_norm(node: Any) -> Rule:
 
 
 def _signed(axis: int) -> int:
-    """Return an axis as it was given: torch shows -1 as an unsigned number of 64 bits."""
+    """Return an axis as the user gave it, because torch exposes -1 as an unsigned 64-bit number."""
     return axis - 2**64 if axis >= 2**63 else axis
 
 
@@ -231,4 +231,4 @@ OWN_RULES: dict[str, Callable[[Any], Rule]] = {
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
 }
-"""Operations with a rule of their own -> function that makes the rule for a node."""
+"""Maps each operation with a rule of its own to the function that makes the rule for a node."""

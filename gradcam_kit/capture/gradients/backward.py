@@ -1,4 +1,4 @@
-"""Backward passes from the scores to captured tensors; never to a parameter, never past the first captured tensor."""
+"""Run backward passes from the scores to captured tensors, but neither to parameters nor past the first such tensor."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from gradcam_kit.types import GradientRule
 
 
 def differentiate(scores: Tensor, tensors: Sequence[Tensor], *, keep: bool = False) -> list[list[Tensor | None]]:
-    """Run one backward pass per target: return d score / d tensor for each, None where the score does not depend on it.
+    """Return d score / d tensor for each target and tensor, or None where the score does not depend on the tensor.
 
     Args:
-        scores: `(n,)` or `(n, m)`. Samples do not mix in eval mode, so their sum has the gradients of each.
-        tensors: leaves or nodes of the graph.
+        scores: `(n,)` or `(n, m)`. Each target costs one backward pass of the sum over samples, because samples do not
+            mix in eval mode.
+        tensors: leaves or intermediate results of the graph.
         keep: keep the graph for further passes.
     """
     columns = scores.reshape(scores.shape[0], -1).sum(0)
@@ -35,7 +36,7 @@ def _grad(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list[Tenso
 
 
 def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list[Tensor | None]:
-    # Reentrant checkpoints refuse `autograd.grad`; with frozen parameters only our own tensors accumulate.
+    # Reentrant checkpoints do not support `autograd.grad`, so accumulate gradients, and restore those of other leaves.
     foreign = [node.variable for node in nodes(column) if hasattr(node, "variable")]
     kept = [(leaf, leaf.grad) for leaf in foreign if not any(leaf is tensor for tensor in tensors)]
     for tensor in tensors:
@@ -52,7 +53,7 @@ def _accumulate(column: Tensor, tensors: Sequence[Tensor], retain: bool) -> list
 
 
 def nodes(scores: Tensor) -> Iterator[Any]:
-    """Yield every node of the graph that computed `scores`, once."""
+    """Yield every node of the graph that computed `scores`, each once."""
     yield from behind(scores.grad_fn)
 
 
@@ -73,11 +74,11 @@ def layer_gradients(
 ) -> dict[str, Tensor]:
     """Return the gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
 
-    Exact gradients of all layers come from one backward pass; balanced gradients from one for each group of layers that
-    can share it.
+    Exact gradients of all layers come from one backward pass; balanced gradients need one for each group of layers that
+    can share a pass.
 
     Raises:
-        CaptureError: a layer on which the score does not depend; balanced gradients through hidden operations.
+        CaptureError: the score does not depend on a layer, or operations are hidden from balanced gradients.
     """
     records = [recorder.records[name] for name in names]
     recorder.recomputing = True
@@ -103,13 +104,13 @@ def _layer_gradients(records: Sequence[LayerRecord], scores: Tensor, keep: bool)
 
 
 def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) -> dict[str, Tensor]:
-    """Return H A at recorded layers: the second derivative of the score times activations, one product per target."""
+    """Return H A at recorded layers, the Hessian of the score times the activations, with one product per target."""
     results = {}
     columns = scores.reshape(scores.shape[0], -1).sum(0)
     recorder.recomputing = True
     for record in (recorder.records[name] for name in names):
         products = []
-        # Multiply maps, so that prefix tokens, which they leave out, are not part of A.
+        # Multiply maps, which leave out prefix tokens, so that A contains only positions.
         activations = record.maps([tensor.detach() for tensor in record.captured])
         for column in columns:
             first = torch.autograd.grad(column, record.captured, create_graph=True, allow_unused=True)
@@ -126,8 +127,8 @@ def layer_curvature(recorder: Recorder, names: Sequence[str], scores: Tensor) ->
 def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
     """Compute the gradient at the input with negative gradients dropped at every rectifier, `(n, [m,] c, *t)`.
 
-    Rectifiers are ReLU, ReLU6, PReLU and LeakyReLU; the last two keep their slope below zero. The rule is attached to
-    the nodes of this one graph, so it covers functional calls, and no module is changed.
+    Rectifiers are ReLU, ReLU6, PReLU and LeakyReLU; PReLU and LeakyReLU keep their slope below zero. The rule is
+    attached to the nodes of this one graph, so it covers functional calls too, and modules are not changed.
 
     Raises:
         InputError: the model has other activations, for which the rule is not defined.

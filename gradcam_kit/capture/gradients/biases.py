@@ -23,7 +23,8 @@ from gradcam_kit.errors import CaptureError, ShapeError
 def implicit_bias(module: nn.Module) -> Tensor | None:
     """Return the constant that a module adds: its bias, or beta - mu gamma / sigma for a batch norm in eval mode.
 
-    Parameters that are spread over devices (DTensor) are gathered, a collective operation for all ranks.
+    Parameters that are spread over devices (DTensor) are gathered, which is a collective operation that all ranks must
+    enter.
     """
     bias = whole(getattr(module, "bias", None))
     mean, variance = whole(getattr(module, "running_mean", None)), whole(getattr(module, "running_var", None))
@@ -47,7 +48,7 @@ def _is_bias(value: Any) -> bool:
 
 
 class BiasRecorder:
-    """Records the outputs of all modules with a bias; every run of a module counts separately."""
+    """Records the outputs of all modules with a bias, separately for each run of a module."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -76,11 +77,11 @@ class BiasRecorder:
         inputs: Inputs,
         balanced_for: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return b * d score / d output for every run, `(n, [m,] k, *s)`; without positions `(n, [m,] k)`.
+        """Return b * d score / d output for every run, `(n, [m,] k, *s)`, or `(n, [m,] k)` without positions.
 
         Args:
             scores: the explained scores.
-            inputs: the call.
+            inputs: the inputs of the forward pass.
             balanced_for: for balanced gradients, the captured tensors of the layers that are explained with the biases,
                 and the model's outputs.
         """
@@ -106,7 +107,7 @@ class BiasRecorder:
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
-        """Whether there were tokens for which only their origin can show that they are positions."""
+        """Whether a run returned tokens of which only their origin can tell whether they are positions."""
         return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
 
     def _products(
@@ -134,6 +135,6 @@ class BiasRecorder:
                 return terms
         except ShapeError:
             pass
-        # There is no grid; tokens of another kind still count, but have no position.
+        # The tokens form no grid. Their terms still count, but have no position.
         axis = -1 if output.shape[-1] == len(bias) else 1
         return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

@@ -1,4 +1,4 @@
-"""The model's output with a graph down to the images, which shows the operations that computed it."""
+"""Compute the model's output with a graph back to the images, in which the last operations can be inspected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.targets.scores import ScoreKind, evident_kind
 
 
 def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
-    """Return the model's output for the first sample; the graph lives as long as the result is held."""
+    """Return the model's output for the first sample, with its graph, which is freed together with the output."""
     first = inputs.first()
     device = first.images.device
     with torch.inference_mode(False), untouched(model, device), torch.enable_grad():
@@ -24,14 +24,14 @@ def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
 
 
 def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> ScoreKind | None:
-    """Return the kind of the model's scores by evidence (`evident_kind`); None if its output is not class scores.
+    """Return the kind of the model's scores as `evident_kind` finds it, or None if the output is not class scores.
 
-    Only outputs that could be probabilities cost one more forward pass, of the first sample, for the graph.
+    If an output could be probabilities, or is not computed yet, the first sample takes one forward pass with a graph.
 
     Args:
-        model: the model in question.
-        inputs: a call of the model.
-        output: the model's output for these inputs; None = not computed yet.
+        model: the model.
+        inputs: the inputs of a call of the model.
+        output: the model's output for these inputs; None if it has not been computed yet.
     """
     known: list[Tensor] = []
     try:

@@ -26,7 +26,7 @@ class TowerPass:
 
     Attributes:
         output: output of the module, with its graph.
-        recorded: layer -> its tensor, a node or leaf of the graph, in the order of execution.
+        recorded: maps the name of each layer to its tensor in the graph, in the order of execution.
     """
 
     output: Any = None
@@ -35,7 +35,7 @@ class TowerPass:
     calls: dict[str, int] = field(default_factory=dict)
 
     def gradients(self, scores: Float[Tensor, " n"], *others: Tensor) -> list[Tensor | None]:
-        """Return d score / d tensor for `others` and the recorded tensors; None for tensors without influence."""
+        """Return d score / d tensor for `others` and the recorded tensors, None where scores do not depend on one."""
         wanted = [*others, *self.recorded.values()]
         graph = [tensor for tensor in wanted if tensor.requires_grad]
         if not graph or not scores.requires_grad:
@@ -45,7 +45,7 @@ class TowerPass:
         return [by_id.get(id(tensor)) for tensor in wanted]
 
     def is_output(self, name: str) -> bool:
-        """Whether the module returned this very tensor."""
+        """Whether the output of the module contains this layer's tensor itself."""
         found = [self.passed_on[name] is self.output]
         map_output(lambda leaf: found.append(leaf is self.passed_on[name]), self.output)
         return any(found)
@@ -62,20 +62,20 @@ def tower_pass(
     *,
     cut: bool = True,
 ) -> Iterator[TowerPass]:
-    """Run a module once, in eval mode and with frozen parameters, and record layers; restore it afterwards.
+    """Run a module once, in eval mode with frozen parameters, record its layers, and restore the module afterwards.
 
     Args:
         module: any module.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+        args: positional arguments of the module.
+        kwargs: keyword arguments of the module.
         layers: a name, wildcard, module or type, or None for all modules inside.
         fits: predicate for tensors; the first tensor of a layer's output that fits is recorded.
         device: device of the inputs.
         cut: start the graph at the first recorded tensor; False if the inputs already have a graph.
 
     Raises:
-        CaptureError: a named layer that did not run, ran more than once, or returned nothing that fits.
-        LayerNotFoundError: a layer that the module does not have.
+        CaptureError: a named layer did not run, ran more than once, or did not return a tensor that fits.
+        LayerNotFoundError: the module does not have a named layer.
     """
     inner = check_model(module)
     chosen = {name: own for name, own in inner.named_modules() if name} if layers is None else None
@@ -95,7 +95,7 @@ def tower_pass(
                 seen.recorded.pop(name, None)
         if chosen is None and (missing := [name for name in named if name not in seen.recorded]):
             ran = "returned no tensor that fits" if missing[0] in seen.calls else "did not run"
-            raise CaptureError(f"layer {missing[0]!r} of {type(inner).__name__} {ran}; name another one")
+            raise CaptureError(f"layer {missing[0]!r} of {type(inner).__name__} {ran}; choose another layer")
         yield seen
 
 

@@ -15,7 +15,7 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.types import Images
 
 _AXES = {3: 1, 4: 2, 5: 3}
-"""Number of axes of a convolution's kernel -> number of position axes."""
+"""Maps the number of axes of a convolution's kernel to the number of position axes."""
 
 
 def read_inputs(
@@ -23,18 +23,18 @@ def read_inputs(
 ) -> Inputs:
     """Find the images among the inputs, and the axis of their channels.
 
-    The usual layout is `(n, c, *t)`. Video models of other libraries take `(n, t, c, h, w)`, and spectrogram models
-    `(n, time, frequency)`. Whatever the sizes, the first axis over which the model sums holds the channels.
+    The usual layout is `(n, c, *t)`. Video models of other libraries accept `(n, t, c, h, w)`, and spectrogram models
+    `(n, time, frequency)`. If the shape is ambiguous, the channels are on the first axis over which the model sums.
 
     Args:
-        images: the argument of a CAM call.
+        images: the images, or all inputs of the model, as passed to a CAM call.
         forward_kwargs: further keyword arguments of the model.
         models: the models that will be called; the first one determines the layout.
         image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
-        InputError: integer images, no tensor at all, or arguments that a model does not take.
-        ShapeError: no tensor with 1, 2 or 3 position axes, or several axes that may be the channels.
+        InputError: images of a wrong type or with integer values, or arguments that a model does not accept.
+        ShapeError: no tensor has 1, 2 or 3 position axes, or several axes may be the channels.
     """
     inputs = read_arguments(images, forward_kwargs, *models, image_input=image_input)
     return with_channels(models[0], inputs) if models else inputs
@@ -44,7 +44,7 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
     """Return the call with its channel axis set.
 
     Raises:
-        ShapeError: several axes may be the channels, and the model does not tell which.
+        ShapeError: several axes may be the channels, and no layer of the model sums over only one of them.
     """
     if inputs.n == 0 or not _is_open(model, inputs.raw):
         return inputs
@@ -61,7 +61,7 @@ def _is_open(model: nn.Module, raw: Tensor) -> bool:
         for module in model.modules()
         if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim in _AXES
     ]
-    if raw.ndim == 3:  # a signal, unless the model turns it into pictures
+    if raw.ndim == 3:  # a signal, unless the model turns it into images
         return bool(kernels) and all(ndim > 3 for ndim, _ in kernels)
     first = next((channels for ndim, channels in kernels if ndim == raw.ndim), None)
     return first != raw.shape[1] or raw.shape[1] == raw.shape[2]

@@ -26,18 +26,19 @@ _known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[str, frozenset[Slot]]]]
 def image_input_of(
     model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module], asked: Slot | None = None
 ) -> Inputs:
-    """Return the call with the image input set to the one on which the layers depend; of several, 4 axes before 3.
+    """Return the call with the image input set to the input on which the layers depend.
 
-    A model with one input that could be images is not run.
+    Of several such inputs, one with more than one position axis is preferred. The model is not run if only one of its
+    inputs could be images.
 
     Args:
-        model: run once, with a graph, for layers not seen before.
-        inputs: the call.
+        model: the model, which is run once, with a graph, for layers not seen before.
+        inputs: the inputs of the call.
         layers: the target layers by name.
         asked: the input that the user named; None = find it.
 
     Raises:
-        InputError: the layers depend on different inputs, or not on the named one.
+        InputError: the layers depend on different inputs, or not on the input that the user named.
     """
     modules = {name: module for name, module in layers.items() if name not in NOT_MODULES}
     slots = inputs.image_slots
@@ -49,7 +50,7 @@ def image_input_of(
     if not shared:
         raise InputError(
             f"the layers depend on different inputs ({described}), and maps of different inputs cannot be "
-            "fused; explain them one by one"
+            "fused; explain the layers one by one"
         )
     if asked is not None and asked not in shared:
         raise InputError(f"image_input is {asked!r}, but the layers depend on other inputs: {described}")
@@ -57,7 +58,7 @@ def image_input_of(
 
 
 def preferred(inputs: Inputs, slots: list[Slot]) -> Slot:
-    """Return the first of these inputs that has more than one position axis, else the first."""
+    """Return the first of these inputs that has more than one position axis, else the first input."""
     return min(slots, key=lambda slot: inputs.value(slot).ndim == 3)
 
 
@@ -66,7 +67,7 @@ def _listed(slots: frozenset[Slot]) -> str:
 
 
 def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> set[str]:
-    """Return the layers that depend on an input like the images: the one that was named, or any with as many axes."""
+    """Return the layers that depend on the input that the user named, or on any with as many axes as the images."""
     slots = inputs.image_slots
     if len(slots) < 2 or not layers:
         return set(layers)
@@ -76,7 +77,7 @@ def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module
 
 
 def _dependences(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> dict[str, frozenset[Slot]]:
-    """Return the inputs on which each layer depends; all inputs for a layer without a graph (no_grad, detach)."""
+    """Return the inputs on which each layer depends, or all inputs for a layer without a graph (no_grad, detach)."""
     known = _known.setdefault(model, {})
     key = (tuple(layers), tuple((slot, inputs.value(slot).ndim) for slot in inputs.image_slots))
     if key not in known:

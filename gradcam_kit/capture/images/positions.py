@@ -1,4 +1,4 @@
-"""Match the axes of a layer's maps to those of the images, in case `reshape` adds or drops some."""
+"""Match the axes of a layer's maps to those of the images, in case `reshape` adds or drops axes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def heatmap_size(positions: Sequence[int], image: Sequence[int]) -> tuple[int, .
     Returns:
         The size of the image if both have the same number of axes. Otherwise trailing axes are matched, if two or more
         of them have the same stride (any length fits a single axis) or the axis before them is that of the image's
-        channels.
+        channels. If no axes match, the size is that of the maps.
     """
     channels, *size = image
     axes, shared = len(size), min(len(positions), len(size))

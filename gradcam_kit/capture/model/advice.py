@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.errors import InputError, did_you_mean, kind_of
 from gradcam_kit.foreign import KEYWORDS, keyword_hints
 
-_CHANNELS = (1, 3, 4)  # of a picture
+_CHANNELS = (1, 3, 4)  # of an image
 _MEANT = {
     **dict.fromkeys(("target", "category", "class_index", "class_id", "classes", "label"), "targets="),
     **dict.fromkeys(("input", "inputs", "image", "x", "img"), "the images as the first argument"),
@@ -23,18 +23,18 @@ _MEANT = {
         ("normalize", "fusion", "batch_size", "reshape"), "it when the CAM is made: GradCAM(model, {name}=...)"
     ),
 }
-"""The likely meaning of arguments that a model does not take; arguments of other libraries are in
+"""The likely meaning of arguments that a model does not accept. Arguments of other libraries are in
 `gradcam_kit.foreign`.
 """
 
 _PRECISIONS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
-"""Name of each precision in PyTorch's errors, and the method of a module that converts to it."""
+"""Name of each precision in PyTorch's errors, which is also the method of a module that converts to it."""
 
 
 def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raise InputError for arguments that the model's `forward` does not take, with a hint at the likely meaning."""
+    """Raise InputError for arguments that the model's `forward` does not accept, with a hint at the likely meaning."""
     if model._forward_pre_hooks_with_kwargs:
-        return  # hooks may take arguments that `forward` does not
+        return  # hooks may accept arguments that `forward` does not
     try:
         taken = inspect.signature(model.forward, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):  # compiled code has no signature
@@ -44,15 +44,17 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     for name in (name for name in kwargs if name not in names):
         if name in KEYWORDS:  # an error even for a model that accepts any keyword and would silently ignore it
             said = keyword_hints([name])
-        elif name in _MEANT and (not takes_any or name == "target"):  # options of other libraries, which no model takes
+        elif name in _MEANT and (
+            not takes_any or name == "target"
+        ):  # options of other libraries, which no model accepts
             said = f"{name!r}; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
             continue
         else:
             said = f"{name!r}{did_you_mean(name, ['targets', *names])}"
         raise InputError(
-            f"{type(model).__name__}.forward takes no argument {said}; keyword arguments besides targets= are handed "
-            "to the model"
+            f"{type(model).__name__}.forward does not accept the argument {said}; keyword arguments besides "
+            "targets= are passed on to the model"
         )
     places = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken)
     if len(args) > places and not any(one.kind is one.VAR_POSITIONAL for one in taken):
@@ -63,7 +65,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Return advice for tensors inside lists or mappings, the inputs of detection models; None without such inputs."""
+    """Return advice for tensors inside lists or mappings, as detection models get them, or None without such inputs."""
     inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
     if not shapes:
@@ -85,7 +87,7 @@ def _plain_tree(value: Any) -> Any:
 
 
 def _as_a_batch(args: Sequence[Any]) -> str:
-    """Advice on how to make one batch of the given sequence."""
+    """Return advice on how to make one batch of the given sequence."""
     if (nested := nested_advice(args, {})) is not None:
         return nested
     if not all(isinstance(value, Tensor) for value in args):

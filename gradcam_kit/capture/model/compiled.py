@@ -1,4 +1,4 @@
-"""Compile the parts of a model into which no hook has to reach."""
+"""Compile the parts of a model that do not need hooks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _parts: WeakKeyDictionary[nn.Module, _Parts] = WeakKeyDictionary()
 
 
 def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> None:
-    """Compile the largest modules without any of the layers; passes with hooks elsewhere run eagerly.
+    """Compile the largest modules that contain none of the layers. Passes with hooks on other layers run eagerly.
 
     Args:
-        model: changed in place.
-        layers: names in the model that hooks may be attached to.
+        model: the model, which is changed in place.
+        layers: names of the layers to which hooks may be attached.
         options: options of `torch.compile`.
     """
     layers, number = frozenset(layers), 0
@@ -47,9 +47,10 @@ def compile_around(model: nn.Module, layers: Iterable[str], **options: Any) -> N
 
 
 def _call_of(module: nn.Module) -> Callable[..., Any]:
-    """Wrap a module's call in a function of this file: up to torch 2.11 the compiler skips torch's own files.
+    """Wrap a module's call in a function of this file, because the compiler skips torch's own files up to torch 2.11.
 
-    `nn.Module.compile` passes such a function for built-in modules, so nothing of them would be compiled.
+    For built-in modules, `nn.Module.compile` compiles a function in such a file, so none of their code would be
+    compiled.
     """
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -59,13 +60,13 @@ def _call_of(module: nn.Module) -> Callable[..., Any]:
 
 
 def is_compiled_around(model: nn.Module, hooked: Iterable[str] = ()) -> bool:
-    """Whether parts of the model were compiled here, and none of them contains these layers."""
+    """Whether `compile_around` compiled parts of the model, and none of these parts contains the layers in `hooked`."""
     return model in _parts and _parts[model].layers.issuperset(hooked)
 
 
 @contextmanager
 def parts_compiled(model: nn.Module, hooked: Iterable[str] = ()) -> Iterator[None]:
-    """Let the compiled parts run compiled in spite of `untouched`, if only layers outside them have hooks.
+    """Let the compiled parts run compiled even inside `untouched`, if only layers outside these parts have hooks.
 
     Args:
         model: the model that is run.

@@ -21,7 +21,7 @@ def turn() -> AbstractContextManager[bool]:
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether a module is TorchScript, which takes no hooks."""
+    """Whether a module is TorchScript, which does not accept hooks."""
     return isinstance(module, torch.jit.ScriptModule)
 
 

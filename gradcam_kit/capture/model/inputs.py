@@ -1,4 +1,4 @@
-"""The arguments of a call of the model, and the same call for other rows."""
+"""The arguments of a call of the model, and the same call with other images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gradcam_kit.errors import InputError, ShapeError, interruption, is_out_of_m
 from gradcam_kit.types import Images
 
 Slot = int | str
-"""The slot of an input: its position, or its key."""
+"""The slot of an input of the model: its position or its key."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward call; `slot` is the position or key of the images among them.
+    """The arguments of one forward call, with the images among them at the position or key `slot`.
 
     `memory_format` is the memory format in which the model gets the images. `channels` is their channel axis in the
     model's layout: usually 1, 2 after the frames of a video, None for a spectrogram without channels.
@@ -34,10 +34,10 @@ class Inputs:
     slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
     is_asked: bool = False
-    """Whether the caller named the slot of the images."""
+    """Whether the caller, rather than an automatic search, chose the slot of the images."""
     channels: int | None = 1
     entry: str = "__call__"
-    """Name of the method of the model to call; the image tower, if a target needs nothing else."""
+    """Name of the model's method to call. It is that of the image tower if the target needs nothing else."""
 
     @property
     def raw(self) -> Tensor:
@@ -90,10 +90,10 @@ class Inputs:
         return tuple(self.images.shape[2:])
 
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
-        """Return the call for other images: row r takes all other inputs from sample `index[r]` (None = sample r).
+        """Return the call for other images, with the other inputs of row r from sample `index[r]` (None = sample r).
 
-        Tensors whose first axis is n belong to the samples; all others are shared by the batch. All are copies, because
-        the model may change its input in place.
+        Tensors whose first axis is n belong to the samples; all other tensors are shared by the batch. All tensors are
+        copied, because the model may change its input in place.
         """
 
         def row(value: Any) -> Any:
@@ -133,14 +133,14 @@ def read_inputs(
     Of several inputs that could be the images, take the first with 2 or 3 position axes, else the first.
 
     Args:
-        images: the argument of a CAM call.
+        images: the images, or all inputs of the model, as passed to a CAM call.
         forward_kwargs: further keyword arguments of the model.
-        models: the models that will be called; arguments that they do not take raise an error before they run.
+        models: the models that will be called; arguments that they do not accept raise an error before they run.
         image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
-        InputError: no such input, integer images, no tensor at all, or arguments that a model does not take.
-        ShapeError: no tensor with 1, 2 or 3 position axes.
+        InputError: the named input is not an image input, or images or arguments are of a kind that is not accepted.
+        ShapeError: no tensor has 1, 2 or 3 position axes.
     """
     args: tuple[Any, ...]
     if isinstance(images, Tensor):
@@ -160,7 +160,7 @@ def read_inputs(
     places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
     if image_input is not None:
         return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
-    # Text embeddings and signals have one position axis, images two; `min` keeps the first of equals.
+    # Text embeddings and signals have one position axis, and images have two. `min` keeps the first of equal slots.
     slots = [slot for slot, value in places if _could_be_images(value)]
     if slots:
         return Inputs(args, kwargs, min(slots, key=lambda slot: dict(places)[slot].ndim == 3))
@@ -192,8 +192,8 @@ def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
     """Return the slot of the images that the caller named."""
     if image_input not in places:
         raise InputError(
-            f"image_input is {image_input!r}, and the model is called with {', '.join(map(repr, places))}; give the "
-            "position or the key of the images among the inputs"
+            f"image_input is {image_input!r}, but the inputs of the model are {', '.join(map(repr, places))}; give the "
+            "position or the key of the images among them"
         )
     value = places[image_input]
     if not _could_be_images(value):
@@ -214,12 +214,12 @@ def _plain(value: Any) -> Any:
 
 
 _OF_A_CALL = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError)
-"""Errors that a wrong shape or precision of images may cause; all others are passed on unchanged."""
+"""Types of errors that a wrong shape or precision of images may cause. Errors of other types are raised unchanged."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Calls the model under the user's autocast state, whatever autocast state surrounds our own arithmetic."""
+    """Calls the model under the user's autocast state, regardless of the autocast state around our own arithmetic."""
 
     model: nn.Module
     device_type: str
@@ -228,7 +228,7 @@ class Runner:
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device) -> Runner:
-        """Remember the autocast state of this moment."""
+        """Return a runner with the current autocast state."""
         enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         return cls(model, device.type, enabled, dtype)
 
@@ -246,7 +246,7 @@ class Runner:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
             said = f"the model failed on these images: {error}\n"
-            # first the hint from the error, which is more certain than a guess from a shape
+            # Prefer the hint that comes from the error, because it is more reliable than a guess from the shape.
             if hint := precision_advice(inputs.images, self.model, error):
                 raise InputError(said + hint) from error
             if hint := advice(inputs.images, inputs.args):
@@ -262,5 +262,5 @@ class Runner:
         return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """Return the autocast state in which a method computes: none, all in float32."""
+        """Return a context that disables autocast, for a method's own computations in float32."""
         return torch.autocast(self.device_type, enabled=False)

@@ -1,4 +1,4 @@
-"""Tensors that modules keep beside parameters and buffers: features of the last pass, position tables, hidden states.
+"""Tensors that modules keep besides parameters and buffers: features of the last pass, position tables, hidden states.
 
 Tensors of the user's graph, and those made under `inference_mode`, cannot take part in our passes, so clones replace
 them during a pass. Tensors that our pass leaves behind are removed again, because they belong to our graph.
@@ -25,7 +25,7 @@ from gradcam_kit.errors import GradCamKitError, interruption
 _INTERNAL = frozenset(vars(nn.Module()))
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, range, slice)
 _DEPTH = 6
-_MOST = 1000  # limit of objects visited per module, which may hold a trainer or a data set
+_MOST = 1000  # maximum number of objects visited per module, because a module may hold a trainer or a data set
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Place:
 
     Attributes:
         path: path from the module in Python's notation.
-        tensor: the tensor found there.
-        get: reads the place.
-        put: writes it.
+        tensor: the tensor found at the place.
+        get: function that reads the place.
+        put: function that writes a value to the place.
     """
 
     path: str
@@ -56,7 +56,7 @@ class _Store:
         return dict(self.content) if isinstance(self.content, dict) else dict(enumerate(self.content))
 
     def changed_values(self) -> list[Any]:
-        """Whether something was added, removed or replaced."""
+        """Return the old and new values of entries that were added, removed or replaced."""
         now, before = self.entries(), self.before
         keys = [key for key in {**now, **before} if now.get(key, _NOTHING) is not before.get(key, _NOTHING)]
         return [value for key in keys if not _is_internal(key) for value in (now.get(key), before.get(key))]
@@ -101,7 +101,7 @@ class _Search:
             self._visit(function, lambda: None, lambda _: None, "forward", _DEPTH, False)
 
     def restore(self) -> None:
-        """Restore everything if tensors changed: related values must fit together, such as a table and its size."""
+        """Restore all values if a tensor changed, because related values, such as a table and its size, must match."""
         changed = [value for store in self.stores for value in store.changed_values()]
         buffers = self.module._buffers
         moved = buffers.keys() != self.buffers.keys() or any(
@@ -130,7 +130,7 @@ class _Search:
             self._visit_store(value, dict(enumerate(value)), path, depth, is_state, "[{}]")
         elif isinstance(value, tuple):
             self._visit_tuple(value, get, put, path, depth, is_state)
-        elif callable(value):  # a function is not state; anything it records is meant for its author
+        elif callable(value):  # a function is not state, and what it records is left for its author
             self._visit_callable(value, path, depth)
         elif isinstance(own := getattr(value, "__dict__", None), dict):
             self._visit_store(own, own, path, depth, is_state, ".{}")
@@ -215,7 +215,7 @@ def _keeps_nothing(module: nn.Module) -> bool:
 
 @contextmanager
 def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Replace kept tensors of a graph or of `inference_mode` by clones; restore the originals afterwards."""
+    """Replace kept tensors that belong to a graph or to `inference_mode` by clones, and restore them afterwards."""
     met: dict[int, Any] = {}
     searches = [_Search(module, met) for module in modules if not _keeps_nothing(module)]
     clones: dict[int, Tensor] = {}
@@ -227,7 +227,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
                 tensor = place.tensor
                 if tensor.is_inference() or tensor.requires_grad:
                     clone = clones.setdefault(id(tensor), tensor.detach().clone())
-                    replaced.append((place, clone))  # recorded first, because an interruption may come between the two
+                    replaced.append((place, clone))  # recorded before the change, which may be interrupted
                     place.put(clone)
                 elif not isinstance(tensor, nn.Parameter):
                     written.append((place, tensor.clone(), tensor._version))
@@ -245,7 +245,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 _foreign: WeakSet[nn.Module] = WeakSet()
-"""Models that use tensors made under `inference_mode` that are not in any of their attributes (a global, a cache)."""
+"""Models that use tensors made under `inference_mode` from outside their attributes, such as a global or a cache."""
 
 
 def normal_tensors_help(model: nn.Module, error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""Find the modules that the user means."""
+"""Find the modules to which target layers and layer patterns refer."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ _WHOLE = (nn.MultiheadAttention,)
 
 
 def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module) -> dict[str, nn.Module]:
-    """Map the names of the target layers to modules of the unwrapped model, in the order that was asked for.
+    """Map the names of the target layers to modules of the unwrapped model, in the given order.
 
     Args:
         model: the unwrapped model.
         target_layers: the layers as passed by the user.
-        given: the model that the user passed, whose wrapper prefixes its names may carry.
+        given: the model that the user passed. Names of layers may carry the prefixes of its wrappers.
 
     Raises:
-        LayerNotFoundError: a name or module that the model does not have.
+        LayerNotFoundError: the model does not have one of the layers.
+        InputError: the layers are of another type, none at all, or TorchScript modules.
     """
     if isinstance(target_layers, str | nn.Module):
         target_layers = [target_layers]
@@ -48,7 +49,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
     for name, module in found.items():
         if is_scripted(module):
             raise InputError(
-                f"layer {name!r} is a TorchScript module, which cannot be observed; choose the one around it"
+                f"layer {name!r} is a TorchScript module, which cannot be observed; choose the module around it"
             )
     return found
 
@@ -60,8 +61,8 @@ class LayerName:
 
     Attributes:
         path: the name of the module.
-        call: number of the call, from 1; None = the only one.
-        level: index of the map, from 0; None = the only one.
+        call: number of the call, counted from 1; None = the module's only call.
+        level: index of the map, counted from 0; None = the module's only map.
     """
 
     path: str
@@ -78,7 +79,7 @@ _SUFFIXES = (r"(.+)#(\d+)()", r"(.+)()[:](\d+)", r"(.+)#(\d+)[:](\d+)")
 
 
 def split_name(model: nn.Module, name: str) -> LayerName:
-    """Split the name of a target layer; "#" and ":" in a module's own name belong to the name."""
+    """Split the name of a target layer, but keep "#" and ":" that are part of a module's own name."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules:
         return LayerName(name)
@@ -95,11 +96,11 @@ def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None 
         model: the unwrapped model.
         layers: a dotted name, a wildcard such as "layer*.conv2" (`*` crosses dots), a module, a type of modules, a
             sequence of these, or None for all modules without children.
-        given: the model that the user passed, whose wrapper prefixes its names may carry.
+        given: the model that the user passed. Names of layers may carry the prefixes of its wrappers.
 
     Raises:
-        LayerNotFoundError: a pattern that no module of the model matches.
-        InputError: not such a pattern, or an empty sequence.
+        LayerNotFoundError: no module of the model matches a pattern.
+        InputError: a pattern has another type, or the sequence is empty.
 
     Example:
         >>> list(select_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Linear))
@@ -137,7 +138,7 @@ def _without_children(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _matches(
     model: nn.Module, pattern: object, names: dict[str, nn.Module], prefixed: dict[str, nn.Module]
 ) -> list[tuple[str, nn.Module]]:
-    """Return all modules that one pattern matches, at least one."""
+    """Return all modules that a pattern matches, or raise LayerNotFoundError if it does not match any."""
     kind = type(model).__name__
     if isinstance(pattern, nn.Module):
         own = unwrap(pattern)

@@ -1,4 +1,4 @@
-"""Run models in the memory format in which they are fastest; shapes and results stay the same."""
+"""Run models in the memory format in which they are fastest, without changing shapes or results beyond rounding."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _Result = TypeVar("_Result")
 
 @retry_without_cache
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
-    """Run `work` with images in channels-last memory format where the model's kernels are fastest with it.
+    """Run `work` with images in channels-last memory format if the model's kernels are fastest in this format.
 
     The model gets a copy of the images anyway, and this copy is made in that format. A model that fails because of it
     (`view` after a convolution depends on the memory format) is remembered, and from then on gets its images unchanged.
     Every other exception reaches the caller.
 
     Args:
-        model: what `work` runs.
-        inputs: the user's call.
-        work: the work, which must be repeatable after an exception.
+        model: the model that `work` runs.
+        inputs: the inputs of the user's call.
+        work: the function to run, which must be repeatable after an exception.
     """
     try:
         return _in_fastest_format(model, inputs, work)
@@ -62,7 +62,7 @@ def _in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs]
 
 
 _ABOUT_ORDER = ("contiguous", "stride", "channels_last", "channels last", "channels-last", "memory format", "cudnn")
-"""Substrings of errors that a memory format can cause; cuDNN reports that it has no engine for such a tensor."""
+"""Substrings of errors that a memory format can cause, such as "cudnn" if cuDNN has no engine for such a tensor."""
 
 
 def is_about_order(error: Exception) -> bool:
@@ -97,7 +97,7 @@ class PackedWeights:
     Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not noticed.
     """
     failed: bool = False
-    """Whether a kernel or a copy failed; from then on convolutions use their own weights."""
+    """Whether a kernel or a copy failed, so that convolutions use their own weights from then on."""
 
     @contextmanager
     def standing_in(self, model: nn.Module) -> Iterator[None]:
@@ -106,7 +106,7 @@ class PackedWeights:
         try:
             for module in model.modules():
                 if type(module) is nn.Conv2d and "_conv_forward" not in module.__dict__:
-                    replaced.append(module)  # recorded first, because an interruption may come between the two
+                    replaced.append(module)  # recorded before the change, because an interruption may come in between
                     module.__dict__["_conv_forward"] = partial(self._forward, module)
             yield
         finally:
@@ -122,7 +122,7 @@ class PackedWeights:
         blocks = kind == "cpu" and _has_blocks(conv, precision) and not (torch.is_grad_enabled() and maps.requires_grad)
         try:
             return self._with_copy(conv, maps, weight, bias, precision, blocks)
-        # this release of torch lacks or refuses the kernel
+        # this release of torch does not have the kernel, or the kernel rejects its arguments
         except (RuntimeError, AttributeError) as error:
             if is_out_of_memory(error) or interruption(error) is not None:
                 raise
@@ -185,8 +185,7 @@ def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Whether a copy pays off: on a CPU with oneDNN (about 0.7 of the time), and in half precision on CUDA's tensor
-    cores.
+    """Whether a copy pays off, as with oneDNN (about 0.7 times the run time) and in half precision on tensor cores.
 
     For small images the gain is not worth a different rounding.
     """

@@ -29,14 +29,14 @@ class Randomizer:
 
     A layer is a module that owns tensors. Its new values are those of its own initialization (`reset_parameters`),
     running statistics included. Parameters without an initialization (class token, position embedding, layer scale,
-    ...) get their own values in random order, or N(0, 0.02) if all are zero. Other constant parameters are probably
-    still initial values, and stay.
+    ...) get their own values in random order, or normal values with standard deviation 0.02 if all are zero. Other
+    constant parameters are probably still initial values, and are left unchanged.
 
     Attributes:
         layers: names of the layers in the order in which the model used them.
         unused: names of the layers that did not take part in the pass.
         without_initializer: parameters found so far that their module does not initialize.
-        kept: the parameters among them that kept their values.
+        kept: the parameters in `without_initializer` that kept their values.
     """
 
     def __init__(self, model: nn.Module, used: Sequence[str], seed: int) -> None:
@@ -66,11 +66,11 @@ class Randomizer:
         self._saved.clear()
 
     def cascading(self, layers: Sequence[str] | None = None) -> Iterator[str]:
-        """Randomize from output to input, one layer more at each step; yields the layer that was added."""
+        """Randomize one more layer at each step, from output to input, and yield the name of the added layer."""
         return self._steps(layers, lambda: None)
 
     def independent(self, layers: Sequence[str] | None = None) -> Iterator[str]:
-        """Randomize one layer at a time, from output to input; yields the layer."""
+        """Randomize one layer at a time, from output to input, and yield its name."""
         return self._steps(layers, self.restore)
 
     def _steps(self, layers: Sequence[str] | None, between: Callable[[], None]) -> Iterator[str]:
@@ -88,7 +88,7 @@ class Randomizer:
     def _check_used(self, layers: Sequence[str]) -> None:
         idle = [name for name in layers if self._last_use(name) < 0]
         if idle or not layers:
-            problem = f"take no part in the pass: {', '.join(idle)}" if idle else "are none"
+            problem = f"take no part in the pass: {', '.join(idle)}" if idle else "is empty"
             raise OptionError(f"layers {problem}; expected some of {', '.join(self.layers)}, or modules around them")
 
     def _last_use(self, layer: str) -> int:
@@ -132,7 +132,7 @@ def randomizing(
     entry: str = "__call__",
     **forward_kwargs: Any,
 ) -> Iterator[Randomizer]:
-    """Hold a model whose layers can be given random parameters; restore it afterwards, even after an error.
+    """Yield a `Randomizer` for the model's layers, and restore the model afterwards, even after an error.
 
     The model runs once to find the order in which its layers use their parameters. Values are exchanged in place, so
     that every method that explains the model sees them. Only randomized layers exist twice in memory. Other threads
@@ -142,7 +142,7 @@ def randomizing(
         model: any PyTorch model.
         images: input of the model.
         seed: seed from which the seed of every layer is derived. The global generator is untouched.
-        keep_modes: leave modules that are in train mode in it, see `BaseCAM`.
+        keep_modes: leave modules in train mode as they are, see `BaseCAM`.
         entry: name of the model's method that takes the images, such as "get_image_features" of a model with a second
             tower for texts, which then keeps its parameters.
         forward_kwargs: passed on to the model.

@@ -37,7 +37,11 @@ def check_model(model: object) -> nn.Module:
     """Return the unwrapped model, or raise InputError for models that hooks cannot reach."""
     if not isinstance(model, nn.Module) or _is_wrapper(unwrap(model)):
         inner = getattr(model, "model", None)
-        hint = f"; it holds one, so pass {type(model).__name__}.model" if isinstance(inner, nn.Module) else ""
+        hint = (
+            f"; pass the module in the attribute 'model' of this {type(model).__name__}"
+            if isinstance(inner, nn.Module)
+            else ""
+        )
         what = "expected a torch.nn.Module" + (
             " whose call is its forward pass" if isinstance(model, nn.Module) else ""
         )
@@ -73,13 +77,13 @@ def untouched(
         device: device of the images.
         keep_modes: leave modules in train mode as they are. Random draws are then the user's own, as in a plain pass,
             and continue from call to call.
-        restore_draws: restore random states in that case too.
+        restore_draws: restore random states even if modules stay in train mode.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
         yield
         return
-    modules = list(model.modules())  # walking through the modules takes as long as running a small model
+    modules = list(model.modules())  # walk only once, because this takes as long as running a small model
     is_random = keep_modes and any(module.training for module in modules)
     devices = {device, *(tensor.device for tensor in _stored(modules))}
     with (
@@ -180,7 +184,7 @@ def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
 
 
 def version(tensor: Tensor | None) -> int:
-    """Return the number of in-place changes of a tensor; -1 for inference tensors, which do not count them."""
+    """Return the number of in-place changes of a tensor, or -1 for an inference tensor, which does not count them."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 
@@ -208,7 +212,7 @@ def _random_states(devices: set[torch.device]) -> Iterator[None]:
 
 @contextmanager
 def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
-    """Run recurrent layers without cuDNN if a graph is built: in eval mode cuDNN refuses a backward pass."""
+    """Run recurrent layers without cuDNN if a graph is built: in eval mode cuDNN does not support a backward pass."""
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []

@@ -17,7 +17,7 @@ def map_output(
     """Apply `function` to every tensor of a model's output, and return an output of the same kind.
 
     Mappings of any class and objects with attributes (dataclasses, simple records) are copied; parts without tensors
-    stay as they are. `others` are outputs of the same structure, whose entries are passed to `function` too.
+    are left unchanged. `others` are outputs of the same structure, whose entries are passed to `function` too.
     """
     if is_leaf is not None and is_leaf(output):
         return function(output, *others)
@@ -46,7 +46,7 @@ def map_output(
 
 
 def _copied(mapping: Mapping[Any, Any]) -> Any:
-    """Return a copy that shares no container with its original, not even one in an attribute."""
+    """Return a copy that does not share containers with its original, not even those in attributes."""
     changed = copy.copy(mapping)
     for name, value in getattr(changed, "__dict__", {}).items():
         if isinstance(value, dict | list):
@@ -61,7 +61,7 @@ def move_tree(value: Any, device: torch.device) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor that is spread over devices (DTensor) as a plain tensor; return everything else unchanged."""
+    """Return a tensor that is spread over devices (DTensor) as a plain tensor, and everything else unchanged."""
     return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
 
 

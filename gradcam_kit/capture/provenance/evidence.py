@@ -1,4 +1,4 @@
-"""Evidence of positions: one pass shows where in the images the values of every layer come from."""
+"""Run one pass that shows where in the images the values of every layer come from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictiona
 
 @dataclass(frozen=True)
 class Verdict:
-    """Verdict on an output: its layout, or the reason why it has none; None for both if nothing is known.
+    """The verdict on a module's output: its layout, or the reason why it has none. If neither is set, nothing is known.
 
     Attributes:
         shape: shape of the output for one image.
@@ -44,7 +44,7 @@ class Evidence:
 
     Attributes:
         channels: the axis of the raw images over which the model sums first; None if there is no such axis.
-        unknown: names of the operations after which places are unknown.
+        unknown: names of the operations after which the origin of values is unknown.
     """
 
     verdicts: WeakKeyDictionary[nn.Module, list[Verdict]] = field(default_factory=WeakKeyDictionary)
@@ -52,7 +52,7 @@ class Evidence:
     unknown: tuple[str, ...] = ()
 
     def of(self, module: nn.Module, shape: Sequence[int], n: int) -> Verdict | None:
-        """Return the verdict on a module's output of this shape for n images; None if there is none."""
+        """Return the verdict on a module's output of this shape for n images, or None if there is none."""
         own = self.verdicts.get(module, [])
         found = [one for one in own if one.shape == (1, *shape[1:])]
         if found:
@@ -71,7 +71,7 @@ class Evidence:
 
 
 def recall(model: nn.Module, inputs: Inputs) -> Evidence | None:
-    """Return the evidence for inputs of these shapes; None if it has not been gathered yet."""
+    """Return the evidence for inputs of these shapes, or None if it has not been gathered yet."""
     return _known.get(model, {}).get(_signature(inputs))
 
 
@@ -123,7 +123,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
                     attach.after(one, watch)
                 with tracker:
                     Runner.of(model, device)(call)
-        except _UNUSUAL as error:  # a model that runs, but not under tracing, is judged by its shapes
+        except _UNUSUAL as error:  # a model that fails only under tracing is judged by its shapes
             raise_interruption(error)
             if is_out_of_memory(error):
                 raise
@@ -144,7 +144,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 
 
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
-    """Return the axis of the raw images over which a layer first sums completely; None if no layer does.
+    """Return the axis of the raw images over which a layer first sums completely, or None if no layer does.
 
     A layer that sums over several axes at once pools positions, so there is no channel axis then.
     """

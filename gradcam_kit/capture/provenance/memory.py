@@ -1,4 +1,4 @@
-"""Map tensors to row numbers, whatever names and views their memory has."""
+"""Map tensors to their row numbers in a `Places` table, also through other views of the same memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _FLAT = "flat"
 
 
 class Memory:
-    """Row numbers by storage and view, because autograd passes on different objects for the same memory."""
+    """Row numbers keyed by storage and view rather than by tensor object.
+
+    Autograd may hand out different tensor objects for the same memory.
+    """
 
     def __init__(self) -> None:
         self._known: dict[StorageWeakRef, dict[Any, Tensor]] = {}
 
     def get(self, tensor: Tensor) -> Tensor | None:
-        """Return the row numbers of a tensor; None if it depends on no input."""
+        """Return the row numbers of a tensor, or None if the tensor does not depend on any input."""
         views = self._known.get(StorageWeakRef(tensor.untyped_storage()))
         if not views:
             return None
@@ -30,7 +33,7 @@ class Memory:
         return found
 
     def put(self, tensor: Tensor, ids: Tensor | None, fresh: bool = True) -> None:
-        """Store the row numbers of a result; `fresh` if it has memory of its own."""
+        """Store the row numbers of a result. `fresh` tells whether the result has memory of its own."""
         key = StorageWeakRef(tensor.untyped_storage())
         if fresh:
             self._known.pop(key, None)

@@ -1,4 +1,4 @@
-"""Operations by name: those that keep, move, gather or mix the places of their values."""
+"""Operations by name, grouped by what they do to the places of values, which are their origins in the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOVED = (
 )
 """Operations that only move values, so that they can be applied to the row numbers of a tensor."""
 WHERE = ("index", "indices", "mask")
-"""Arguments of these operations that say from where to where values move."""
+"""Arguments of the operations in `MOVED` that say from where to where values move."""
 FACTORS = ("self", "mat1", "batch1", "mat2", "batch2")
 PADDED = tuple(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3))
 

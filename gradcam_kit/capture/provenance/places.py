@@ -1,4 +1,4 @@
-"""The part of the images from which a value comes: an interval along each of their axes."""
+"""The part of the images from which a value comes: an interval along each axis of the images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Places:
         self._count = len(special)
 
     def image(self) -> Tensor:
-        """Return the row numbers of one image, whose values are their own places."""
+        """Return the row numbers of one image, in which each value comes from its own position."""
         places = [torch.arange(size, dtype=torch.float32) for size in self.sizes]
         grid = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).view(-1, self.axes)
         return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
@@ -42,7 +42,7 @@ class Places:
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
     def axes_along(self, ids: Tensor, dim: int) -> int:
-        """Return the number of image axes along which an axis of a tensor runs; several if positions are flattened."""
+        """Return the number of image axes along which an axis of a tensor runs, several if positions are flattened."""
         low = self._rows[ids.long()][..., : self.axes]
         return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
 
@@ -65,7 +65,7 @@ class Places:
         return self._merged(low, high, rows[..., -2:].amax(over, keepdim=True))
 
     def narrower(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return, value by value, the place with the smaller extent; the first if both are equally wide."""
+        """Return, value by value, the place with the smaller extent, or the first place if both are equally wide."""
         if first.numel() == 1 and int(first) == CONSTANT:
             return second.expand(torch.broadcast_shapes(first.shape, second.shape))
         if second.numel() == 1 and int(second) == CONSTANT:
@@ -74,7 +74,7 @@ class Places:
         return torch.where(width[first.long()] <= width[second.long()] + 1e-6, first, second)
 
     def resample(self, ids: Tensor, centers: Mapping[int, Tensor]) -> Tensor:
-        """Return the places at fractional indices along some axes, interpolated and continued beyond the ends."""
+        """Return the places at fractional indices along some axes, interpolated, and extrapolated beyond the ends."""
         centers = {d: c for d, c in centers.items() if ids.shape[d] > 1}
         if not centers:
             return ids
@@ -120,5 +120,5 @@ def lined_up(ids: Tensor, ndim: int) -> Tensor:
 
 
 def origin(ndim: int, kind: int = CONSTANT) -> Tensor:
-    """Return the row number of placeless values of one kind, for a tensor with this number of axes."""
+    """Return the row number of values without a place, as a tensor with `ndim` axes of size 1."""
     return torch.full((1,) * ndim, float(kind), dtype=torch.float64)

@@ -24,16 +24,16 @@ def probed(
     outputs: list[Tensor],
     places: Places,
 ) -> list[Tensor | None]:
-    """Return the row numbers of the results of an unknown operation; None where nothing is found.
+    """Return the row numbers of the results of an unknown operation, or None for a result of unknown origin.
 
     An operation that only moves values also moves integers, which then tell where each result came from. An operation
     that works position by position changes its results only where an argument was changed.
 
     Args:
-        call: runs the operation with other arguments and returns its results.
-        values: the arguments by name.
+        call: function that runs the operation with other arguments and returns its results.
+        values: the operation's arguments by name.
         known: the row numbers of the values that come from the images, by the identity of the tensor.
-        outputs: the results.
+        outputs: the operation's results.
         places: table of the intervals for the row numbers.
     """
     sources = {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and id(leaf) in known}
@@ -112,7 +112,7 @@ def _kept(
 
 
 def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
-    """Whether two results differ by more than rounding; along an axis, at which of its entries."""
+    """Return whether two results differ by more than rounding, or along an axis, at which of its entries."""
     others = [d for d in range(one.ndim) if d not in axes]
     far = ((one - other).abs() > _ROUNDING * one.abs().amax().clamp(min=1e-30)) | (one.isnan() != other.isnan())
     if not axes:
@@ -124,7 +124,7 @@ def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
 
 
 def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
-    """Return copies of the arguments from before the operation, by name; None if it writes into no argument."""
+    """Return copies of the arguments by name, made before the operation runs, or None if it writes into none."""
     if not getattr(func, "_schema", None) or not func._schema.is_mutable:
         return None
     values = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs

@@ -11,10 +11,10 @@ from gradcam_kit.capture.layouts import ChannelsFirst, ChannelsLast, Layout, Tok
 from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 
 _SAME = 1e-3
-"""Distance in pixels up to which two places count as one."""
+"""Distance in pixels up to which two places count as the same place."""
 _WHOLE = 0.6
-"""A token that gathers more than this share of the positions along an axis gathers from everywhere; each of two patches
-has half.
+"""A token that gathers from at least this share of the positions along an axis counts as gathering from everywhere. The
+share is above 1/2, because each of two patches covers half of the positions.
 """
 
 
@@ -30,11 +30,11 @@ def read_layout(
 
     Args:
         shape: shape of the output.
-        ids: row numbers of its values in `places`.
-        places: places of one image.
+        ids: row numbers in `places` of the output's values.
+        places: table of the places in one image.
         positions: indices in `places` of the image axes that heatmaps have.
         channels: index of the channel axis, if there is one.
-        unknown: the names of the operations after which places are unknown.
+        unknown: names of the operations after which the origin of values is unknown.
 
     Returns:
         The layout, or the reason why there is none.

@@ -48,8 +48,8 @@ def settle_layout(
     """Return the layout of a layer's output for n images.
 
     Raises:
-        InDoubtError: the shape alone does not tell, and there is no evidence yet.
-        ShapeError: no positions; the message says why.
+        InDoubtError: the shape is ambiguous, and there is no evidence yet.
+        ShapeError: the output does not have positions of the images; the message says why.
     """
     doubt = is_in_doubt(shape, size, module)
     if doubt and evidence is None:
@@ -65,10 +65,10 @@ def settle_layout(
 def layout_by_shape(
     shape: Sequence[int], size: Sequence[int], model: nn.Module, layer: str, module: nn.Module
 ) -> Layout:
-    """Return the layout that the sizes suggest, and the kernel of the module itself.
+    """Return the layout that follows from the sizes of the axes and from the kernel of the module.
 
     Raises:
-        ShapeError: no positions, or tokens that fit no grid or several.
+        ShapeError: the output has no positions, or tokens that fit no grid or several grids.
     """
     if len(shape) == len(size) + 2 and _has_channels_first(module, len(size)):
         return ChannelsFirst()

@@ -32,10 +32,10 @@ _UNUSUAL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, NotImplem
 
 
 class Tracker(TorchDispatchMode):
-    """Tracks the places of one image through all operations that run while it is active; results do not change.
+    """Tracks the places of one image through all operations while the mode is active. Results do not change.
 
     Attributes:
-        unknown: the names of the operations after which places are unknown.
+        unknown: names of the operations after which the origin of values is unknown.
     """
 
     def __init__(self, places: Places) -> None:
@@ -63,7 +63,7 @@ class Tracker(TorchDispatchMode):
         output = func(*args, **kwargs)
         try:
             self._follow(func, args, kwargs, output, before)
-        except _UNUSUAL as error:  # an operation of an unusual kind: its results are of unknown origin
+        except _UNUSUAL as error:  # the rules do not fit the operation, so its results are of unknown origin
             raise_interruption(error)
             self.unknown.append(str(func))
             for leaf in _tensors(output):
@@ -177,7 +177,7 @@ class Tracker(TorchDispatchMode):
             yield from (taken, taken)
         elif name == "constant_pad_nd" or name in PADDED:
             yield padded(self.places, known[id(one)], one, values["pad" if "pad" in values else "padding"], first)
-        elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # the sequence comes first, then the last states
+        elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # results: the sequence, then last states
             yield self.places.hull(ids, [ids.ndim - 1])
             yield from (self.places.hull(ids, range(ids.ndim)) for _ in leaves[1:])
         elif name == "col2im":
@@ -198,7 +198,7 @@ class Tracker(TorchDispatchMode):
             yield from self._probed(func, lambda changed: _tensors(func(**changed)), values, known, leaves)
 
     def _probed(self, func: Any, call: Any, values: Any, known: Any, outputs: list[Tensor]) -> list[Tensor]:
-        """Return row numbers of the results of an operation without a rule; if they are unknown, keep its name."""
+        """Return row numbers of the results of an operation without a rule, and note it if they are unknown."""
         try:
             found = probed(call, values, known, outputs, self.places)
         except _UNUSUAL as error:  # the operation does not accept other values
@@ -231,7 +231,7 @@ class Tracker(TorchDispatchMode):
                 )
         return origin(len(shape), UNKNOWN)
 
-    # Sums of products: the place of a row of the first factor, or of a column of the second, whichever is narrower
+    # Sums of products have the place of a row of the first factor or of a column of the second, the narrower one.
 
     def _product(self, left: Tensor | None, right: Tensor | None) -> Tensor:
         nothing = origin(2)

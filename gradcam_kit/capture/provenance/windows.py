@@ -18,7 +18,7 @@ from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 def resampled(
     places: Places, ids: Tensor, before: Sequence[int], after: Sequence[int], values: Mapping[str, Any] | None
 ) -> Tensor:
-    """Return the row numbers after windows, by the arguments of the operation, or evenly spread without them."""
+    """Return the row numbers of window results, placed by the operation's arguments, or evenly without arguments."""
     axes = range(len(after) - max(len(after) - 2, 1), len(after))
     if all(after[d] == 1 for d in axes):
         return places.hull(ids, list(axes))
@@ -36,12 +36,12 @@ def resampled(
 
 
 def padded(places: Places, ids: Tensor, image: Tensor, pad: Sequence[int], output: Tensor) -> Tensor:
-    """Return the row numbers of a padded tensor; `pad` counts from the last axis, as in torch."""
+    """Return the row numbers of a tensor padded by `pad`, which begins with the last axis, as in torch."""
     sides = {image.ndim - 1 - k: pad[2 * k] for k in range(len(pad) // 2) if pad[2 * k] or pad[2 * k + 1]}
-    if all(places.axes_along(ids, d) < 2 for d in sides):  # extrapolate places at the border of maps
+    if all(places.axes_along(ids, d) < 2 for d in sides):  # these are maps, whose places are extrapolated
         index = {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in sides.items()}
         return places.resample(ids, index)
-    return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # tokens, not positions
+    return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # these are tokens
 
 
 def folded(places: Places, ids: Tensor, values: Mapping[str, Any], output: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def folded(places: Places, ids: Tensor, values: Mapping[str, Any], output: Tenso
     size = math.prod(values["kernel_size"])
     rest = (values["output_size"], values["kernel_size"], values["dilation"], values["padding"], values["stride"])
     batched = ids if ids.ndim == 3 else ids[None]
-    # fold one entry of each window at a time, so that nothing is added up
+    # Fold one entry of each window at a time, so that row numbers are not added up.
     inside = torch.arange(batched.shape[1]) % size
     apart = [
         torch.ops.aten.col2im(batched * (inside == entry)[:, None], *rest).reshape(output.shape)

@@ -37,7 +37,7 @@ class Folded(nn.Module):
 
 @dataclass(frozen=True)
 class FrameLayout:
-    """The way to read maps of frames from a layer.
+    """How to read the maps of frames from a layer's output.
 
     Attributes:
         calls: number of calls of the layer for a batch; more than one if it runs once per frame.
@@ -60,7 +60,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
     Raises:
         CaptureError: the layer did not run.
         InputError: the layer returned no tensor.
-        ShapeError: an output that fits no reading, or several.
+        ShapeError: the output cannot be read as frames, or can be read in several ways.
     """
     images = inputs.images[:2]
     n, _, t, *size = images.shape
@@ -80,7 +80,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
         attach.after(layer, leave)
         Runner.of(model, device)(inputs.with_images(leaf, torch.arange(n, device=device)))
         if not outputs:
-            raise CaptureError(f"layer {name!r} did not run; choose one that the model calls")
+            raise CaptureError(f"layer {name!r} did not run; choose a layer that the model calls")
         shapes = [tuple(own.shape) for own in outputs]
         shape = shapes[0]
         if len(outputs) == t > 1 and all(own == shape for own in shapes) and shape[0] == n:
@@ -119,7 +119,7 @@ class _Maps:
 
 @dataclass(frozen=True)
 class _Rows:
-    """`(n * t, ...)`, clip after clip or frame after frame."""
+    """Reads maps of frames from `(n * t, ...)`, clip after clip or frame after frame."""
 
     layout: Layout
     n: int
@@ -137,7 +137,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Moved:
-    """`(n, t, k, h, w)`."""
+    """Reads maps of frames from `(n, t, k, h, w)`."""
 
     def __call__(self, output: Any) -> Float[Tensor, "n k t *s"]:
         return _tensor(output).transpose(1, 2)
@@ -169,13 +169,13 @@ def _is_time_first(output: Tensor, clips: Float[Tensor, "n c t h w"], name: str)
 
 
 def _is_frame(output: Tensor, clips: Float[Tensor, "n c t h w"], name: str) -> bool:
-    """Whether the second axis of `(n, t, ...)` is time: its second entry comes from the second frame alone."""
+    """Whether the second axis of `(n, t, ...)` is time, so that its second entry comes from the second frame alone."""
     reached = _reached(output[:, 1], clips).flatten(3).any(-1).any(1).any(0).tolist()
     return [place for place, own in enumerate(reached) if own] == [1]
 
 
 def _reached(part: Tensor, clips: Tensor) -> Tensor:
-    """Return which values of the clips influence a part of an output, up to chance."""
+    """Return which values of the clips influence a part of an output, judged by gradients with random weights."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(part.shape, generator=generator, dtype=torch.float64).add(0.5).to(part)
     (gradient,) = torch.autograd.grad((part * weights).sum(), clips, retain_graph=True, allow_unused=True)

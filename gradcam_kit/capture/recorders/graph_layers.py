@@ -31,7 +31,7 @@ class GraphCall:
         edge_index: the edges as the layer used them, with the self-loops that it added.
         alpha: the coefficient of each edge and head, in eval mode.
         targets: the target node of each edge.
-        nodes: number of nodes that the layer returned.
+        nodes: number of nodes in the layer's output.
     """
 
     name: str
@@ -50,7 +50,8 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
     Raises:
         MissingExtraError: torch_geometric is not installed.
         LayerNotFoundError: the model has no layer of torch_geometric.
-        CaptureError: no layer gives coefficients, none of them ran, or a second call returned a different output.
+        CaptureError: no layer can return coefficients, none of these layers ran, or a second call returned a different
+            output.
     """
     try:
         with warnings.catch_warnings():  # some versions of torch_geometric warn of their own use of TorchScript
@@ -106,7 +107,7 @@ def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
     if not isinstance(first, Tensor) or not torch.allclose(first, returned, _TOLERANCE, _TOLERANCE, equal_nan=True):
         raise CaptureError(
             f"{name!r} returned a different output when it was called again for its coefficients; a hook "
-            "may change its output, or it may draw random numbers in eval mode"
+            "may change its output, or the layer may draw random numbers in eval mode"
         )
     edge_index = _edge_index(edges)
     coefficients = alpha.detach().reshape(len(alpha), -1)
@@ -115,7 +116,7 @@ def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
-    """Return output, edges and coefficients; a SparseTensor holds the coefficients itself."""
+    """Return output, edges and coefficients, which are the values of the edges if these are a SparseTensor."""
     returned, second = answer
     if isinstance(second, tuple):
         return returned, second
@@ -123,7 +124,7 @@ def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
 
 
 def _edge_index(edges: Any) -> Tensor:
-    """Return edges as `(2, edges)`, from sources to targets; the rows of sparse matrices are targets."""
+    """Return edges as `(2, edges)`, from sources to targets, which are the rows of sparse matrices."""
     if not isinstance(edges, Tensor):
         row, col, _ = edges.coo()
         return torch.stack([col, row])

@@ -1,4 +1,4 @@
-"""Run one pass and record inputs and outputs of every recurrent layer; the model is restored afterwards."""
+"""Run one pass, record the inputs and outputs of every recurrent layer, and restore the model afterwards."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ State = Tensor | tuple[Tensor, Tensor] | None
 
 @dataclass(frozen=True, eq=False)
 class RecurrentCall:
-    """One call of a recurrent layer; the tensors are copies without a graph.
+    """One call of a recurrent layer, with copies of its tensors without a graph.
 
     Attributes:
-        inputs: the input sequences, a tensor or packed.
-        state: the initial state; None = zeros.
-        output: the returned sequences, packed if the inputs were.
+        inputs: the input sequences, as a tensor or a packed sequence.
+        state: the initial state; None stands for zeros.
+        output: the returned sequences, packed if the inputs were packed.
         final: the returned last states.
     """
 
@@ -41,10 +41,10 @@ class RecurrentCall:
 
 
 def recurrent_layers(model: Any, layers: Any = None) -> dict[str, nn.RNNBase]:
-    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that match the patterns; None = all of the model.
+    """Return the `nn.RNN`, `nn.LSTM` and `nn.GRU` layers that match the patterns, or all for None.
 
     Raises:
-        LayerNotFoundError: the model has none, or a pattern has no match.
+        LayerNotFoundError: the model has no recurrent layer, or a pattern has no match.
         InputError: the patterns match only other layers.
     """
     inner = check_observable(model)
@@ -101,7 +101,7 @@ def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> 
 
 @contextmanager
 def passing(module: nn.Module, inputs: Any) -> Iterator[None]:
-    """Hold a module for our own passes; restore buffers, flags and random states afterwards."""
+    """Prepare a module for our own passes, and restore its buffers, flags and random states afterwards."""
     leaves = tree_leaves(tuple(inputs) if isinstance(inputs, PackedSequence) else inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:

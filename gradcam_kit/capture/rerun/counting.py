@@ -14,7 +14,7 @@ def counting_rows(listener: Callable[[int], None]) -> Iterator[None]:
     """Call `listener` after every pass of changed rows within the block, with the number of rows in the pass.
 
     Methods that mask images or activations make such passes: rescore, replay and probe. The listener runs between
-    passes, in the thread of the method; an exception in it ends the method.
+    passes, in the thread of the method; an exception that the listener raises ends the method.
 
     Args:
         listener: called with a number of rows, at least 1.

@@ -22,9 +22,10 @@ def native_rows(
 
     Args:
         record: recorded output of the layer for n samples.
-        maps: one per row; tokens of a block keep the layer's own axes, so that samples may be on the second axis.
+        maps: the changed maps, one per row. Tokens of a block keep the layer's own axes, so that samples may be on the
+            second axis.
         index: the sample of each row, from which prefix tokens are taken, because maps leave them out.
-        n: samples.
+        n: number of samples.
     """
     assert record.layout is not None
     if not isinstance(record.layout, Custom):
@@ -48,7 +49,7 @@ class Rearrangement:
     """The positions from which `reshape` takes the values of the maps.
 
     Attributes:
-        tensor: index among the captured tensors.
+        tensor: index of the tensor among the layer's captured tensors.
         axis: the axis of this tensor on which the samples are.
         interleaved: whether the entries of one sample on that axis are n apart instead of adjacent.
         places: indices of the values of a sample's maps among all values of the sample.
@@ -91,7 +92,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                 taken = record.maps(others)
             except (ShapeError, RuntimeError) as error:
                 raise_interruption(error)
-                continue  # `reshape` was written for another number of samples, or does arithmetic
+                continue  # `reshape` accepts only another number of samples, or does arithmetic
             if taken.is_floating_point() or len(taken) != samples or bool((taken < 0).any()):
                 continue
             taken = taken.flatten(1)
@@ -115,7 +116,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
 
 
 def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
-    """Yield the axes on which the samples may be, with the number of samples to test (one would not suffice)."""
+    """Yield the axes on which the samples may be, with the number of samples to test, at least 2."""
     for axis, size in enumerate(tensor.shape):
         if size % n == 0:
             yield axis, n if n > 1 else 2

@@ -39,7 +39,7 @@ class Prefix:
 
     @property
     def residual(self) -> Tensor | None:
-        """Return the input of the layer, if a module made it."""
+        """Return the input of the layer, if a module computed it."""
         if self.source is None:
             return None
         call, leaf = self.source

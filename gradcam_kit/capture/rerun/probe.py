@@ -1,4 +1,4 @@
-"""Activations and gradients of a layer for changed inputs: noise, paths, windows."""
+"""Compute activations and gradients of a layer for changed inputs, such as noisy images, paths and windows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gradcam_kit.types import GradientRule, Reshape
 
 @dataclass(frozen=True)
 class Prober:
-    """`probe`: forward and backward passes for changed images, each row scored by its own sample's target."""
+    """The function `probe`, which runs changed images forward and backward, each scored by its own sample's target."""
 
     rescorer: Rescorer
     record: LayerRecord

@@ -39,7 +39,7 @@ _log = logging.getLogger("gradcam_kit")
 
 @dataclass
 class Replayer:
-    """`replay`: scores as if the layer had produced these activations.
+    """The function `replay`, which computes scores as if the layer had produced the given activations.
 
     The first use compares the scores of the suffix alone with those of the pass. If they differ, or the suffix cannot
     run alone, the whole model runs with the layer's output replaced. `checks` reads the result of the comparison.
@@ -66,7 +66,8 @@ class Replayer:
             residual: replacement of the layer's input wherever else it is used, such as on a residual branch.
 
         Raises:
-            CaptureError: `residual` for a layer whose input no module made, or that cannot be isolated.
+            CaptureError: `residual` is given, but no module computed the layer's input, or the layer cannot be
+                isolated.
         """
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device), torch.no_grad():
@@ -81,13 +82,13 @@ class Replayer:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,  # after the layer, most memory traffic is for weights
+                self.rescorer.batch_size,  # not fewer: after the layer, memory traffic is mostly for weights
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def with_graph(self, rows: Tensor) -> Float[Tensor, "n *targets"]:
-        """Score with a graph down to the rows, which are one per sample, in the layer's own layout."""
+        """Score one row per sample, in the layer's own layout, with a graph from the rows to the scores."""
         images = self.rescorer.inputs.images
         with untouched(self.rescorer.run.model, images.device):
             if self.isolated is None:
@@ -97,7 +98,7 @@ class Replayer:
                 return self._score(rows, torch.arange(len(images), device=images.device))
 
     def residual(self) -> Float[Tensor, "n k *s"] | None:
-        """Return the layer's input, laid out like its output; None if no module made it."""
+        """Return the layer's input, laid out like its output, or None if no module computed it."""
         source = self.prefix.residual if self.prefix else None
         if source is None or len(self.record.captured) > 1 or source.shape != self.record.captured[0].shape:
             return None
@@ -144,16 +145,15 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
-        # Do not use n rows, because kept outputs may contain other things with one entry per sample: a list, an object,
-        # a size.
+        # Do not use n rows: lists, objects and sizes for n samples in kept outputs would fit n rows by chance.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
-        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # use a different order of the rows as well
+        index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and use a different order of the rows
         record, self.isolated = self.record, True
         replayed = self._attempt(index)
         if isinstance(replayed, Exception):
             again = self._attempt(index)
             if not isinstance(again, Exception) or not is_same_failure(replayed, again):
-                raise replayed  # logged once; it does not mean that the model itself cannot run
+                raise replayed  # the second run did not repeat the error, so isolation is not its cause
             _log.debug("layer %r cannot be isolated: %s", record.name, again)
             return False
         expected = self.scores[index]

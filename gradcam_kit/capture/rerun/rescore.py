@@ -1,4 +1,4 @@
-"""Scores of changed inputs and of changed activations, in chunks, without a graph."""
+"""Score changed inputs and changed activations, in chunks and without a graph."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from gradcam_kit.types import Rescore, Target
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
 _NEAR = 5 * 2**19
-"""Bytes of rows per CPU thread; the results of more rows would leave the caches before they are used."""
+"""Bytes of rows per CPU thread. The results of more rows would leave the caches before they are used."""
 
 
 def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
     """Return the relative difference of scores that counts as rounding for a model of this precision.
 
-    On CUDA, float32 convolutions keep only 10 bits by default (TensorFloat-32), and a different number of rows may be
-    computed in a different order. For a whole network this adds up to 2e-4 to 4e-4.
+    On CUDA, float32 convolutions keep only 10 bits of the mantissa by default (TensorFloat-32), and a different number
+    of rows may be computed in a different order. For a whole network this adds up to 2e-4 to 4e-4.
     """
     if precision == torch.float32 and device.type == "cuda":
         return 5e-3
@@ -67,9 +67,9 @@ class RowState:
     """Facts learned from passes over changed rows, for later passes of the same call."""
 
     most: int | None = None
-    """Maximum number of rows that fit into the device's memory; set after an out-of-memory error."""
+    """Maximum number of rows that fit into the device's memory, set after an out-of-memory error."""
     is_checked: bool = False
-    """Whether repeated samples score like the samples themselves."""
+    """Whether `Rescorer.check` has been run, which scores repeated samples."""
     is_bag: bool = False
     """Whether the model gives one score for all images together."""
     shares_inputs: bool = False
@@ -80,7 +80,7 @@ class RowState:
 
 @dataclass(frozen=True)
 class Rescorer:
-    """`rescore`: runs the whole model on changed images and scores each row with its own sample's target."""
+    """The function `rescore`, which runs the model on changed images and scores each with its own sample's target."""
 
     run: Runner
     inputs: Inputs
@@ -105,7 +105,7 @@ class Rescorer:
         """Find out whether other inputs with n entries belong to the samples, or to the batch, as several prompts do.
 
         Raises:
-            CaptureError: neither reproduces the known scores, so scores of rows would be wrong.
+            CaptureError: neither assumption reproduces the known scores, so that scores of rows would be wrong.
         """
         if self.state.is_checked or self.state.is_bag:
             return
@@ -114,7 +114,7 @@ class Rescorer:
         if not doubtful:
             return
         n = self.inputs.n
-        # Use another order and number of rows: with the original ones, even inputs of the whole batch would fit.
+        # Use another order and number of rows, because the original ones would fit even inputs of the whole batch.
         index = (torch.arange(n + 1, device=self.inputs.images.device) + 1) % n
         with self.run.context():
             expected = self._here(at_least_float32(score(self.target, self.output, n)))[index]
@@ -187,7 +187,7 @@ class Rescorer:
         return results
 
     def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:
-        """Run one pass; converted copies of the weights pay off from the second pass on."""
+        """Run one pass, with converted copies of the weights from the second pass on, when they pay off."""
         self.state.passes += 1
         ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
         if self.state.passes > 1 and ordered and not self.state.weights.failed:
@@ -196,7 +196,7 @@ class Rescorer:
         return work(chunk)
 
     def _score_by_sample(self, output: Any, index: Tensor) -> Tensor:
-        """Give the target each row at the position of its sample, in an output that is otherwise unchanged."""
+        """Score each row at the position of its sample, in an output that is otherwise unchanged."""
         scores: list[Tensor] = []
         for row in range(len(index)):
             whose = index[row : row + 1]
@@ -224,7 +224,7 @@ def by_similarity(rows: Rescorer) -> Rescorer:
     """Return the same passes, scored by the similarity of detections to the detection that the target explains.
 
     Raises:
-        TargetError: a target that is not a box.
+        TargetError: the target does not explain a detection.
     """
     if not hasattr(rows.target, "similarity"):
         raise TargetError(
@@ -242,7 +242,7 @@ def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[in
         return value.shape[0] if isinstance(value, Tensor) and value.ndim else None
 
     def is_per_sample(value: Any) -> bool:
-        """Return whether these are lists with one entry per sample, the output of detection models."""
+        """Return whether a value is a list with one entry per sample, as detection models return it."""
         return type(value) is list and len(value) == sizes[0] and any(length(entry) != sizes[0] for entry in value)
 
     def place(old: Any, new: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Scores of changed images, for metrics: the class is fixed once, on the unchanged images."""
+"""Score changed images for metrics, with the class fixed once on the unchanged images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gradcam_kit.types import Images, Rescore
 
 @dataclass(frozen=True, eq=False)
 class IsPrediction(ClassTarget):
-    """Score 1 if a class is predicted, else 0; for a model with one output, if it is above `threshold`.
+    """The score 1 if a class is predicted, else 0. A single output predicts its class if it is above `threshold`.
 
     NaN if a logit is NaN, because then no class is the largest.
     """
@@ -37,7 +37,7 @@ class IsPrediction(ClassTarget):
     threshold: float = 0.0
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return 1 if argmax z = c, else 0."""
+        """Return 1 for a class that is predicted (argmax z = c), else 0."""
         is_best = logits > self.threshold if logits.shape[1] == 1 else logits.argmax(1, keepdim=True) == classes
         return is_best.expand_as(classes).float().masked_fill(logits.isnan().any(1, keepdim=True), torch.nan)
 
@@ -49,7 +49,7 @@ class Rescoring(Rescorer):
     Attributes:
         classes: the explained classes `(n, [m])`; None for a target without classes.
         settings: kind of the score and origin of the classes, stored with the results.
-        scores: kind of the scores, see `ClassProbability`.
+        scores: kind of the class scores, see `ClassProbability`.
     """
 
     classes: Tensor | None = None
@@ -79,18 +79,18 @@ def rescoring(
     keep_modes: bool = False,
     **forward_kwargs: Any,
 ) -> Iterator[Rescoring]:
-    """Hold the model in eval mode, and yield `rescore(rows, index)`: scores of changed images, without a graph.
+    """Hold the model in eval mode, and yield `rescore(rows, index)`, which scores changed images.
 
-    At the end of the block the model is restored, even after an error.
+    The scores have no graph. At the end of the block the model is restored, even after an error.
 
     Args:
         model: any PyTorch model.
-        images: the images to change, as in calling a method.
-        targets: as in calling a method. None = the predicted class of each image, found by one forward pass; the class
-            stays the same for all rows.
+        images: the images to change, in the form that methods accept.
+        targets: the targets, in the form that methods accept. None = the predicted class of each image, found by one
+            forward pass; the class stays the same for all changed images.
         image_input: position or key of the input to change, if there are several; None = the first floating-point input
             with 2 or 3 position axes, else with one.
-        probability: score classes by their probability; False = by the target itself, or by the logit.
+        probability: score classes by their probability; False = by the given target itself, or by the logit.
         scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs); None = by evidence:
             "raw" if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or
             there is one output, else "softmax".
