@@ -53,7 +53,7 @@ def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, lis
             raise OptionError(f"box is {tuple(box)}; expected (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
         if max(box) <= 1 < min(size):
             raise OptionError(
-                f"box is {tuple(box)}; expected pixels of a picture of {size[0]} x {size[1]}, not fractions"
+                f"box is {tuple(box)}; expected pixels of a picture of {size[1]} x {size[0]}, not fractions"
             )
         x0, y0, x1, y1 = map(round, box)
         found.setdefault((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), []).append(index)

@@ -78,5 +78,5 @@ def test_a_box_that_is_no_numbers_is_named():
 
 
 def test_shares_are_no_box() -> None:
-    with pytest.raises(OptionError, match=r"expected pixels of a picture of 20 x 30, not fractions"):
+    with pytest.raises(OptionError, match=r"expected pixels of a picture of 30 x 20, not fractions"):
         places((0, 0, 0.5, 1), 1, (20, 30))
