@@ -56,7 +56,7 @@ class MethodCost:
 
     Attributes:
         seconds: time, with the device synchronized.
-        passes: arithmetic in units of the model's forward pass, that pass included.
+        passes: arithmetic operations as a multiple of those of one forward pass, which is included.
         peak_mb: peak memory of new tensors, in 10^6 bytes.
     """
 
@@ -68,7 +68,7 @@ class MethodCost:
 def compared_methods(
     model: nn.Module, methods: Methods, target_layers: Layers, options: Mapping[str, Any]
 ) -> list[ComparedMethod]:
-    """Combine methods with layers; labels are "method" or, with several layers, "method layer".
+    """Combine methods with layers, with the labels "method" or, for several layers, "method layer".
 
     Args:
         model: model of all methods that are not given as objects.
@@ -111,7 +111,7 @@ def _problem(one: ComparedMethod, inputs: Inputs) -> str | None:
     """Return the error that keeps a method from explaining the first image.
 
     Raises:
-        Exception: an error that does not recur, so the method is not at fault.
+        Exception: an error that does not occur again when the call is repeated, so the method is not its cause.
     """
     error = _failure(one, inputs)
     if error is None:
@@ -226,14 +226,14 @@ def with_balanced(
     targets: Any,
     options: Mapping[str, Any],
 ) -> tuple[list[ComparedMethod], Mapping[str, Explanation], dict[str, str]]:
-    """Add BalancedCAM if the automatic layer of the others has tokens, or the reason why it does not suit the model."""
+    """Add BalancedCAM if the automatic layer of other methods has tokens; if it is unsuitable, return the reason."""
     advised = [one.cam for one in found if one.cam is not None and is_advised(one.cam)]
     if not advised:
         return list(found), explanations, {}
     own = ComparedMethod(BalancedCAM.name, BalancedCAM.name, BalancedCAM(advised[0].model, **options))
     try:
         return [*found, own], {**explanations, **explained([own], inputs, targets)}, {}
-    except GradCamKitError as error:  # for example operations hidden from balanced gradients
+    except GradCamKitError as error:  # BalancedCAM may be unsuitable, for example if it cannot balance an operation
         return list(found), explanations, {own.label: str(error)}
 
 

@@ -42,7 +42,7 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
 
     Raises:
         UnknownNameError: not one of `METRICS`.
-        OptionError: two different metrics of one name.
+        OptionError: two different metrics with the same name.
     """
     found: dict[str, Metric] = {}
     for metric in map(known_metric, names):
@@ -120,11 +120,11 @@ def measure_all(
 
 
 def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
-    """Return for each image the mean of the draws that count; `details["draws"]` has all draws, NaN where one does not
-    count.
+    """Average each image's metric over the draws whose status is OK.
 
-    The other details are means of the same draws, such as the mean curve, whose area is the mean of the areas; a detail
-    whose shape differs from draw to draw is left out. The status of an image is OK if the status of any draw is.
+    `details["draws"]` keeps the value of every draw, NaN where its status is not OK. The other details, such as curves,
+    are averaged over the same draws, so the area under a mean curve equals the mean area. A detail whose shape differs
+    between draws is dropped. An image has status OK if at least one of its draws has.
     """
     if len(draws) == 1:
         return draws[0]
@@ -145,7 +145,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
 
 
 def _mean_where(draws: Float[Tensor, "n draws *rest"], ok: Bool[Tensor, "n draws"]) -> Float[Tensor, "n *rest"]:
-    """Return the mean over the draws that count; the first draw if none counts."""
+    """Return the mean over the draws whose status is OK; the first draw if there is none."""
     counted = ok.reshape(*ok.shape, *(1 for _ in draws.shape[2:]))
     return draws.where(counted, torch.nan).nanmean(1).where(counted.any(1), draws[:, 0])
 
@@ -186,7 +186,7 @@ def _again(one: ComparedMethod, rows: Question, draw: int = 0) -> Explain | None
 
 
 def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
-    """Return a callable to the activations of a method's layers, or of the first method's for a baseline."""
+    """Return a function from changed images to the activations of a method's layers; None without layers."""
     if cam is None:
         return None
     layers = cam.target_layers or cam.chosen_layers.get(tuple(rows.inputs.images.shape[2:]))

@@ -31,7 +31,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
     Raises:
         CaptureError: no frames.
         OptionError: another suffix, or `fps` of 0 or less.
-        PictureError: this OpenCV cannot write such files.
+        PictureError: the installed OpenCV cannot write this format.
     """
     target, rate = Path(path), positive("fps", fps)
     if target.suffix.lower() not in (".gif", ".mp4"):

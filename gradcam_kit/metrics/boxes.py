@@ -56,14 +56,14 @@ def max_box_accuracy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " thresholds"]]:
     """Return the accuracy of the data set at its best threshold, and at every threshold.
 
-    The threshold is chosen on the evaluated images themselves; for a fair number choose it on others.
+    The threshold is chosen on the evaluated images themselves; for a fair number, choose the threshold on other images.
     """
     accuracies = (overlaps >= check_overlap(overlap)).double().mean(0)
     return accuracies.amax(), accuracies
 
 
 def check_overlap(overlap: float) -> float:
-    """Return `overlap`, or raise OptionError."""
+    """Return `overlap` if it is in (0, 1]; raise OptionError otherwise."""
     if not 0 < finite_number("overlap", overlap) <= 1:
         raise OptionError(f"overlap is {overlap}; expected an intersection over union in (0, 1]")
     return overlap

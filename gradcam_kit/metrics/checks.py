@@ -35,12 +35,12 @@ def case_checked() -> Iterator[None]:
 
 
 def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> None:
-    """Raise unless there is one heatmap of the image's size for each image, with values in [0, 1].
+    """Raise an error unless there is one heatmap of the image's size for each image, with values in [0, 1].
 
     Args:
         heatmaps: expected `(n, *t)`.
         images: expected `(n, c, *t)`.
-        within: whether to check the range. NaN and infinity are not errors; such maps are flagged.
+        within: whether to check the range. NaN and infinity raise no error; maps that contain them are flagged.
     """
     _check_tensor("heatmaps", heatmaps)
     if not heatmaps.is_floating_point():
@@ -198,12 +198,12 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def improbable(scores: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:
-    """Return the flag of images whose scores are not probabilities, so that shares of them are meaningless."""
+    """Return which images have scores that are not probabilities, so that shares of these scores are meaningless."""
     return ((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any(1)
 
 
 def check_scores(scores: Tensor, rows: int) -> Tensor:
-    """Return one float score per row, or raise."""
+    """Return the scores as floats; raise an error unless there is one per row."""
     if tuple(scores.shape) != (rows,):
         raise ShapeError(
             f"rescore returned scores of shape {tuple(scores.shape)} for {rows} rows; expected ({rows},). "
@@ -213,7 +213,7 @@ def check_scores(scores: Tensor, rows: int) -> Tensor:
 
 
 def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
-    """Return the flag of maps that are constant or not finite."""
+    """Return which maps are constant or not finite, as a flag by status."""
     return {Status.DEGENERATE_MAP: broken(maps) | constant(maps)}
 
 

@@ -119,7 +119,7 @@ def faithfulness_correlation(
     total = math.prod(heatmaps.shape[1:])
     count = max(1, min(_SUBSET, total // 10)) if subset is None else positive_int("subset", subset)
     if count >= total:
-        raise OptionError(f"subset is {count} and the maps have {total} positions; expected fewer, so that sets differ")
+        raise OptionError(f"subset is {count}, but the maps have only {total} positions; expected 1 to {total - 1}")
     found, settings = _over_subsets(heatmaps, images, rescore, seed, identities, [count], samples, baseline, batch_size)
     values = found[:, 0].masked_fill(broken(heatmaps), torch.nan)
     return measured(values, degenerate(heatmaps), {**settings, "subset": subset or _SUBSET_SAID})
@@ -166,7 +166,7 @@ def monotonicity_correlation(
     stride = math.ceil(total / positive_int("steps", steps))
     groups = math.ceil(total / stride)
     if groups < 2:
-        raise OptionError(f"steps is {steps} for {total} positions: one group; expected at least two to correlate")
+        raise OptionError(f"steps is {steps} for {total} positions, which is one group; expected at least two groups")
     positive_int("samples", samples)
     own, order = identities_of(identities, images), Order.of(usable(heatmaps))
 
@@ -197,7 +197,7 @@ def _over_subsets(
     baseline: float | Fill,
     batch_size: int,
 ) -> tuple[Float[Tensor, "n sizes"], dict[str, object]]:
-    """Correlate sums of the map with falls of the score over random sets, for each size; return settings too."""
+    """Correlate sums of the map with falls of the score over random sets, for each size; also return the settings."""
     if positive_int("samples", samples) < 2:
         raise OptionError("samples is 1; expected at least two sets to correlate")
     own, maps = identities_of(identities, images), usable(heatmaps)

@@ -37,7 +37,7 @@ def deletion(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score while positions are removed, the most relevant first; over the removed fraction.
+    """Return the area under the score over the fraction of removed positions, the most relevant removed first.
 
     The area is computed by the trapezoid rule on the actual fractions, so a shorter last step counts less. The curve,
     which includes the unchanged and the empty image, is `details["curve"]`.

@@ -124,7 +124,10 @@ def coherency(
     paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
 def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the mean of the min-max normalized map, in [0, 1]: the highlighted share. Not `complexity.entropy`."""
+    """Return the mean of the min-max normalized map, in [0, 1], which measures the highlighted share.
+
+    This is not the metric `complexity.entropy`.
+    """
     values = normalize(usable(heatmaps)).flatten(1).mean(1)
     return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
 
@@ -169,7 +172,7 @@ def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rescore, **details: Tensor) -> MetricResult:
-    """Define `details` as a share of scores only where scores are probabilities."""
+    """Return the result of a masking metric, NaN where a score among `details` is not a probability."""
     undefined = broken(heatmaps) | improbable(torch.stack([*details.values()], 1))
     values = values.masked_fill(undefined, float("nan"))
     return measured(values, degenerate(heatmaps), {**score_settings(rescore), **_MASKING, "clamp": _CLAMP}, details)

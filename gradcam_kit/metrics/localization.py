@@ -39,7 +39,8 @@ def pointing_game(
     Args:
         heatmaps: maps of any scale.
         masks: where the object is.
-        tolerance: distance in positions, exclusive: with 15 a maximum 14 pixels from the object is a hit. 0 = on it.
+        tolerance: distance in positions, exclusive: with 15, a maximum 14 positions from the object is a hit. 0 = on
+            the object.
     """
     check_masks(masks, heatmaps)
     non_negative("tolerance", tolerance)
@@ -81,7 +82,9 @@ def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 def top_k_intersection(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int | None = None
 ) -> MetricResult:
-    """Return the share of the k most relevant positions on the object; at most |m| / k where it is smaller than k.
+    """Return the share of the k most relevant positions that lie on the object.
+
+    For an object with fewer than k positions, the largest possible value is its number of positions divided by k.
 
     Args:
         heatmaps: only their order matters.
@@ -96,7 +99,7 @@ def top_k_intersection(
     settings: dict[str, object] = {"k": k or "1000, or a tenth of the positions for maps below 10000 positions"}
     k = positive_int("k", min(1000, max(1, positions // 10)) if k is None else k)
     if k > max(positions, 1):
-        raise OptionError(f"k is {k} and the maps have {positions} positions; expected at most as many")
+        raise OptionError(f"k is {k}, but the maps have only {positions} positions; expected k from 1 to {positions}")
     return _top(heatmaps, masks, torch.full_like(masks.flatten(1).sum(1), k), settings)
 
 
@@ -105,7 +108,7 @@ def top_k_intersection(
 def iou(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float | Literal["otsu"] = 0.5
 ) -> MetricResult:
-    """Return the overlap |Q and m| / |Q or m| of the object m with Q, where the map reaches the threshold.
+    """Return the overlap |Q and m| / |Q or m| of the object m with the region Q in which the map reaches the threshold.
 
     Args:
         heatmaps: maps of any scale.
@@ -198,17 +201,17 @@ def chance(masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
 
 
 def empty(masks: Bool[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Return the flag of empty masks."""
+    """Return which masks are empty."""
     return ~masks.flatten(1).any(1)
 
 
 def localization_flags(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> dict[Status, Tensor]:
-    """Return the statuses; the flag of an empty mask takes precedence over that of a map."""
+    """Return the flags of masks and maps by status; the flag of an empty mask takes precedence over that of its map."""
     return {Status.EMPTY_GT: empty(masks), **degenerate(heatmaps)}
 
 
 def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor, "n p"]:
-    """Return where the map reaches the threshold; strictly exceeds it for Otsu's, which splits that way."""
+    """Return where the map reaches a share of its maximum, or strictly exceeds Otsu's threshold."""
     maps = usable(heatmaps).flatten(1)
     if threshold == "otsu":
         return maps > otsu_threshold(heatmaps)[:, None]

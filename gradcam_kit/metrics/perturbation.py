@@ -48,7 +48,7 @@ def region_perturbation(
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         patch: side of a cell, in positions.
-        steps: number of removed cells, at most all.
+        steps: number of cells to remove; if there are fewer cells, all are removed.
         baseline: what replaces a position, as in `deletion`; the paper uses noise.
         batch_size: maximum number of changed images in memory at once.
     """

@@ -33,7 +33,8 @@ _CELL = 16  # side of a HOG cell in positions, if the map has room for 3 cells
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
     """Correlate (Pearson) the histograms of oriented gradients of min-max normalized maps.
 
-    Cells have 16 positions, or a third of the map; NaN for a constant map, and for maps without two position axes.
+    Cells are 16 positions wide, or a third of a smaller map. The result is NaN for a constant map, and for maps without
+    two position axes.
     """
     from skimage.feature import hog
 
@@ -51,7 +52,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 def similarities(
     a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"], size: tuple[int, ...]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return all similarities of signed maps by name; SSIM and HOG at this size, at which maps are viewed."""
+    """Return all similarities of signed maps by name; SSIM and HOG at `size`, at which maps are viewed."""
     shown = [upsample(maps.double(), size) for maps in (a, b)]
     return {
         "spearman": spearman(a, b),
@@ -70,9 +71,9 @@ class RandomizationCurve:
         similarity: measure -> `(layers, n)`, NaN where a map is constant.
         status: a `Status` for each similarity, DEGENERATE_MAP where a map is constant or not finite.
         without_initializer: parameters whose values were shuffled, because their module does not initialize them.
-        kept: the parameters among them that kept their values.
-        unused: layers that did not take part in the pass and so are not a step.
-        settings: all that changes the numbers.
+        kept: the parameters among `without_initializer` that kept their values.
+        unused: layers that did not take part in the pass and therefore have no step.
+        settings: everything else that changes the numbers.
     """
 
     layers: tuple[str, ...]

@@ -25,7 +25,7 @@ class RankAgreement:
         metrics: their names.
         consistency: rank correlation over the methods for each pair of metrics, mean over the images where it is
             defined; the paper's internal consistency reliability.
-        counts: the images in each of these means.
+        counts: the number of images in each of these means.
         reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images: 1 if all agree, 0 by
             chance; the paper's inter-rater reliability. NaN with fewer than two images.
     """
@@ -37,7 +37,7 @@ class RankAgreement:
 
 
 def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Collection[str] = ()) -> RankAgreement:
-    """Compare the order in which metrics put methods.
+    """Compare how metrics rank methods.
 
     Args:
         scores: metric -> its value for each method and image, NaN if missing. An image counts for two metrics if both

@@ -25,7 +25,7 @@ class Regions:
     Attributes:
         labels: the region of each position, from 0.
         counts: the number of regions of each image.
-        most: the largest of these numbers, or more.
+        most: an upper bound of `counts`.
     """
 
     labels: Int[Tensor, "n *t"]
@@ -40,7 +40,7 @@ class Regions:
         return (sums / sizes).masked_fill(sizes == 0, -math.inf)
 
     def places(self, values: Float[Tensor, "n most"]) -> Int[Tensor, "n *t"]:
-        """Return the rank of the region of every position, 0 for the largest value; the sort is stable."""
+        """Return the rank of the region of every position, 0 for the largest value, by a stable sort."""
         order = values.sort(dim=1, descending=True, stable=True).indices
         counting = torch.arange(self.most, device=values.device).expand(order.shape)
         place = torch.empty_like(order).scatter_(1, order, counting)

@@ -47,8 +47,8 @@ class MetricInput:
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
             `rescore`.
         seed: seed of all random draws.
-        identities: `(n,)` int, a number per image from which its draws are derived; None = from its values. Either way
-            the draws do not depend on the rest of the batch.
+        identities: `(n,)` int, a number per image from which its draws are derived; None = from the image's values. In
+            both cases, the draws do not depend on the rest of the batch.
         represent: changed images -> activations `(n, ...)` of the explained layer.
 
     Raises:
@@ -75,7 +75,7 @@ class MetricInput:
         if self.identities is not None:
             check_numbers("identities", self.identities, len(self.heatmaps))
         if self.explain is not None and not callable(self.explain):
-            raise InputError(f"explain is {kind_of(self.explain)}; expected a method: images -> heatmaps")
+            raise InputError(f"explain is {kind_of(self.explain)}; expected a callable from images to heatmaps")
         check_same_images(self.images, self.rescore)
         if self.predicts is not None:
             check_rows("predicts", self.predicts)
@@ -109,7 +109,7 @@ class MetricInput:
 
 
 def follows_predictions(explain: Callable[..., Any]) -> bool:
-    """Whether a method takes targets and got none, so that it would explain each image's own prediction."""
+    """Whether a method accepts targets but has none, so that it would explain each image's own prediction."""
     try:
         targets = inspect.signature(explain).parameters.get("targets")
     except (TypeError, ValueError):  # a callable without a signature
@@ -123,7 +123,7 @@ _SHARED = {name for name, value in vars(MetricInput).items() if isinstance(value
 
 @dataclass(frozen=True)
 class Metric:
-    """A named metric; calling it measures a case.
+    """A named metric; calling it measures a `MetricInput`.
 
     Attributes:
         name: name on the command line.
@@ -143,12 +143,12 @@ class Metric:
 
     @cached_property
     def uses(self) -> tuple[str, ...]:
-        """The fields of a case that the metric uses."""
+        """The fields of `MetricInput` that the metric uses."""
         return tuple(name for name in inspect.signature(self.function).parameters if name in _FIELDS | _SHARED)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The fields of a case that the metric requires besides heatmaps and images: those without a default."""
+        """The fields of `MetricInput`, besides heatmaps and images, that the metric requires."""
         parameters = inspect.signature(self.function).parameters
         return tuple(
             name
@@ -178,10 +178,10 @@ class Metric:
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
     def __call__(self, case: MetricInput, **options: Any) -> MetricResult:
-        """Measure.
+        """Measure a batch.
 
         Args:
-            case: batch to measure.
+            case: the batch to measure.
             options: options of the plain function.
 
         Raises:

@@ -94,7 +94,9 @@ def road_combined(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return (LeRF - MoRF) / 2 of the score, mean over percentages, in [-0.5, 0.5]; a variant, not the paper's.
+    """Return (LeRF - MoRF) / 2 of the score, averaged over the percentages, in [-0.5, 0.5].
+
+    This variant is not from the paper; it follows pytorch-grad-cam.
 
     Args:
         heatmaps: in [0, 1]; only their order matters.
@@ -166,7 +168,7 @@ def road_curve(
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the images.
         most_relevant_first: False removes the least relevant positions.
-        percentages: each above 0 and below 100.
+        percentages: percentages of the positions to remove, each above 0 and below 100.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the
             same draw at every percentage.
         tolerance: tolerance of the imputation, see `impute`.
@@ -187,7 +189,7 @@ def _options(percentages: Sequence[float], noise: float, tolerance: float, batch
 
 @dataclass(frozen=True)
 class _Curves:
-    """Return the scores in several orders, their cuts between equal values, and the settings."""
+    """The scores in several orders, the number of cuts between equal values, and the settings."""
 
     scores: Float[Tensor, "n orders percentages"]
     ties: Int[Tensor, "n orders"]

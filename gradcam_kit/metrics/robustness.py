@@ -77,7 +77,7 @@ def sensitivity_max(
         again = explain(noisy)
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(at_least_float32(again).flatten(1) - clean, dim=1)
-        largest = torch.maximum(largest, distance)  # NaN stays
+        largest = torch.maximum(largest, distance)  # NaN is kept
         if predicts is not None and before is not None:
             after = check_scores(predicts(noisy, index), len(images))
             flipped = flipped + ((after != before) & after.isfinite() & before.isfinite())
@@ -126,11 +126,11 @@ def infidelity(
         samples: number of perturbations of each image.
         std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
-        scaled: False = beta is 1.
+        scaled: use the best scale; False = beta is 1.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
-        OptionError: a patch that covers the whole image, for which any map is right.
+        OptionError: a patch that covers the whole image, for which every map has the best value.
     """
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))
@@ -143,7 +143,7 @@ def infidelity(
     if perturbation == "patches" and math.prod(cells) < 2:
         raise OptionError(
             f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one "
-            "patch, for which any map is right; expected a smaller patch, such as a quarter of a side"
+            "patch, for which every map has the best value; expected a smaller patch, such as a quarter of a side"
         )
     products = images.new_zeros(len(images), samples, dtype=torch.double)
 

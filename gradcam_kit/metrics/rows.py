@@ -48,7 +48,7 @@ def score_settings(rescore: Rescore | None) -> dict[str, Any]:
 
 
 def sample_index(images: Tensor) -> Int[Tensor, " n"]:
-    """Return the index of rows that are the images themselves."""
+    """Return the index of rows that are the unchanged images: 0 to n - 1."""
     return torch.arange(len(images), device=images.device)
 
 

@@ -40,7 +40,7 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
 
 
 def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
-    """Raise ShapeError if a method lays maps over the images, but maps and images have different axes."""
+    """Raise ShapeError if a method masks the images by its maps, but maps and images have different axes."""
     positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
     if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
         return

@@ -1,4 +1,4 @@
-"""Run one pass for several methods: find those that can share it, choose layers, hand out the results."""
+"""Run one pass for several methods: find the methods that can share it, choose layers, and distribute the results."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def explain_all(
         methods: CAM objects.
         images: as in calling one of them.
         targets: as in calling one of them.
-        keep_modes: whether modules in train mode stay in it, for dropout that is active on purpose; None = the setting
-            of each method. Methods that share a pass then share its random draws, and a batch does not equal its images
-            one by one; see `BaseCAM`.
+        keep_modes: whether modules in train mode stay in train mode, for dropout that is active on purpose; None = the
+            setting of each method. Methods that share a pass then share its random draws, and a batch does not equal
+            its images one by one; see `BaseCAM`.
         forward_kwargs: passed on to the model.
 
     Returns:
@@ -68,7 +68,7 @@ def explain_all(
 def explain_many(
     cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """Return the explanations of several methods from one capture; like `explain_all`, but not only the heatmaps."""
+    """Return the explanations of several methods from one capture; `explain_all` returns only their heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -116,7 +116,7 @@ def _with_modes(cam: Method, keep_modes: bool) -> Method:
 
 
 def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with its image input set: the one a method names, or on which its layers depend."""
+    """Return the call with its image input set to the one that the method names, or else on which its layers depend."""
     if cam.image_input is not None:
         inputs = with_channels(cam.model, inputs.asked(cam.image_input))
     if len(inputs.image_slots) < 2 or inputs.n == 0:
@@ -147,8 +147,7 @@ def capture_for(
         cams: methods that can share one pass.
         inputs: at least one sample.
         targets: as in calling a method.
-        settled: whether the target was settled by an earlier pass, so that no class is taken from the output of this
-            one.
+        settled: whether an earlier pass determined the target, so that no class is read from the output of this pass.
     """
     first = cams[0]
     target = targets if settled else _read_target(first, targets, inputs.n)
