@@ -76,8 +76,8 @@ def compare(
         targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
         metrics: names in `METRICS`, or `Metric` objects, measured for every method; a single metric needs no list.
         masks: masks of the objects, for metrics that score how well heatmaps find them.
-        pictures: shown beneath the heatmaps; None = the images, with the normalization of `model.transform` undone if
-            the model carries one, else each stretched to its range.
+        pictures: the pictures to show beneath the heatmaps; None = the images, with the normalization of
+            `model.transform` undone if the model carries one, else each stretched to its range.
         names: the names of the images; None = their indices in the batch.
         class_names: the names of the classes; None = `model.class_names`, if the model carries them.
         scores: the kind of score of a class: "softmax", "sigmoid" (of each output) or "raw" (the unchanged output);
@@ -89,7 +89,7 @@ def compare(
         seed: the seed of random draws of metrics and baselines.
         identities: a number per image from which its draws are derived; None = from the values of the image.
         cost: explain the first image once more by each method alone, to see what the method costs.
-        baselines: also measure the metrics of all `metrics.BASELINES`, needed to interpret the numbers of methods; each
+        baselines: also measure all `metrics.BASELINES`, because the numbers of methods mean little without them; each
             takes as long as the metrics of one more method. `controls`, the former name, is accepted for one release.
         keep_modes: leave modules in train mode as they are, such as dropout that is on deliberately, for the methods
             that `compare` makes and for all scores; objects keep their own setting. Maps and numbers are then random,

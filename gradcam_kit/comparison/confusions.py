@@ -30,7 +30,7 @@ class MistakenImage:
     """An image that the model mistakes for another class.
 
     Attributes:
-        index: its position in the loader, from 0.
+        index: position of the image in the loader, from 0.
         score: score of the predicted class.
         label_score: score of the label's class.
         heatmap: the heatmap for the predicted class, in [0, 1].
@@ -58,7 +58,7 @@ class ConfusedPair:
     """Images of one class that the model mistakes for another.
 
     Attributes:
-        label: class index of their label.
+        label: class index of the label of these images.
         predicted: class index of the prediction.
         label_name: name of the label, or its index if the names are not known.
         predicted_name: name of the predicted class, or its index if the names are not known.

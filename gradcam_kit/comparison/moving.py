@@ -29,7 +29,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
         fps: frames per second; a GIF rounds frame times to hundredths of a second.
 
     Raises:
-        CaptureError: no frames.
+        CaptureError: there are no frames.
         OptionError: another suffix, or `fps` of 0 or less.
         PictureError: the installed OpenCV cannot write this format.
     """

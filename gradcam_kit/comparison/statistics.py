@@ -135,7 +135,7 @@ def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> 
 
 
 def _pairs(numbers: Numbers, baselines: Sequence[str]) -> tuple[list[PairedDifference], int]:
-    """Return the differences, and how many signs were drawn for p."""
+    """Return the differences, and the number of draws of signs for their p-values."""
     methods = [label for label in numbers if label not in baselines]
     asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
     draws = max(_DRAWS, _DRAWS_PER_PAIR * len(asked))

@@ -106,7 +106,7 @@ class DCAM:
         self.permutations, self.seed = permutations, seed
 
     def __call__(self, series: Float[Tensor, "n D t"], targets: Any = None) -> Float[Tensor, "n D t"]:
-        """Return the heatmaps of the dimensions. Arguments as for `explain`."""
+        """Return the heatmaps of the dimensions. The arguments are those of `explain`."""
         return self.explain(series, targets).heatmaps
 
     @torch.inference_mode(False)

@@ -130,7 +130,7 @@ class DeepFeatureFactorization:
         self.components, self.seed, self.iterations = components, seed, iterations
 
     def __call__(self, images: Images, **forward_kwargs: Any) -> Float[Tensor, "n components *t"]:
-        """Return the heatmaps of the concepts. Arguments as for `explain`."""
+        """Return the heatmaps of the concepts. The arguments are those of `explain`."""
         return self.explain(images, **forward_kwargs).heatmaps
 
     @torch.inference_mode(False)

@@ -72,7 +72,7 @@ def measured(
     settings: Mapping[str, Any] = _NOTHING,
     details: Mapping[str, Tensor] = _NOTHING,
 ) -> MetricResult:
-    """Return the status of every image: the first flag that is set, else NAN if the value is not finite, else OK."""
+    """Return a result whose status is the first flag set for an image, else NAN for a non-finite value, else OK."""
     values = at_least_float32(values.detach()).float()
     status = torch.where(values.isfinite(), int(Status.OK), int(Status.NAN))
     for flag, holds in reversed(list(flags.items())):

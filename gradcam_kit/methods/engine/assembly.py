@@ -79,7 +79,7 @@ def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
     """Return the maps of a method; raise ShapeError unless there is one map for each sample and target.
 
     Raises:
-        ShapeError: another shape, or not a tensor.
+        ShapeError: the maps have another shape, or are not a tensor.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
     size = tuple(layer.activations.shape[2:])

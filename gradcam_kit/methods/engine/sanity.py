@@ -201,8 +201,8 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
         found.append("all classes have the same score for every image, as with an untrained head")
     elif unreached.any():
         found.append(
-            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: there the score "
-            "does not depend on where something is, or is saturated; choose another layer, or explain the logit"
+            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: their score "
+            "does not depend on positions, or is saturated; choose another layer, or explain the logit"
         )
     if (empty := int(original.is_empty.sum())) > 0:
         found.append(f"{empty} of {n} maps are empty: no positive evidence for the class at {layers}")
