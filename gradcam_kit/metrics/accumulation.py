@@ -220,7 +220,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         """Add a batch, without flagged images.
 
         Args:
-            heatmaps: with two position axes.
+            heatmaps: maps with two position axes.
             masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
             boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any box of an image counts, and boxes without
                 area are padding. An image whose boxes lie outside it has no object.

@@ -37,7 +37,7 @@ def box_accuracy(
     `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
 
     Args:
-        heatmaps: with two position axes.
+        heatmaps: maps with two position axes.
         masks: mask of the object; its bounding box counts.
         threshold: regions consist of positions above this share of the map's maximum.
         overlap: smallest intersection over union of the boxes that counts as a hit.
@@ -81,7 +81,7 @@ def box_overlaps(
     Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
 
     Args:
-        heatmaps: with two position axes.
+        heatmaps: maps with two position axes.
         boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are padding.
         thresholds: shares of each map's maximum, exclusive.
         all_regions: False = only the region whose contour, through its outer positions, encloses the largest area

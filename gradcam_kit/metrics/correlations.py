@@ -56,9 +56,9 @@ def sensitivity_n(
     equally, the correlation is undefined: it is left out of the mean, and NaN in `details["correlations"]`.
 
     Args:
-        heatmaps: in [0, 1].
+        heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the sets.
         identities: a number per image from which its sets are derived; None = from the values of the image.
         fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
@@ -102,9 +102,9 @@ def faithfulness_correlation(
     r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of one size.
 
     Args:
-        heatmaps: in [0, 1].
+        heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the sets.
         identities: a number per image from which its sets are derived; None = from the values of the image.
         subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
@@ -149,9 +149,9 @@ def monotonicity_correlation(
     which tests whether the score rises with every added position.
 
     Args:
-        heatmaps: in [0, 1].
+        heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the draws.
         identities: a number per image from which its draws are derived; None = from the values of the image.
         steps: number of groups, at least 2.

@@ -43,9 +43,9 @@ def deletion(
     which includes the unchanged and the empty image, is `details["curve"]`.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
@@ -75,9 +75,9 @@ def insertion(
     """Return the area under the score while positions of the blurred image are restored; compare `deletion`.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
@@ -116,9 +116,9 @@ def symmetric_relevance_gain(
     the details.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: this and the following options are as in `deletion`.
         identities: as in `deletion`.
         steps: as in `deletion`.

@@ -48,7 +48,7 @@ def impute(
     """Return the images with every removed position replaced by the weighted mean of its neighbors.
 
     Args:
-        images: any units.
+        images: images in any units.
         removed: True at removed positions; at least one position of each image must remain.
         tolerance: the steps end when the preconditioned residual of each channel has fallen to this share of its
             initial value. In pictures of 224 x 224, a tolerance of 5e-4 leaves a root mean square error of 0.0002

@@ -87,7 +87,7 @@ def top_k_intersection(
     For an object with fewer than k positions, the largest possible value is its number of positions divided by k.
 
     Args:
-        heatmaps: only their order matters.
+        heatmaps: maps of any scale; only the order of their values matters.
         masks: where the object is.
         k: number of positions; None = 1000, as in the paper, or a tenth for maps below 10,000 positions.
 

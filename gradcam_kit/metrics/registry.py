@@ -39,9 +39,10 @@ class MetricInput:
     Attributes:
         heatmaps: `(n, *t)` in [0, 1], at the size of the images.
         images: `(n, c, *t)`, as the model gets them.
-        rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it for these
-            images.
-        predicts: 1 where a changed image is still predicted as its sample's class, else 0; None = `rescore.predicts`.
+        rescore: gives the probability of each sample's class for changed images, as `capture.rescoring` yields it for
+            these images.
+        predicts: gives 1 for a changed image that is still predicted as its sample's class, else 0; None =
+            `rescore.predicts`.
         masks: `(n, *t)` bool, where the object is.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of

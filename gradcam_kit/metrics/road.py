@@ -47,9 +47,9 @@ def road_morf(
     """Return how often the class is still predicted after imputing the most relevant positions; mean over percentages.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
+        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does.
         seed: seed of the noise on imputed positions.
         identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the following options are as in `road_curve`.
@@ -99,9 +99,9 @@ def road_combined(
     This variant is not from the paper; it follows pytorch-grad-cam.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the noise on imputed positions.
         identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the following options are as in `road_curve`.
@@ -162,7 +162,7 @@ def road_curve(
     """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the others.
 
     Args:
-        heatmaps: only their order matters; constant maps are ordered row by row.
+        heatmaps: maps of any scale; only the order of their values matters, and constant maps are ordered row by row.
         images: the model's input, with two position axes.
         rescore: scores of changed images.
         seed: seed of the noise.

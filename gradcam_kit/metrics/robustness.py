@@ -59,8 +59,8 @@ def sensitivity_max(
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = changed predictions are
-            not counted.
+        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = changed
+            predictions are not counted.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
     """
@@ -118,7 +118,7 @@ def infidelity(
     Args:
         heatmaps: heatmaps of the images.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the perturbations.
         identities: a number per image from which its perturbations are derived; None = from the values of the image.
         perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0

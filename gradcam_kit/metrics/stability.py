@@ -95,7 +95,8 @@ def relative_input_stability(
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = no draw is left out.
+        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = no draw
+            is left out.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
         floor: smallest magnitude of a divisor.
@@ -135,7 +136,7 @@ def relative_output_stability(
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        rescore: the explained score.
+        rescore: gives the explained score for changed images.
         seed: this and the following arguments are as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.

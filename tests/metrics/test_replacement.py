@@ -133,7 +133,7 @@ def test_cells_of_a_grid() -> None:
         ("sensitivity-n", {"fractions": (0.5, 1.0)}, r"fractions are \(0.5, 1.0\)"),
         ("sensitivity-n", {"samples": 1}, "samples is 1; expected at least two"),
         ("faithfulness-correlation", {"subset": 182}, "subset is 182, but the maps have only 182 positions"),
-        ("monotonicity-correlation", {"steps": 1}, "steps is 1 for 182 positions: one group"),
+        ("monotonicity-correlation", {"steps": 1}, "steps is 1 for 182 positions, which is one group"),
         ("irof", {"compactness": 0.0}, "compactness is 0"),
         ("region-perturbation", {"patch": 0}, "patch is 0"),
         ("local-lipschitz", {"radius": 0.0}, "radius is 0"),
