@@ -52,7 +52,7 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """The cost of a method for a single image without sharing passes; NaN for a baseline.
+    """The cost of a method for a single image without sharing passes, and NaN for a baseline.
 
     Attributes:
         seconds: time, with the device synchronized.
@@ -153,7 +153,7 @@ def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets:
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:
-    """Return the labels and layers to compare; the label is empty if there is only one choice."""
+    """Return the labels and layers to compare. The label is empty if there is only one choice."""
     if isinstance(layers, Mapping):
         return list(layers.items())
     if layers is None or isinstance(layers, str | nn.Module):

@@ -62,7 +62,7 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
 
 
 def summary_of(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Return the rows of `Comparison.summary` over all images; costs are from the first comparison.
+    """Return the rows of `Comparison.summary` over all images. Costs are those of the first comparison.
 
     Means are weighted by the number of images whose status is OK. If no image has status OK, as for the all-ones
     baseline, means are weighted by the number of images.

@@ -55,7 +55,7 @@ class Panel:
 
 
 def render_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
-    """Return all panels as one picture; a panel with many heatmaps takes several rows."""
+    """Return all panels as one picture. A panel with many heatmaps takes several rows."""
     rows: list[Sequence[RGB | None]] = []
     titles: list[list[str]] = []
     names: list[str] = []

@@ -60,7 +60,7 @@ def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: 
 
 
 def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, draw: int = 0) -> Tensor:
-    """Return a draw of a baseline; baselines that are not random have only one."""
+    """Return a draw of a baseline. Baselines that are not random have only one draw."""
     assert one.baseline is not None
     drawn = one.baseline(question.inputs.images, question.seed + draw, question.identities)
     return drawn if targets is None else drawn[:, None].expand(-1, targets, *drawn.shape[1:])
@@ -145,7 +145,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
 
 
 def _mean_where(draws: Float[Tensor, "n draws *rest"], ok: Bool[Tensor, "n draws"]) -> Float[Tensor, "n *rest"]:
-    """Return the mean over the draws whose status is OK; the first draw if there is none."""
+    """Return the mean over the draws whose status is OK, or the first draw if no draw has status OK."""
     counted = ok.reshape(*ok.shape, *(1 for _ in draws.shape[2:]))
     return draws.where(counted, torch.nan).nanmean(1).where(counted.any(1), draws[:, 0])
 
@@ -160,7 +160,7 @@ def _has_several(question: Question) -> bool:
 
 
 def _targets_each(question: Question) -> int | None:
-    """Return the number of targets of each image; None without such an axis."""
+    """Return the number of targets of each image, or None if maps have no axis of targets."""
     targets = question.targets
     return targets.shape[1] if isinstance(targets, Tensor) and targets.ndim == 2 else None
 

@@ -126,7 +126,7 @@ def _logits(explanation: Explanation, images: Tensor) -> Float[Tensor, "n classe
 
 
 def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[Tensor, "n all"]:
-    """Return the score of every class; for a model with one output, of both its classes."""
+    """Return the score of every class. A model with one output has two classes."""
     scores = class_scores(logits, "sigmoid" if kind == "softmax" and logits.shape[1] == 1 else kind)
     both: Tensor = torch.cat([1 - scores, scores], 1) if logits.shape[1] == 1 else scores
     return both

@@ -131,7 +131,7 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
 
 
 def _asked(question: Question) -> tuple[Any, Tensor | None]:
-    """Return the targets and the model's scores; the scores are None where the output holds no class scores."""
+    """Return the targets and the model's scores, which are None if the output holds no class scores."""
     inputs = question.inputs
     try:
         with question.rescoring(question.model, inputs, question.targets) as rescore:

@@ -55,7 +55,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         return torch.einsum(letters, activations, weights)
 
     def _drops(self, layer: LayerCapture, alive: Bool[Tensor, "n k"]) -> Float[Tensor, "n k *targets"]:
-        """Return y minus y without channel k, for each k; for mean pooling and a linear head without any pass."""
+        """Return y minus y without channel k, for each k. Mean pooling with a linear head needs no pass for it."""
         activations = layer.activations
         assert layer.scores is not None
         if layer.head is not None and layer.head.is_linear:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class BaseCAM(Declared):
-    """Explain batches of one model by a class activation mapping method; calling an instance gives heatmaps.
+    """Explain batches of one model by a class activation mapping method. Calling an instance gives heatmaps.
 
     The constructor neither attaches hooks to the model nor changes it. A subclass implements `weights` or `saliency`.
     Its annotated attributes with a default, `samples: int = 4`, are its options: keyword arguments of the constructor,
@@ -191,7 +191,7 @@ class BaseCAM(Declared):
         return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """Return the weight of a layer when several layers are fused; None gives all layers the same weight."""
+        """Return the weight of a layer when several layers are fused. None gives all layers the same weight."""
         return None
 
     def fuse(
@@ -201,7 +201,7 @@ class BaseCAM(Declared):
         return fuse(heatmaps, self.fusion)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others; `depth` counts from 0 at the shallowest layer."""
+        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
         return heatmaps
 
 

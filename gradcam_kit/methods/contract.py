@@ -48,11 +48,11 @@ class Method(Protocol):
         ...
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """Return the weight of the layer when several layers are fused; None gives all layers the same weight."""
+        """Return the weight of the layer when several layers are fused. None gives all layers the same weight."""
         ...
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others; `depth` counts from 0 at the shallowest layer."""
+        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
         ...
 
     def fuse(

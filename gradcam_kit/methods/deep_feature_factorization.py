@@ -38,7 +38,7 @@ class Factorization:
 
 
 def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "rows k"]:
-    """Return one row for each sample and position; channels with negative values are shifted to a minimum of 0."""
+    """Return one row for each sample and position. Channels with negative values are shifted to a minimum of 0."""
     rows = activations.movedim(1, -1).flatten(0, -2)
     return rows - rows.amin(0).clamp(max=0)
 

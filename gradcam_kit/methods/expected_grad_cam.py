@@ -71,7 +71,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return the maps from all baselines and points in one batch; gradients at the baselines are not used."""
+        """Return the maps from all baselines and points in one batch. Gradients at the baselines are not used."""
         images = at_least_float32(layer.images)
         mean = spatial_mean(images).mean(1, keepdim=True)
         contrast = spatial_mean((images - mean) ** 2).mean(1, keepdim=True).sqrt()

@@ -20,7 +20,7 @@ _ROUNDS = 10
 
 
 def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int = 0) -> Int[Tensor, "n k"]:
-    """Group channels with similar maps by k-means on their correlation; the order of the channels does not matter.
+    """Group channels with similar maps by k-means on their correlation. The order of the channels does not matter.
 
     The first center is the channel most like a seeded random map, and each further center is the channel least like the
     centers so far. Ten rounds of assigning channels to centers and averaging groups follow. The random map is shared by

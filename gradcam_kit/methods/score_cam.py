@@ -116,7 +116,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     dtype: torch.dtype | None = None
 
     def check_options(self) -> None:
-        """Raise an error for unknown values; request gradients if channels are ranked by them."""
+        """Raise an error for invalid options, and request gradients if channels are ranked by them."""
         if self.dtype is not None and self.dtype not in _HALF:
             raise OptionError(f"dtype is {self.dtype!r}; expected None, {' or '.join(map(str, _HALF))}")
         one_of("weighting", self.weighting, get_args(Weighting))

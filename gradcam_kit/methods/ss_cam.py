@@ -52,7 +52,7 @@ class SSCAM(ScoreCAM, name="ss-cam"):
         return [partial(torch.add, draw) for draw in noise]
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score the channels as Score-CAM does; the zero input gets no noise."""
+        """Score the channels as Score-CAM does. No noise is added to the zero input."""
         scores, constant, zero_input = super().score(layer, activations)
         if self.weighting == "relu":
             sample_index = torch.arange(len(activations), device=activations.device)

@@ -141,7 +141,7 @@ def temporal_cam(
 
 
 def _saliency(cam: BaseCAM, layer: LayerCapture) -> Float[Tensor, "n *m y x"]:
-    """Return the signed maps of the capture, one row for each image; several targets have an axis of their own."""
+    """Return the signed maps of the capture, one row for each image. Several targets have an axis of their own."""
     return cam.saliencies(layer)
 
 

@@ -19,7 +19,7 @@ Importance = Literal["mean", "max", "l2"]
 
 
 def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float[Tensor, "r layers"]:
-    """Cap the positive entries of each row at their percentile and rescale them to [0.1, 1]; equal entries become 1.
+    """Cap the positive entries of each row at their percentile and rescale them to [0.1, 1]. Equal entries become 1.
 
     Only large values are capped; entries that are not positive become 0. Whether the paper also raises small values
     could not be confirmed.
@@ -81,7 +81,7 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Combine the maps, each multiplied by its winsorized importance; the fusion "mean" is their sum."""
+        """Combine the maps, each multiplied by its winsorized importance. The fusion "mean" is their sum."""
         shares = winsorize(torch.stack(importance, 1), self.percentile)
         if self.fusion == "mean":
             return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)

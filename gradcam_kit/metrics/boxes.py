@@ -115,7 +115,7 @@ def box_overlaps(
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
+    """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive, or zeros for an empty mask.
 
     Raises:
         ShapeError: masks without exactly two position axes.

@@ -49,7 +49,7 @@ def sensitivity_n(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of n positions; mean over several n.
+    r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of n positions, and average over n.
 
     $x_S$ is the image without the positions in S. The scale of a class activation map is arbitrary, so the metric is a
     correlation, as in the paper's figures, and does not test equality. If all sets of one size change the score

@@ -63,7 +63,7 @@ def average_increase(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """Return 100 if the score rises (Y < O), else 0; the mean is the percentage of images."""
+    """Return 100 if the score rises (Y < O), else 0. The mean is the percentage of images."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
@@ -162,12 +162,12 @@ def adcc(
 def adcc_of_means(
     coherency: Float[Tensor, "*n"], complexity: Float[Tensor, "*n"], average_drop: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """Apply the formula of ADCC to components in [0, 1]; tables of papers apply it to the means over the data set."""
+    """Apply the formula of ADCC to components in [0, 1]. Papers apply it to the means over the data set."""
     return harmonic_mean(coherency, 1 - complexity, 1 - average_drop)
 
 
 def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return the harmonic mean of the parts; 0 if a part is 0, which is the limit."""
+    """Return the harmonic mean of the parts. It is 0 if a part is 0, which is its limit there."""
     return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
 
 

@@ -66,7 +66,7 @@ def impute(
 
 
 class Workspace:
-    """Memory reused for consecutive chunks of images; on a CPU, new allocations would take a fifth of the time.
+    """Memory reused for consecutive chunks of images. On a CPU, new allocations would take a fifth of the time.
 
     On other devices nothing is kept, because allocation is fast there and the model needs the memory in between.
     """
@@ -178,7 +178,7 @@ def _border(length: int, like: Tensor) -> Tensor:
 def _solve(
     levels: list[_Level], known: Float[Tensor, "c m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "c m h w"]:
-    """Run preconditioned conjugate gradients; planes that have converged stay fixed while others continue.
+    """Run preconditioned conjugate gradients. Planes that have converged stay fixed while others continue.
 
     Outside the mask the residual is arbitrary, because nothing reads it there.
     """

@@ -139,7 +139,9 @@ def weighted_ioa(
 
 
 def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
-    """Return the share of the positive map in the class's cell of a mosaic; 1 / cells by chance.
+    """Return the share of the positive map in the class's cell of a mosaic.
+
+    For an uninformative map, the expected share is 1 / cells.
 
     Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
 
@@ -164,7 +166,7 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
 
 
 def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:
-    """Return the union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; empty boxes add nothing.
+    """Return the union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive. Empty boxes add nothing.
 
     Raises:
         InputError: boxes that are not a tensor.
@@ -206,7 +208,7 @@ def empty(masks: Bool[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
 
 
 def localization_flags(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> dict[Status, Tensor]:
-    """Return the flags of masks and maps by status; the flag of an empty mask takes precedence over that of its map."""
+    """Return the flags of masks and maps by status. The flag of an empty mask takes precedence over that of its map."""
     return {Status.EMPTY_GT: empty(masks), **degenerate(heatmaps)}
 
 
@@ -224,7 +226,7 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
 def _share(
     heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0
 ) -> MetricResult:
-    """Return the share of the positive map on the object; undefined where the map sums to `least` or less."""
+    """Return the share of the positive map on the object. It is undefined where the map sums to `least` or less."""
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     nothing = maps.sum(1) <= least
     values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
@@ -247,7 +249,7 @@ def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: di
 
 
 def _squared_distance(peak: Int[Tensor, " n"], masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Return the distance of one position per image to its object; infinite without an object."""
+    """Return the distance of one position per image to its object, or infinity if there is no object."""
     size = masks.shape[1:]
     square = torch.zeros(masks.shape, device=masks.device)
     stride = math.prod(size)

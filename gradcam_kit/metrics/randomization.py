@@ -52,7 +52,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 def similarities(
     a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"], size: tuple[int, ...]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return all similarities of signed maps by name; SSIM and HOG at `size`, at which maps are viewed."""
+    """Return all similarities of signed maps by name. SSIM and HOG are taken at `size`, at which maps are viewed."""
     shown = [upsample(maps.double(), size) for maps in (a, b)]
     return {
         "spearman": spearman(a, b),
@@ -64,7 +64,7 @@ def similarities(
 
 @dataclass(frozen=True)
 class RandomizationCurve:
-    """Similarities of the maps to the original ones while layers become random; lower is better.
+    """Similarities of the maps to the original ones while layers become random. Lower is better.
 
     Attributes:
         layers: the randomized layer of each step, from output to input; the original model is not a step.
@@ -141,7 +141,7 @@ def parameter_randomization(
 
 
 def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> MetricResult:
-    """Rank-correlate the signed maps of two classes of the same images; near 1 means class-agnostic.
+    """Rank-correlate the signed maps of two classes of the same images. Near 1, the maps are class-agnostic.
 
     After Williamson et al. 2025, arXiv 2506.07327. Images with a constant or non-finite map are flagged.
     """
@@ -154,7 +154,7 @@ def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
 
 
 def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
-    """Rank-correlate the signed maps of all pairs of methods; an image's value is the mean over the pairs.
+    """Rank-correlate the signed maps of all pairs of methods. An image's value is the mean over the pairs.
 
     Images with a constant or non-finite map are flagged. `details["pairs"]` has the correlations `(n, methods,
     methods)` in the order of the mapping, NaN for such a map.

@@ -82,7 +82,7 @@ def _higher_is_better(scores: Float[Tensor, "methods n"], is_lower: bool) -> Flo
 
 @dataclass
 class _RankSums:
-    """Sums over images, from which Krippendorff's alpha is computed; exact, because ranks are whole or half numbers."""
+    """Sums over images, for Krippendorff's alpha. They are exact, because ranks are whole or half numbers."""
 
     count: int
     ranks: Float[Tensor, " methods"]
@@ -94,7 +94,7 @@ class _RankSums:
         return cls(0, *(torch.zeros(methods, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, scores: Float[Tensor, "n methods"]) -> None:
-        """Add images; those with a missing value are left out."""
+        """Add images, except those with a missing value."""
         given = ranks(scores[scores.isfinite().all(1)])
         self.count += len(given)
         self.ranks += given.sum(0)

@@ -33,7 +33,7 @@ class Regions:
     most: int
 
     def means(self, maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n most"]:
-        """Return the mean of the map in each region, in float64; minus infinity where there is no such region."""
+        """Return the mean of the map in each region, in float64, and minus infinity where there is no such region."""
         labels, values = self.labels.flatten(1), maps.flatten(1).double()
         sums = values.new_zeros(len(labels), self.most).scatter_add(1, labels, values)
         sizes = torch.zeros_like(sums).scatter_add(1, labels, torch.ones_like(values))
@@ -54,7 +54,7 @@ class Regions:
 
 
 def grid_regions(images: Float[Tensor, "n c *t"], side: int) -> Regions:
-    """Return cells of `side` positions along every axis from the first corner; cells at the end may be smaller."""
+    """Return cells of `side` positions along every axis from the first corner. Cells at the end may be smaller."""
     positive_int("patch", side)
     size = tuple(images.shape[2:])
     labels = torch.zeros((), dtype=torch.long, device=images.device)

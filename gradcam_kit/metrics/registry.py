@@ -124,7 +124,7 @@ _SHARED = {name for name, value in vars(MetricInput).items() if isinstance(value
 
 @dataclass(frozen=True)
 class Metric:
-    """A named metric; calling it measures a `MetricInput`.
+    """A named metric. Calling it measures a `MetricInput`.
 
     Attributes:
         name: name on the command line.
@@ -224,7 +224,7 @@ _Function = TypeVar("_Function", bound=Callable[..., MetricResult])
 def metric(
     name: str, *, better: str, cost: str = "", paper: str = "", **options: Any
 ) -> Callable[[_Function], _Function]:
-    """Register a plain function as the metric `name`; `options` are passed to it on every call."""
+    """Register a plain function as the metric `name`. `options` are passed to the function on every call."""
 
     def register(function: _Function) -> _Function:
         taken = METRICS.get(name)

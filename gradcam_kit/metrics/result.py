@@ -57,7 +57,7 @@ class MetricResult:
 
     @property
     def count(self) -> Int[Tensor, ""]:
-        """The number of images with status OK; report it with every mean."""
+        """The number of images with status OK, to be reported with every mean."""
         return self.ok.sum()
 
     @property

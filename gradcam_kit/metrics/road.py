@@ -44,7 +44,9 @@ def road_morf(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return how often the class is still predicted after imputing the most relevant positions; mean over percentages.
+    """Return how often the class is still predicted after imputing the most relevant positions.
+
+    The value is the mean over the percentages.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
@@ -71,7 +73,10 @@ def road_lerf(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return how often the class is still predicted after imputing the least relevant positions; see `road_morf`."""
+    """Return how often the class is still predicted after imputing the least relevant positions.
+
+    See `road_morf` for the arguments. The value is the mean over the percentages.
+    """
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("least relevant first", heatmaps, images, predicts, seed, identities, options)
 

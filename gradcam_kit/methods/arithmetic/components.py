@@ -79,7 +79,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
 
 
 def centered_rows(rows: Float[Tensor, "n z k"]) -> Float[Tensor, "n z k"]:
-    """Subtract each channel's mean over the positions; a constant channel becomes exactly zero."""
+    """Subtract each channel's mean over the positions. A constant channel becomes exactly zero."""
     mean = rows.mean(dim=1, keepdim=True)
     return without_rounding(rows - mean, mean)
 

@@ -68,7 +68,7 @@ def explain_all(
 def explain_many(
     cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """Return the explanations of several methods from one capture; `explain_all` returns only their heatmaps."""
+    """Return the explanations of several methods from one capture. `explain_all` returns only their heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -184,7 +184,7 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """Return the layers of each method; where they are chosen automatically, choose them once per image size."""
+    """Return the layers of each method. Layers that are chosen automatically are chosen once per image size."""
     # One exploring pass serves every kind of choice.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
@@ -204,7 +204,7 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
 
 
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """Whether a layer that was chosen earlier still belongs to the model; entries that are not modules always do."""
+    """Whether a layer that was chosen earlier still belongs to the model. Entries that are not modules always do."""
     try:
         return model.get_submodule(split_name(model, name).path) is module
     except AttributeError:

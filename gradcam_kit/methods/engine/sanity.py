@@ -41,7 +41,7 @@ _SAME_CLASS = 0.95
 
 @dataclass(frozen=True, eq=False)
 class SanityCheck:
-    """Result of a sanity check; `print` shows it as a table.
+    """Result of a sanity check, which `print` shows as a table.
 
     Attributes:
         method: the class of the method.
