@@ -40,8 +40,8 @@ class ComparedMethod:
     """A method at its layers, or a baseline, which does not use a model.
 
     Attributes:
-        label: its name in the comparison.
-        method: its name in `METHODS` or `BASELINES`, or the name of its class.
+        label: name of the method in the comparison.
+        method: name of the method in `METHODS` or `BASELINES`, or the name of its class.
     """
 
     label: str

@@ -83,8 +83,9 @@ def compare(
         scores: the kind of score of a class: "softmax", "sigmoid" (of each output) or "raw" (the unchanged output);
             None = inferred from the outputs: "raw" if they already are probabilities, else "sigmoid" for a single
             output and "softmax" for several.
-        reshape: as in making a method.
-        image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
+        reshape: as in the constructor of a method.
+        image_input: as in the constructor of a method. All methods of a comparison explain the same input, which metrics
+            change.
         batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
         identities: a number per image from which its draws are derived; None = from the values of the image.
@@ -96,7 +97,7 @@ def compare(
             and the result of a batch differs from the results one by one; see `BaseCAM`.
 
     Raises:
-        UnknownNameError: no such method or metric.
+        UnknownNameError: a method or metric that does not exist.
         InputError: no images, or a metric without the masks that it needs.
         ShapeError: masks, pictures or names whose number differs from the number of images.
     """

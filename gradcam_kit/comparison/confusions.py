@@ -97,9 +97,9 @@ class Mistakes:
         classes: number of the model's classes.
         class_names: names of the classes; None if they are not known.
         model: class name of the model.
-        method: method of the heatmaps.
-        layers: layers of the heatmaps.
-        scores: description of a score.
+        method: name of the method that made the heatmaps.
+        layers: names of the layers of the heatmaps.
+        scores: what a score is, in words.
     """
 
     pairs: tuple[ConfusedPair, ...]

@@ -132,7 +132,7 @@ class HeatmapLogger:
         """Write the frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
 
         Raises:
-            CaptureError: there is no frame.
+            CaptureError: there is no frame yet.
             OptionError: another suffix, or `fps` of 0 or less.
         """
         return write_film(path, self.frames, fps)

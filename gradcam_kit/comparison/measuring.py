@@ -32,7 +32,7 @@ def known_metric(name: str | Metric) -> Metric:
     """Return the metric with this name.
 
     Raises:
-        UnknownNameError: not one of `METRICS`.
+        UnknownNameError: a name that is not in `METRICS`.
     """
     return name if isinstance(name, Metric) else METRICS[name]
 
@@ -41,7 +41,7 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
     """Return the metrics of these names, each once.
 
     Raises:
-        UnknownNameError: not one of `METRICS`.
+        UnknownNameError: a name that is not in `METRICS`.
         OptionError: two different metrics with the same name.
     """
     found: dict[str, Metric] = {}

@@ -66,7 +66,7 @@ def analyze_mistakes(
         examples: number of images to keep of each pair, the most confident mistakes first.
 
     Raises:
-        UnknownNameError: no such method.
+        UnknownNameError: a method that does not exist.
         InputError: an empty loader, a loader without labels, or labels that are not class indices of the model.
         ShapeError: different numbers of labels and images.
         OptionError: a negative number of examples.

@@ -131,7 +131,7 @@ class BaseCAM(Declared):
             targets: None = the predicted class of each sample; an int for all; class indices `(n,)`; `(n, m)` for m
                 classes of each sample from one forward pass; names instead of indices where the model carries
                 `class_names`; or a callable from the model's output to scores `(n,)`.
-            forward_kwargs: passed on to the model.
+            forward_kwargs: keyword arguments passed on to the model.
 
         Returns:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
@@ -209,7 +209,7 @@ def _check_rule(cam: BaseCAM) -> None:
     """Raise an error for a gradient rule that is unknown, or that does not apply to the method.
 
     Raises:
-        UnknownNameError: not one of the rules.
+        UnknownNameError: a rule that does not exist.
         InputError: balanced gradients for a method without gradients, or with a gradient rule of its own.
     """
     if one_of("gradient_rule", cam.gradient_rule, get_args(GradientRule), UnknownNameError) == "exact":

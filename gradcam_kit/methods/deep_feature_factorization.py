@@ -56,7 +56,7 @@ def factorize(
         rows: the matrix V, without negative entries.
         components: number of components.
         seed: seed of the first row and the noise.
-        iterations: updates of both factors.
+        iterations: number of updates of both factors.
 
     Returns:
         H and W.
@@ -100,8 +100,8 @@ class DeepFeatureFactorization:
         components: number of concepts, at least 1.
         seed: seed of the start of the factorization.
         iterations: iterations of the factorization, at least 1.
-        reshape: as for CAM methods.
-        image_input: as for CAM methods.
+        reshape: as for CAM methods, see `BaseCAM`.
+        image_input: as for CAM methods, see `BaseCAM`.
 
     Example:
         >>> from gradcam_kit import DeepFeatureFactorization
@@ -139,7 +139,7 @@ class DeepFeatureFactorization:
 
         Args:
             images: `(n, c, *t)`, or a tuple or mapping of inputs for models with several; at least one sample.
-            forward_kwargs: passed on to the model.
+            forward_kwargs: keyword arguments passed on to the model.
         """
         source = self._source
         inputs = read_inputs(images, forward_kwargs, source.model, image_input=source.image_input)

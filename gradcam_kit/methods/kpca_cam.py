@@ -29,7 +29,7 @@ def kernel_component(
             first, because "sigmoid" and "poly" depend on the origin and saturate far from it, so that the component
             would separate only the weakest positions, the background. Centering, the offset 1 and the default gamma
             follow a widely used implementation; they could not be confirmed against the paper.
-        gamma: None = 1 / k.
+        gamma: scale inside the kernel; None = 1 / k.
     """
     rows = centered_rows(activations.flatten(2).mT)
     gamma = 1 / rows.shape[2] if gamma is None else gamma

@@ -40,7 +40,7 @@ def channel_scores(
         layer: the capture whose images are masked.
         activations: the channels to score.
         batch_size: maximum number of rows in one forward pass.
-        rescore: scores the masked images.
+        rescore: function that scores the masked images.
         baseline: score the zero input of every image, even without a constant channel.
         changes: functions that change the masks `(m, *t)`, one for each pass over the channels; None = no change.
 

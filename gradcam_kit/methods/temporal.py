@@ -77,7 +77,7 @@ def temporal_cam(
         method: a method that needs only activations and gradients: "grad-cam", "hires-cam", "layer-cam", ...
         normalize: "minmax", "max" or "none", over the whole clip.
         frames: number of frames of a clip, for models that take the frames in the batch axis.
-        forward_kwargs: passed on to the model.
+        forward_kwargs: keyword arguments passed on to the model.
 
     Raises:
         LayerNotFoundError: a layer that the model does not have.

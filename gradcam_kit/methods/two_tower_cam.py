@@ -74,7 +74,7 @@ def two_tower_cam(
 
     Args:
         image_tower: a module, or a method of a module (`model.encode_image`), that returns embeddings `(n, d)`.
-        text_tower: the same for texts.
+        text_tower: a module, or a method of a module, that returns embeddings `(n, d)` of texts.
         images: `(n, c, *t)`; a single one is compared with every text.
         texts: input of the text tower: token indices `(n, t)`, or a mapping of its keyword arguments. A single one
             is compared with every image.

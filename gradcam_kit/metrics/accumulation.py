@@ -53,7 +53,7 @@ class MeanOverImages(torchmetrics.Metric):
         torchmetrics_options: options of torchmetrics, such as `sync_on_compute` or `dist_sync_fn`.
 
     Raises:
-        UnknownNameError: not one of `METRICS`.
+        UnknownNameError: a name that is not in `METRICS`.
         OptionError: an option that the plain function does not have.
     """
 
@@ -148,7 +148,7 @@ class PointingGame(torchmetrics.Metric):
 
         Args:
             heatmaps: maps of any scale.
-            masks: where the object is.
+            masks: boolean masks of the objects.
             classes: the class index of each image.
 
         Raises:

@@ -155,7 +155,7 @@ def monotonicity_correlation(
         seed: seed of the draws.
         identities: a number per image from which its draws are derived; None = from the values of the image.
         steps: number of groups, at least 2.
-        samples: draws for each group.
+        samples: number of draws for each group.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:

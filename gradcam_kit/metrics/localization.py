@@ -38,7 +38,7 @@ def pointing_game(
 
     Args:
         heatmaps: maps of any scale.
-        masks: where the object is.
+        masks: boolean masks of the objects.
         tolerance: distance in positions, exclusive: with 15, a maximum 14 positions from the object is a hit. 0 = on
             the object.
     """
@@ -88,7 +88,7 @@ def top_k_intersection(
 
     Args:
         heatmaps: maps of any scale; only the order of their values matters.
-        masks: where the object is.
+        masks: boolean masks of the objects.
         k: number of positions; None = 1000, as in the paper, or a tenth for maps below 10,000 positions.
 
     Raises:
@@ -112,7 +112,7 @@ def iou(
 
     Args:
         heatmaps: maps of any scale.
-        masks: where the object is.
+        masks: boolean masks of the objects.
         threshold: a share of the map's maximum, or "otsu" for Otsu's threshold of the map's histogram.
     """
     check_masks(masks, heatmaps)

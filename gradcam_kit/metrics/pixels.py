@@ -26,7 +26,7 @@ def pixel_average_precision(
 
     Args:
         heatmaps: maps in [0, 1].
-        masks: where the object is.
+        masks: boolean masks of the objects.
         bins: number of bins in [0, 1]; values in one bin count as equal.
     """
     check_masks(masks, heatmaps)
@@ -46,7 +46,7 @@ def pixel_histograms(
 
     Args:
         heatmaps: maps in [0, 1].
-        masks: where the object is.
+        masks: boolean masks of the objects.
         ignored: pixels that count neither as object nor as background.
         bins: number of bins in [0, 1].
     """

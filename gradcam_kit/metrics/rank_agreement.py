@@ -22,7 +22,7 @@ class RankAgreement:
     """Agreement of metrics with each other, and of each metric with itself from image to image.
 
     Attributes:
-        metrics: their names.
+        metrics: names of the metrics.
         consistency: rank correlation over the methods for each pair of metrics, mean over the images where it is
             defined; the paper's internal consistency reliability.
         counts: the number of images in each of these means.

@@ -183,7 +183,7 @@ class Metric:
 
         Args:
             case: the batch to measure.
-            options: options of the plain function.
+            options: options of the metric's function.
 
         Raises:
             InputError: a field that the metric needs is None.

@@ -169,7 +169,7 @@ def road_curve(
     Args:
         heatmaps: maps of any scale; only the order of their values matters, and constant maps are ordered row by row.
         images: the model's input, with two position axes.
-        rescore: scores of changed images.
+        rescore: function that scores changed images.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the images.
         most_relevant_first: False removes the least relevant positions.

@@ -52,12 +52,12 @@ def explain_all(
 
     Args:
         methods: CAM objects.
-        images: as in calling one of them.
-        targets: as in calling one of them.
+        images: as in calling one of the methods.
+        targets: as in calling one of the methods.
         keep_modes: whether modules in train mode stay in train mode, for dropout that is active on purpose; None = the
             setting of each method. Methods that share a pass then share its random draws, and a batch does not equal
             its images one by one; see `BaseCAM`.
-        forward_kwargs: passed on to the model.
+        forward_kwargs: keyword arguments passed on to the model.
 
     Returns:
         One tensor of heatmaps per method, in their order.
@@ -145,7 +145,7 @@ def capture_for(
 
     Args:
         cams: methods that can share one pass.
-        inputs: at least one sample.
+        inputs: the inputs of the model, with at least one sample.
         targets: as in calling a method.
         settled: whether an earlier pass determined the target, so that no class is read from the output of this pass.
     """
