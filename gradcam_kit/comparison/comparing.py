@@ -84,8 +84,8 @@ def compare(
             None = inferred from the outputs: "raw" if they already are probabilities, else "sigmoid" for a single
             output and "softmax" for several.
         reshape: as in the constructor of a method.
-        image_input: as in the constructor of a method. All methods of a comparison explain the same input, which metrics
-            change.
+        image_input: as in the constructor of a method. All methods of a comparison explain this input, and metrics
+            change it.
         batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
         identities: a number per image from which its draws are derived; None = from the values of the image.

@@ -173,8 +173,8 @@ class PointingGame(torchmetrics.Metric):
 class MaxBoxAccuracy(torchmetrics.Metric):
     """MaxBoxAcc: the share of images whose box is found, at the best threshold for the data set.
 
-    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap), "count" (images that were
-    counted), and the number of images per status that is not OK. The threshold is chosen on the evaluated images
+    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap), "count" (images in the
+    mean), and the number of images per status that is not OK. The threshold is chosen on the evaluated images
     themselves; to choose it on other images, use `accuracies()`.
 
     Args:
@@ -222,8 +222,8 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         Args:
             heatmaps: maps with two position axes.
             masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
-            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any box of an image counts, and boxes without
-                area are padding. An image whose boxes lie outside it has no object.
+            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; a hit on any box of an image is enough, and
+                boxes without area are padding. An image whose boxes lie outside it has no object.
 
         Raises:
             InputError: neither masks nor boxes, or both.

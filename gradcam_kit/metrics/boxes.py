@@ -38,7 +38,7 @@ def box_accuracy(
 
     Args:
         heatmaps: maps with two position axes.
-        masks: mask of the object; its bounding box counts.
+        masks: masks of the objects, whose bounding boxes are used.
         threshold: regions consist of positions above this share of the map's maximum.
         overlap: smallest intersection over union of the boxes that counts as a hit.
     """

@@ -98,7 +98,7 @@ def parameter_randomization(
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> RandomizationCurve:
-    """Compare maps with those of the same model after its layers got random parameters.
+    """Compare maps with those of the same model after its layers received random parameters.
 
     Args:
         model: the model that `explain` explains; it is restored afterwards.

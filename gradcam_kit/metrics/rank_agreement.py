@@ -40,8 +40,8 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
     """Compare how metrics rank methods.
 
     Args:
-        scores: metric -> its value for each method and image, NaN if missing. An image counts for two metrics if both
-            have a value for every method.
+        scores: metric -> its value for each method and image, NaN if missing. An image is used for two metrics if both
+            metrics have a value for every method.
         lower: metrics for which lower is better; their sign is flipped.
 
     Raises:

@@ -43,7 +43,7 @@ class MetricInput:
             these images.
         predicts: gives 1 for a changed image that is still predicted as its sample's class, else 0; None =
             `rescore.predicts`.
-        masks: `(n, *t)` bool, where the object is.
+        masks: `(n, *t)` bool, True on the object.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
             `rescore`.

@@ -129,8 +129,8 @@ def relative_output_stability(
 ) -> MetricResult:
     r"""Return the largest relative change of the map per change of score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
 
-    The paper divides by the change of all outputs; here the divisor is the change of the explained score, at least 1e-6
-    in magnitude. Everything else is as in `relative_input_stability`.
+    The paper divides by the change of all outputs; this implementation divides by the change of the explained score,
+    which is clamped to a magnitude of at least 1e-6. Everything else is as in `relative_input_stability`.
 
     Args:
         heatmaps: heatmaps of the unchanged images.
