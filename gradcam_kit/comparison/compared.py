@@ -126,7 +126,7 @@ def _failure(one: ComparedMethod, inputs: Inputs) -> Exception | None:
         if one.cam is not None:
             images, keywords = call_of(inputs)
             one.cam(images, **keywords)
-    except Exception as error:  # whatever the error, the method does not suit the model or the layer
+    except Exception as error:  # any error means that the method does not suit the model or the layer
         raise_interruption(error)
         traceback.clear_frames(error.__traceback__)  # traceback frames hold activations
         return error

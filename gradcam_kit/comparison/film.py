@@ -37,7 +37,7 @@ class HeatmapLogger:
         cam: a method on the model that trains, such as `GradCAM(model, "layer4")`.
         images: `(n, c, h, w)`, the model's input; a copy is kept.
         every: log at the first call of `step()` and at each `every`-th after it.
-        writer: a `Writer` or a sequence of them; gets one picture per frame and, with `features`, one per layer.
+        writer: a `Writer` or a sequence of them; receives one picture per frame and, with `features`, one per layer.
         pictures: pictures below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
             images themselves, each stretched to [0, 1] because model inputs are normalized.
         targets: the explained targets, as in calling the method; None = the class currently predicted.

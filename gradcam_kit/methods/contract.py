@@ -1,7 +1,7 @@
 """The interface between engine and methods: the `Method` protocol, the registry, and access to captured evidence.
 
-The engine (`methods/engine/`) runs whatever has the attributes of `Method`; it does not import `BaseCAM`, the base
-class with which methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
+The engine (`methods/engine/`) runs any object that has the attributes of `Method`; it does not import `BaseCAM`, the
+base class with which methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
 """
 
 from __future__ import annotations

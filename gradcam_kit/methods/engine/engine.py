@@ -48,7 +48,7 @@ def explain_all(
     """Return the heatmaps of several methods from one capture: equal to separate calls, at the cost of one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
-    share one forward and one backward pass, whatever their layers are.
+    share one forward and one backward pass, even at different layers.
 
     Args:
         methods: CAM objects.
