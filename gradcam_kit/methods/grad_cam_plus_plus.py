@@ -20,9 +20,10 @@ def grad_cam_plus_plus_weights(
 ) -> Float[Tensor, "n k *one"]:
     r"""Return the weights of Equation 5 with the coefficients of Equation 19.
 
-    $\alpha = G^2 / (2 G^2 + (\sum_s A_k) G^3)$ and $w_k = \sum_s \alpha\, \mathrm{ReLU}(G)$. It is computed as $\alpha
-    = 1 / (2 + G \sum_s A_k)$ where $G \ne 0$, which needs no epsilon and no cubes, which could underflow. A denominator
-    of exactly 0 is replaced by 1, as in the authors' code. The factors $e^y$ of the derivation cancel in $\alpha$.
+    $\alpha = G^2 / (2 G^2 + (\sum_s A_k) G^3)$ and $w_k = \sum_s \alpha\, \mathrm{ReLU}(G)$. It is computed as
+    $\alpha = 1 / (2 + G \sum_s A_k)$ where $G \ne 0$, which needs no epsilon and no cubes, which could underflow. A
+    denominator of exactly 0 is replaced by 1, as in the authors' code. The factors $e^y$ of the derivation cancel in
+    $\alpha$.
 
     Args:
         activations: output of the layer; the paper assumes $A \ge 0$. Negative activations can bring the denominator

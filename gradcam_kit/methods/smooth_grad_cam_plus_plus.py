@@ -18,9 +18,9 @@ def smooth_grad_cam_plus_plus_weights(
 ) -> Float[Tensor, "n k *one"]:
     r"""Return Grad-CAM++'s weights from mean powers of the gradients at noisy inputs, and the clean activations.
 
-    $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$, $w_k = \sum_s
-    \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 is replaced by 1. The order of power and mean could
-    not be confirmed against the paper.
+    $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$,
+    $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 is replaced by 1. The order of power
+    and mean could not be confirmed against the paper.
     """
     # Divide by the largest gradient, so that squares and cubes neither underflow nor overflow.
     axes = (0, *range(2, gradients.ndim))
