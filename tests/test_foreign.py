@@ -148,7 +148,7 @@ def test_an_explanation_becomes_pictures(loaded, images, tmp_path: Path, caplog)
     assert "center crop; pass transform= or box=" in caplog.text
     with pytest.raises(InputError, match="Explanation takes no 'image_weight'; here it is alpha"):
         found.overlay(pictures[0], image_weight=0.5)
-    with pytest.raises(OptionError, match="target is 2; expected an index of the 2"):
+    with pytest.raises(OptionError, match="target is 2; expected an index from -2 to 1"):
         found.overlay(pictures[0], target=2)
     with pytest.raises(ShapeError, match="1 pictures and 2 explained images"):
         found.save(alone, pictures[:1])

@@ -40,8 +40,8 @@ class ComparedMethod:
     """A method at its layers, or a baseline, which does not use a model.
 
     Attributes:
-        label: its name in the comparison.
-        method: its name in `METHODS` or `BASELINES`, or the name of its class.
+        label: name of the method in the comparison.
+        method: name of the method in `METHODS` or `BASELINES`, or the name of its class.
     """
 
     label: str
@@ -52,11 +52,11 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """The cost of a method for a single image without sharing passes; NaN for a baseline.
+    """The cost of a method for a single image without sharing passes, and NaN for a baseline.
 
     Attributes:
         seconds: time, with the device synchronized.
-        passes: arithmetic in units of the model's forward pass, that pass included.
+        passes: arithmetic operations as a multiple of those of one forward pass, which is included.
         peak_mb: peak memory of new tensors, in 10^6 bytes.
     """
 
@@ -68,7 +68,7 @@ class MethodCost:
 def compared_methods(
     model: nn.Module, methods: Methods, target_layers: Layers, options: Mapping[str, Any]
 ) -> list[ComparedMethod]:
-    """Combine methods with layers; labels are "method" or, with several layers, "method layer".
+    """Combine methods with layers, with the labels "method" or, for several layers, "method layer".
 
     Args:
         model: model of all methods that are not given as objects.
@@ -111,7 +111,7 @@ def _problem(one: ComparedMethod, inputs: Inputs) -> str | None:
     """Return the error that keeps a method from explaining the first image.
 
     Raises:
-        Exception: an error that does not recur, so the method is not at fault.
+        Exception: an error that does not occur again when the call is repeated, so the method is not its cause.
     """
     error = _failure(one, inputs)
     if error is None:
@@ -126,7 +126,7 @@ def _failure(one: ComparedMethod, inputs: Inputs) -> Exception | None:
         if one.cam is not None:
             images, keywords = call_of(inputs)
             one.cam(images, **keywords)
-    except Exception as error:  # whatever the error, the method does not suit the model or the layer
+    except Exception as error:  # any error means that the method does not suit the model or the layer
         raise_interruption(error)
         traceback.clear_frames(error.__traceback__)  # traceback frames hold activations
         return error
@@ -153,7 +153,7 @@ def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets:
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:
-    """Return the labels and layers to compare; the label is empty if there is only one choice."""
+    """Return the labels and layers to compare. The label is empty if there is only one choice."""
     if isinstance(layers, Mapping):
         return list(layers.items())
     if layers is None or isinstance(layers, str | nn.Module):
@@ -226,14 +226,14 @@ def with_balanced(
     targets: Any,
     options: Mapping[str, Any],
 ) -> tuple[list[ComparedMethod], Mapping[str, Explanation], dict[str, str]]:
-    """Add BalancedCAM if the automatic layer of the others has tokens, or the reason why it does not suit the model."""
+    """Add BalancedCAM if the automatic layer of other methods has tokens; if it is unsuitable, return the reason."""
     advised = [one.cam for one in found if one.cam is not None and is_advised(one.cam)]
     if not advised:
         return list(found), explanations, {}
     own = ComparedMethod(BalancedCAM.name, BalancedCAM.name, BalancedCAM(advised[0].model, **options))
     try:
         return [*found, own], {**explanations, **explained([own], inputs, targets)}, {}
-    except GradCamKitError as error:  # for example operations hidden from balanced gradients
+    except GradCamKitError as error:  # BalancedCAM may be unsuitable, for example if it cannot balance an operation
         return list(found), explanations, {own.label: str(error)}
 
 

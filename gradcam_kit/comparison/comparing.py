@@ -76,27 +76,28 @@ def compare(
         targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
         metrics: names in `METRICS`, or `Metric` objects, measured for every method; a single metric needs no list.
         masks: masks of the objects, for metrics that score how well heatmaps find them.
-        pictures: shown beneath the heatmaps; None = the images, with the normalization of `model.transform` undone if
-            the model carries one, else each stretched to its range.
+        pictures: the pictures to show beneath the heatmaps; None = the images, with the normalization of
+            `model.transform` undone if the model carries one, else each stretched to its range.
         names: the names of the images; None = their indices in the batch.
         class_names: the names of the classes; None = `model.class_names`, if the model carries them.
         scores: the kind of score of a class: "softmax", "sigmoid" (of each output) or "raw" (the unchanged output);
-            None = by evidence: "raw" if the outputs already are probabilities, else "sigmoid" for a single output and
-            "softmax" for several.
-        reshape: as in making a method.
-        image_input: as in making a method. All methods of a comparison explain the same input, which metrics change.
+            None = inferred from the outputs: "raw" if they already are probabilities, else "sigmoid" for a single
+            output and "softmax" for several.
+        reshape: as in the constructor of a method.
+        image_input: as in the constructor of a method. All methods of a comparison explain this input, and metrics
+            change it.
         batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
         identities: a number per image from which its draws are derived; None = from the values of the image.
         cost: explain the first image once more by each method alone, to see what the method costs.
-        baselines: also measure the metrics of all `metrics.BASELINES`, needed to interpret the numbers of methods; each
+        baselines: also measure all `metrics.BASELINES`, because the numbers of methods mean little without them; each
             takes as long as the metrics of one more method. `controls`, the former name, is accepted for one release.
         keep_modes: leave modules in train mode as they are, such as dropout that is on deliberately, for the methods
-            that are made here and for all scores; objects keep their own setting. Maps and numbers are then random,
+            that `compare` makes and for all scores; objects keep their own setting. Maps and numbers are then random,
             and the result of a batch differs from the results one by one; see `BaseCAM`.
 
     Raises:
-        UnknownNameError: no such method or metric.
+        UnknownNameError: a method or metric that does not exist.
         InputError: no images, or a metric without the masks that it needs.
         ShapeError: masks, pictures or names whose number differs from the number of images.
     """
@@ -150,7 +151,7 @@ def _methods_of(
 def _with_advised(
     methods: Methods, found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
 ) -> tuple[list[ComparedMethod], Answer, dict[str, str]]:
-    """Add BalancedCAM to the default methods if they explain tokens, or the reason why it is unsuitable."""
+    """Add BalancedCAM to the default methods if they explain tokens; if it is unsuitable, return the reason."""
     if methods is not None:
         return list(found), answered, {}
     asked = answered.question
@@ -159,7 +160,7 @@ def _with_advised(
 
 
 def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> None:
-    """Refuse unknown kinds of scores, an empty batch, and lists of the wrong length."""
+    """Raise an error for an unknown kind of scores, an empty batch, or a list of the wrong length."""
     if scores is not None:
         one_of("scores", scores, SCORES)
     if n == 0:
@@ -170,11 +171,13 @@ def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> Non
 
 
 def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tensor | None) -> list[Metric]:
-    """Return the metrics without duplicates; refuse metrics that need masks if there are none."""
+    """Return the metrics without duplicates; raise InputError if a metric needs masks and there are none."""
     wanted = known_metrics([metrics] if isinstance(metrics, str | Metric) else metrics)
     for metric in wanted:
         if metric.needs_masks and masks is None:
-            raise InputError(f"the metric {metric.name!r} needs masks of the objects; pass masks=(n, *t) bool")
+            raise InputError(
+                f"the metric {metric.name!r} needs object masks; pass masks=, a boolean tensor of shape (n, *t)"
+            )
     return wanted
 
 

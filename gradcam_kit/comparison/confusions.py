@@ -30,10 +30,10 @@ class MistakenImage:
     """An image that the model mistakes for another class.
 
     Attributes:
-        index: its position in the loader, from 0.
+        index: position of the image in the loader, from 0.
         score: score of the predicted class.
         label_score: score of the label's class.
-        heatmap: for the predicted class, in [0, 1].
+        heatmap: the heatmap for the predicted class, in [0, 1].
         jpeg: the picture, at most 160 pixels wide and high.
     """
 
@@ -58,15 +58,16 @@ class ConfusedPair:
     """Images of one class that the model mistakes for another.
 
     Attributes:
-        label: class index of their label.
+        label: class index of the label of these images.
         predicted: class index of the prediction.
-        label_name: name of the label, its index without names.
-        predicted_name: name of the predicted class, its index without names.
+        label_name: name of the label, or its index if the names are not known.
+        predicted_name: name of the predicted class, or its index if the names are not known.
         count: number of images.
         share: share of all images with this label.
-        heatmap: mean over the images of the pair, for the predicted class.
-        label_heatmap: mean over the correctly predicted images of the label's class; None if there are none.
-        predicted_heatmap: mean over the correctly predicted images of the predicted class; None if there are none.
+        heatmap: mean heatmap over the images of the pair, for the predicted class.
+        label_heatmap: mean heatmap over the correctly predicted images of the label's class; None if there are none.
+        predicted_heatmap: mean heatmap over the correctly predicted images of the predicted class; None if there are
+            none.
         examples: the most confident mistakes.
     """
 
@@ -90,15 +91,15 @@ class Mistakes:
     """The confusions of a model on a data set, displayed as a page in notebooks.
 
     Attributes:
-        pairs: the most frequent first.
+        pairs: the confused pairs, the most frequent first.
         counts: (label, predicted) -> number of images, correct ones included.
         n: number of images.
         classes: number of the model's classes.
-        class_names: None if they are not known.
+        class_names: names of the classes; None if they are not known.
         model: class name of the model.
-        method: method of the heatmaps.
-        layers: layers of the heatmaps.
-        scores: description of a score.
+        method: name of the method that made the heatmaps.
+        layers: names of the layers of the heatmaps.
+        scores: what a score is, in words.
     """
 
     pairs: tuple[ConfusedPair, ...]
@@ -174,7 +175,7 @@ class Mistakes:
         return target
 
     def said(self, score: float) -> str:
-        """Return a score as text, shares in percent."""
+        """Return a score as text, in percent if scores are shares."""
         return f"{score:.0%}" if self.is_share else f"{score:.3g}"
 
     def __str__(self) -> str:

@@ -62,10 +62,10 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
 
 
 def summary_of(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Return the rows of `Comparison.summary` over all images; costs are from the first comparison.
+    """Return the rows of `Comparison.summary` over all images. Costs are those of the first comparison.
 
-    Means are weighted by the number of images that count; means without any, such as those of maps of ones, by the
-    number of images.
+    Means are weighted by the number of images whose status is OK. If no image has status OK, as for the all-ones
+    baseline, means are weighted by the number of images.
     """
     found: dict[str, list[tuple[dict[str, Any], int]]] = {}
     for one in comparisons:
@@ -89,7 +89,7 @@ def _merged(rows: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
 
 
 def _aligned(value: Any) -> str:
-    """Return a value for a column of a table, with three digits also where the last ones are zeros: 1.00 below 1.01."""
+    """Format a value for a table column with three digits, trailing zeros included, such as 1.00 below 1.01."""
     if isinstance(value, float) and abs(value) < 1000 and not math.isnan(value):
         return f"{value:#.3g}".rstrip(".")
     return format_value(value)

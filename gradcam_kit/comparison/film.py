@@ -37,7 +37,7 @@ class HeatmapLogger:
         cam: a method on the model that trains, such as `GradCAM(model, "layer4")`.
         images: `(n, c, h, w)`, the model's input; a copy is kept.
         every: log at the first call of `step()` and at each `every`-th after it.
-        writer: a `Writer` or a sequence of them; gets one picture per frame and, with `features`, one per layer.
+        writer: a `Writer` or a sequence of them; receives one picture per frame and, with `features`, one per layer.
         pictures: pictures below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
             images themselves, each stretched to [0, 1] because model inputs are normalized.
         targets: the explained targets, as in calling the method; None = the class currently predicted.
@@ -45,8 +45,8 @@ class HeatmapLogger:
         channels: number of feature maps to show of each layer.
         size: width and height of each picture in a frame, in pixels.
         name: name of the pictures in the writer.
-        most_frames: maximum number of frames; beyond it, every second frame is dropped, also from then on, so that
-            memory stays constant.
+        most_frames: maximum number of frames. If there are more, every second frame is dropped, and from then on only
+            half as many new frames are kept, so that memory stays constant.
 
     Attributes:
         frames: RGB pictures `(height, width, 3)`, the oldest first.
@@ -103,7 +103,7 @@ class HeatmapLogger:
         self._logged, self._stride = 0, 1
 
     def step(self) -> None:
-        """Count one step of the training, and log every `every`-th."""
+        """Count one training step, and log the heatmaps at the first step and at each `every`-th after it."""
         self._count += 1
         if (self._count - 1) % self.every == 0:
             self.log(self._count)
@@ -112,7 +112,8 @@ class HeatmapLogger:
         """Explain the images now, regardless of the count, and pass the pictures to the writers.
 
         Raises:
-            GradCamKitError: the method cannot explain the images, the first time; later it is logged.
+            GradCamKitError: the method cannot explain the images and there is no frame yet; later failures are only
+                logged.
         """
         try:
             explanation, grids = self._explain()
@@ -131,7 +132,7 @@ class HeatmapLogger:
         """Write the frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
 
         Raises:
-            CaptureError: there is no frame.
+            CaptureError: there is no frame yet.
             OptionError: another suffix, or `fps` of 0 or less.
         """
         return write_film(path, self.frames, fps)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 8
-"""Most columns of a sheet or a figure, the picture included; further heatmaps continue in the next row."""
+"""Maximum number of columns of a sheet or figure, the picture included; further heatmaps go into the next row."""
 _LARGEST = 448  # largest displayed size in pixels
 
 
@@ -55,7 +55,7 @@ class Panel:
 
 
 def render_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
-    """Return all panels as one picture; a panel with many heatmaps takes several rows."""
+    """Return all panels as one picture. A panel with many heatmaps takes several rows."""
     rows: list[Sequence[RGB | None]] = []
     titles: list[list[str]] = []
     names: list[str] = []
@@ -75,7 +75,7 @@ def render_sheet(panels: Sequence[Panel], columns: int = COLUMNS) -> RGB:
 
 
 def render_figure(panels: Sequence[Panel], columns: int = COLUMNS, *, alpha: float = 0.5) -> Figure:
-    """Return all panels as a figure of matplotlib, closed, so that a notebook shows it once.
+    """Return all panels as a closed matplotlib figure, because a notebook would show an open figure twice.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -168,10 +168,10 @@ def _draw(axis: Any, picture: RGB, title: str, notes: Sequence[str]) -> None:
 def _panel(panel: Panel) -> str:
     picture = panel.shown
     height, width = picture.shape[:2]
-    # Embedded once, as the background of all cards.
+    # Embed the picture once, as the background of all cards.
     shared = f"--gk-picture:url({_data(picture)});--gk-ratio:{width}/{height}"
     cards = [_card("", "picture")]
-    # The browser enlarges colors like the picture, so the heatmap's own resolution suffices.
+    # The browser enlarges the colored heatmap to the size of the picture, so the heatmap's own resolution suffices.
     cards += [_card(f'<img alt="" src="{_data(colorize(one.heatmap))}">', one.title, one.notes) for one in panel.cells]
     note = f" <span class=gk-quiet>· {escape(panel.note)}</span>" if panel.note else ""
     head = f"<h4>{escape(panel.title)}{note}</h4>"

@@ -32,7 +32,7 @@ def known_metric(name: str | Metric) -> Metric:
     """Return the metric with this name.
 
     Raises:
-        UnknownNameError: not one of `METRICS`.
+        UnknownNameError: a name that is not in `METRICS`.
     """
     return name if isinstance(name, Metric) else METRICS[name]
 
@@ -41,8 +41,8 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
     """Return the metrics of these names, each once.
 
     Raises:
-        UnknownNameError: not one of `METRICS`.
-        OptionError: two different metrics of one name.
+        UnknownNameError: a name that is not in `METRICS`.
+        OptionError: two different metrics with the same name.
     """
     found: dict[str, Metric] = {}
     for metric in map(known_metric, names):
@@ -60,7 +60,7 @@ def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: 
 
 
 def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, draw: int = 0) -> Tensor:
-    """Return a draw of a baseline; baselines that are not random have only one."""
+    """Return a draw of a baseline. Baselines that are not random have only one draw."""
     assert one.baseline is not None
     drawn = one.baseline(question.inputs.images, question.seed + draw, question.identities)
     return drawn if targets is None else drawn[:, None].expand(-1, targets, *drawn.shape[1:])
@@ -120,11 +120,11 @@ def measure_all(
 
 
 def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
-    """Return for each image the mean of the draws that count; `details["draws"]` has all draws, NaN where one does not
-    count.
+    """Average each image's metric over the draws whose status is OK.
 
-    The other details are means of the same draws, such as the mean curve, whose area is the mean of the areas; a detail
-    whose shape differs from draw to draw is left out. The status of an image is OK if the status of any draw is.
+    `details["draws"]` keeps the value of every draw, NaN where its status is not OK. The other details, such as curves,
+    are averaged over the same draws, so the area under a mean curve equals the mean area. A detail whose shape differs
+    between draws is dropped. An image has status OK if at least one of its draws has.
     """
     if len(draws) == 1:
         return draws[0]
@@ -145,7 +145,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
 
 
 def _mean_where(draws: Float[Tensor, "n draws *rest"], ok: Bool[Tensor, "n draws"]) -> Float[Tensor, "n *rest"]:
-    """Return the mean over the draws that count; the first draw if none counts."""
+    """Return the mean over the draws whose status is OK, or the first draw if no draw has status OK."""
     counted = ok.reshape(*ok.shape, *(1 for _ in draws.shape[2:]))
     return draws.where(counted, torch.nan).nanmean(1).where(counted.any(1), draws[:, 0])
 
@@ -160,7 +160,7 @@ def _has_several(question: Question) -> bool:
 
 
 def _targets_each(question: Question) -> int | None:
-    """Return the number of targets of each image; None without such an axis."""
+    """Return the number of targets of each image, or None if maps have no axis of targets."""
     targets = question.targets
     return targets.shape[1] if isinstance(targets, Tensor) and targets.ndim == 2 else None
 
@@ -186,7 +186,7 @@ def _again(one: ComparedMethod, rows: Question, draw: int = 0) -> Explain | None
 
 
 def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
-    """Return a callable to the activations of a method's layers, or of the first method's for a baseline."""
+    """Return a function from changed images to the activations of a method's layers; None without layers."""
     if cam is None:
         return None
     layers = cam.target_layers or cam.chosen_layers.get(tuple(rows.inputs.images.shape[2:]))

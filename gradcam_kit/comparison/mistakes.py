@@ -50,9 +50,9 @@ def analyze_mistakes(
     """Find the pairs of classes that a model confuses, with mean heatmaps and examples, from one pass per batch.
 
     The heatmap of an image is that of its predicted class. For each pair of label and prediction, the mean over its
-    images is shown beside the means of both classes where the model is right. If the mean of the pair resembles that of
-    the predicted class, the model was misled by something in that place. If it resembles that of the label's class, the
-    model looked at the object and mistook it for another one.
+    images is shown next to the means of both classes over the images that the model predicts correctly. If the mean of
+    the pair resembles that of the predicted class, the model was misled by something in that place. If it resembles
+    that of the label's class, the model looked at the object and mistook it for another one.
 
     Args:
         model: any classifier; it is not changed.
@@ -60,13 +60,13 @@ def analyze_mistakes(
         cam: a method: its name in `METHODS`, its class, or an object with its own model and layers.
         target_layers: layers of the method; None = chosen automatically.
         class_names: None = `model.class_names`, if it carries them.
-        scores: kind of the scores: "softmax", "sigmoid" or "raw"; None = by evidence. For a model with one output,
-            scores above 0.5 mean class 1.
+        scores: kind of the scores: "softmax", "sigmoid" or "raw"; None = inferred from the outputs. For a model with
+            one output, scores above 0.5 mean class 1.
         batch: function from an item of the loader to a pair (images, labels).
         examples: number of images to keep of each pair, the most confident mistakes first.
 
     Raises:
-        UnknownNameError: no such method.
+        UnknownNameError: a method that does not exist.
         InputError: an empty loader, a loader without labels, or labels that are not class indices of the model.
         ShapeError: different numbers of labels and images.
         OptionError: a negative number of examples.
@@ -126,7 +126,7 @@ def _logits(explanation: Explanation, images: Tensor) -> Float[Tensor, "n classe
 
 
 def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[Tensor, "n all"]:
-    """Return the score of every class; for a model with one output, of both its classes."""
+    """Return the score of every class. A model with one output has two classes."""
     scores = class_scores(logits, "sigmoid" if kind == "softmax" and logits.shape[1] == 1 else kind)
     both: Tensor = torch.cat([1 - scores, scores], 1) if logits.shape[1] == 1 else scores
     return both
@@ -234,7 +234,7 @@ def _resized(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tenso
 
 
 def _within(shape: tuple[int, ...], most: int) -> tuple[int, int]:
-    """Return a size with the aspect ratio of a shape and sides of at most this length."""
+    """Return a size with the aspect ratio of `shape` and sides of at most `most`."""
     height, width = shape
     scale = min(1.0, most / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))

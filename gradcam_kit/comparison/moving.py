@@ -29,9 +29,9 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
         fps: frames per second; a GIF rounds frame times to hundredths of a second.
 
     Raises:
-        CaptureError: no frames.
+        CaptureError: there are no frames.
         OptionError: another suffix, or `fps` of 0 or less.
-        PictureError: this OpenCV cannot write such files.
+        PictureError: the installed OpenCV cannot write this format.
     """
     target, rate = Path(path), positive("fps", fps)
     if target.suffix.lower() not in (".gif", ".mp4"):

@@ -26,8 +26,8 @@ class Question:
         inputs: the images, with the model's other inputs.
         targets: class indices `(n, [m])`, or a callable; None = the predicted classes.
         policy: origin of the classes as text; by default "predicted" or "given".
-        scores: kind of the class scores, see `ClassProbability`; None = by evidence.
-        kinds: detected kind of each model's scores; for other models `scores`.
+        scores: kind of the class scores, see `ClassProbability`; None = inferred from the output.
+        kinds: detected kind of the scores of each model; `scores` applies to models that are not listed.
         masks: masks of the objects, `(n, *t)`, for metrics that need them.
         batch_size: maximum number of rows in one forward pass.
         seed: the seed of random draws.
@@ -86,7 +86,7 @@ class Answer:
 
     @property
     def per_image(self) -> int | None:
-        """The number of targets of each image; None if there is no such axis."""
+        """The number of targets of each image; None if the targets have no axis for them."""
         return self.scores.shape[1] if self.scores is not None and self.scores.ndim == 2 else None
 
 
@@ -131,7 +131,7 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
 
 
 def _asked(question: Question) -> tuple[Any, Tensor | None]:
-    """Return the targets and the model's scores; the scores are None where the output holds no class scores."""
+    """Return the targets and the model's scores, which are None if the output holds no class scores."""
     inputs = question.inputs
     try:
         with question.rescoring(question.model, inputs, question.targets) as rescore:

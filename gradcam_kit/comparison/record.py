@@ -41,7 +41,7 @@ _SHOWN = 16
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Statistics):
-    """Heatmaps of the same images by several methods, with their measurements; displayed in notebooks.
+    """Heatmaps of the same images by several methods, with their measurements. Notebooks display it as a page.
 
     Attributes:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
@@ -92,7 +92,7 @@ class Comparison(Statistics):
 
     @property
     def summary(self) -> pandas.DataFrame:
-        """Return one row per method and baseline: means of the metrics, number of images that count, and cost.
+        """Return one row per method and baseline: means of the metrics, number of images with status OK, and cost.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -130,7 +130,8 @@ class Comparison(Statistics):
         for label in [*self.heatmaps, *self.baselines]:
             row: dict[str, Any] = {"method": label}
             for metric, one in {**self.measured, **self.baselines}.get(label, {}).items():
-                # The baseline of ones is constant on purpose: show the plain value of the formula, with a count of 0.
+                # The all-ones baseline is constant by design, so its values are all flagged as degenerate. Show their
+                # unfiltered mean, with a count of 0.
                 by_formula = label not in self.explanations and not one.ok.any()
                 shown = one.values.nanmean() if by_formula else one.mean
                 row |= {metric: float(shown), f"{metric} n": int(one.count)}
@@ -144,7 +145,7 @@ class Comparison(Statistics):
         return described(found)
 
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
-        """Return a matplotlib figure with one image below the other and at most `columns` pictures in a row.
+        """Return a matplotlib figure with the images below each other and at most `columns` pictures in a row.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -155,7 +156,7 @@ class Comparison(Statistics):
         """Write a page (.html), the table (.csv), a sheet of pixels (.png, .jpg, ...) or the figure (.pdf, .svg).
 
         Raises:
-            PictureError: a suffix without a format, or a place that cannot be written to.
+            PictureError: a suffix that names no format, or a path that cannot be written to.
             MissingExtraError: matplotlib for .pdf and .svg is not installed.
         """
         write_comparisons(Path(path), [self], columns)
@@ -222,7 +223,7 @@ class Comparison(Statistics):
         return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
 
     def _values(self) -> dict[str, dict[str, list[float]]]:
-        """Return label -> metric -> numbers, NaN unless OK, so that a constant map cannot win."""
+        """Return label -> metric -> numbers, NaN where the status is not OK, so that a constant map cannot be best."""
         found = {label: self.measured.get(label, {}) for label in self.heatmaps}
         return {
             label: {name: one.values.where(one.ok, torch.nan).tolist() for name, one in own.items()}
@@ -235,7 +236,7 @@ class Comparison(Statistics):
         return {f"{name} status": Status(int(one.status[place])).name.lower() for name, one in own.items()}
 
     def _cost(self, label: str) -> dict[str, float]:
-        """Return the cost of a method as text; empty if costs were not measured."""
+        """Return the cost of a method by column of the table; empty if costs were not measured."""
         return vars(self.costs.get(label, MethodCost())) if self.costs else {}
 
     def _class_name(self, target: int | None) -> str | None:

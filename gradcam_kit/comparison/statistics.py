@@ -56,8 +56,8 @@ class Statistics:
     def agreement(self) -> pandas.DataFrame:
         """Return how much metrics agree on the ranking of methods: a row and a column per metric, and `reliability`.
 
-        Only methods and baselines with images that count in every metric take part, and only metrics with a better
-        direction; see `RankAgreement`.
+        Only metrics with a better direction take part, and only methods and baselines that have images with status OK
+        in every metric; see `RankAgreement`.
 
         Raises:
             OptionError: fewer than three methods and baselines, or no metric with a better direction.
@@ -71,7 +71,7 @@ class Statistics:
         return agreement_rows(self.numbers(), {name: one.better for own in measured for name, one in own.items()})
 
     def numbers(self) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
-        """Return metric -> method or baseline -> a number for each image, NaN where none counts."""
+        """Return metric -> method or baseline -> a number for each image, NaN where the status is not OK."""
         found: dict[str, dict[str, Float[np.ndarray, " n"]]] = {}
         for label, own in {**self.measured, **self.baselines}.items():
             for name, one in own.items():
@@ -81,11 +81,11 @@ class Statistics:
 
 
 def agreement_rows(numbers: Mapping[str, Numbers], better: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return a row for each metric: how alike it and every metric rank methods, and its reliability.
+    """Return a row for each metric: how well it agrees with every metric on ranking methods, and its reliability.
 
     Args:
-        numbers: metric -> method or baseline -> a number for each image, NaN where none counts. Those without a number
-            in some metric are left out.
+        numbers: metric -> method or baseline -> a number for each image, NaN where the status is not OK. Methods and
+            baselines without any number in some metric are left out.
         better: metric -> "higher" or "lower"; a metric for which neither is better ranks nothing and is left out.
 
     Raises:
@@ -112,14 +112,14 @@ def agreement_rows(numbers: Mapping[str, Numbers], better: Mapping[str, str]) ->
 
 
 def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return a row for each pair of methods, or of a method and a baseline, for which images count."""
+    """Return a row for each pair of methods, or of a method and a baseline, that have images in common."""
     return [{"metric": metric, **vars(one)} for one in _pairs(numbers, baselines)[0]]
 
 
 def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[str]:
-    """Return the differences of a metric, one line each: at most 12 of methods and 12 beside baselines.
+    """Return the differences of a metric, one line each: at most 12 between methods and 12 from baselines.
 
-    They start with the mean of the random baseline over its draws. Empty for a single image.
+    The first line has the mean of the random baseline over its draws. The list is empty for a single image.
     """
     rows, draws = _pairs(numbers, baselines)
     rows = [one for one in rows if one.count > 1]
@@ -135,7 +135,7 @@ def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> 
 
 
 def _pairs(numbers: Numbers, baselines: Sequence[str]) -> tuple[list[PairedDifference], int]:
-    """Return the differences, and how many signs were drawn for p."""
+    """Return the differences, and the number of draws of signs for their p-values."""
     methods = [label for label in numbers if label not in baselines]
     asked = [*combinations(methods, 2), *((one, other) for one in methods for other in baselines if other in numbers)]
     draws = max(_DRAWS, _DRAWS_PER_PAIR * len(asked))

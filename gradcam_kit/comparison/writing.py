@@ -21,10 +21,10 @@ _DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file, see `Comparison.save`; its folder is created if missing.
+    """Write several comparisons into one file as `Comparison.save` does, and create its folder if it is missing.
 
     Raises:
-        PictureError: a suffix without a format, or a place that cannot be written to.
+        PictureError: a suffix that names no format, or a path that cannot be written to.
     """
     check_ending(path)
     try:
@@ -49,10 +49,10 @@ def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raise early, before the work, if a comparison cannot be written to this path.
+    """Raise an error before the work starts if a comparison cannot be written in the format of this path.
 
     Raises:
-        PictureError: a suffix without a format.
+        PictureError: a suffix that names no format.
     """
     if path.suffix.lower() not in _DOCUMENTS:
         try:

@@ -18,7 +18,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
     Measures instead of differentiating, so saturated scores do not mislead it. It runs the part of the model after the
     layer once per channel; after mean pooling and a linear head it needs no pass at all. $y_{-k}$ is the score with
     channel k set to 0, at every layer. The paper divides by y, which would flip all signs where y < 0; |y| is the same
-    for y > 0. Where y = 0 the weight is the plain difference.
+    for y > 0. Where y = 0 the weight is the difference itself.
 
     Args:
         channels: ablate only this many channels of each image (an int), or this share of them (a float in (0, 1]): the
@@ -55,7 +55,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         return torch.einsum(letters, activations, weights)
 
     def _drops(self, layer: LayerCapture, alive: Bool[Tensor, "n k"]) -> Float[Tensor, "n k *targets"]:
-        """Return y - y without channel k; after mean pooling and a linear head, W_k mean_s(A_k) without any pass."""
+        """Return y minus y without channel k, for each k. Mean pooling with a linear head needs no pass for it."""
         activations = layer.activations
         assert layer.scores is not None
         if layer.head is not None and layer.head.is_linear:

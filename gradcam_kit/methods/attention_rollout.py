@@ -19,7 +19,7 @@ from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
 def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n t t"]]) -> Float[Tensor, "n *s"]:
     """Return the class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid.
 
-    Without a class token it is the mean of the patches' rows. No other row is ever computed.
+    Without a class token, the result is the mean of the patches' rows. Rows that are not needed are not computed.
     """
     row = torch.zeros_like(steps[0][:, 0])
     if attention.has_class_token:
@@ -40,7 +40,7 @@ def attention_of(layer: LayerCapture) -> Attention:
 
 
 class AttentionRollout(BaseCAM, name="attention-rollout"):
-    r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$; the same map for every class.
+    r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$, the same for every class.
 
     Shows where a transformer gathers its information, at the cost of a forward pass. It ignores values and classes,
     so it does not explain a decision; GenericAttention and LeGrad do. `target_layers` is not used. Needs a transformer
@@ -74,7 +74,7 @@ class AttentionRollout(BaseCAM, name="attention-rollout"):
             raise OptionError(f"discard is {self.discard!r}; expected a share of at least 0 and less than 1")
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the attention, rolled out."""
+        """Return the attention to each patch, followed back through all blocks."""
         attention = attention_of(layer)
         steps = [rollout_step(block, self.heads, self.discard) for block in attention.probabilities]
         return relevance_of_patches(attention, steps)

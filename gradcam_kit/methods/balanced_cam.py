@@ -17,22 +17,22 @@ Reference = Literal["mean", "zero"]
 
 
 class BalancedCAM(BaseCAM, name="balanced-cam"):
-    r"""LibraGrad: Mehri et al., CVPR 2025, https://arxiv.org/abs/2411.16760, with the average token subtracted.
+    r"""Multiply balanced gradients (LibraGrad) by the activations, from which the average token is subtracted.
 
     The method to use for vision transformers, in which exact gradients hardly tell where the evidence is: a
-    normalization does not change when its input is scaled, so before it, activation times gradient sums to zero.
-    Here normalizations, gates and attention count as constant factors, and every layer's map
+    normalization does not change when its input is scaled, so before it, activation times gradient sums to zero. With
+    balanced gradients, normalizations, gates and attention are constant factors, and every layer's map
     $\sum_k G_k \odot (A_k - R_k)$ accounts for the score. The signed maps of the patch embedding and of all blocks on
-    its grid are added. Subtracting the average token $R$ (ours, not the paper's) removes position and background.
-    Without tokens the automatic layer is the one of Grad-CAM; there, with `reference="zero"`, the map of a ReLU network
-    is HiResCAM.
+    its grid are added. Subtracting the average token $R$, which is not in the paper, removes position and background.
+    For models without tokens, the automatic layer is that of Grad-CAM, and with `reference="zero"` the map of a ReLU
+    network is that of HiResCAM.
 
     Args:
         reference: "mean": $R$ is the mean over the positions of the image, and the map of one layer sums to the score
             minus the score that the network with the same constant factors gives an image of average tokens; "zero":
             the map sums to the score minus everything that is added after the layer.
         fusion: "sum" of the signed maps, which all have the unit of the score; others as in `BaseCAM`.
-        gradient_rule: "balanced"; there is no other for this method.
+        gradient_rule: always "balanced" for this method.
 
     Example:
         >>> import torch

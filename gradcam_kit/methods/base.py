@@ -48,22 +48,22 @@ if TYPE_CHECKING:
 
 
 class BaseCAM(Declared):
-    """Explain batches of one model by a class activation mapping method; calling an instance gives heatmaps.
+    """Explain batches of one model by a class activation mapping method. Calling an instance gives heatmaps.
 
-    The constructor attaches nothing and changes nothing. A subclass implements `weights` or `saliency`. Its annotated
-    attributes with a default, `samples: int = 4`, are its options: keyword arguments of the constructor, which
-    `check_options` may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
+    The constructor neither attaches hooks to the model nor changes it. A subclass implements `weights` or `saliency`.
+    Its annotated attributes with a default, `samples: int = 4`, are its options: keyword arguments of the constructor,
+    which `check_options` may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
 
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are unwrapped.
         target_layers: a module, its dotted name, a sequence of these, or None: the last spatial layer on which the
-            score depends, found by running the model on the images. Of a module that returns several
-            maps, "fpn:1" is the second map; of one that runs several times in a pass, "act#2" is the second call.
-        reshape: function from the layer's output to `(n, k, *s)`, called first whatever the output looks like; None =
-            inferred (maps, channels-last maps, tokens). It may only rearrange values, for any number of samples. If
-            `*s` are not the axes of the images, heatmaps have the axes of the layer.
+            score depends, found by running the model on the images. For a module that returns several maps, "fpn:1"
+            selects the second map; for a module that runs several times in a pass, "act#2" selects the second call.
+        reshape: function from the layer's output to `(n, k, *s)`, which is then always used; None = inferred (maps,
+            channels-last maps, tokens). It may only rearrange values, for any number of samples. If `*s` are not the
+            axes of the images, heatmaps have the axes of the layer.
         image_input: for a model with several inputs, the position of the images in the tuple, or their key in the
-            mapping. Masks are laid over this input, and heatmaps have its size. None = the floating input on which the
+            mapping. Masks are applied to this input, and heatmaps have its size. None = the floating input on which the
             layers depend, preferably one with 2 or 3 position axes.
         fusion: how the maps of several layers are combined: "mean", "max" or "product" of the normalized maps, or "sum"
             of the signed ones, before ReLU and normalization.
@@ -71,11 +71,12 @@ class BaseCAM(Declared):
         batch_size: maximum number of masked rows in one forward pass of a method that needs them. On a CPU, passes over
             large images have fewer rows if that is faster; the maps are the same up to rounding.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose (MC dropout); by
-            default every module is evaluated in eval mode. Maps are then random: they differ from call to call,
-            `torch.manual_seed` repeats them, and a batch does not equal its images one by one. Batch norms in train
-            mode mix the images of a batch. Flags and buffers are restored in any case.
-        gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention
-            count as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
+            default every module is evaluated in eval mode. With train-mode modules kept, maps are random: they differ
+            from call to call unless `torch.manual_seed` is called before, and the maps of a batch differ from those of
+            its images one by one. Batch norms in train mode mix the images of a batch. Flags and buffers are restored
+            in any case.
+        gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention are
+            treated as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
             activation times gradient is the contribution of each position. Nothing changes for ReLU networks. Only for
             methods that use gradients. See `BalancedCAM`.
     """
@@ -130,12 +131,12 @@ class BaseCAM(Declared):
             targets: None = the predicted class of each sample; an int for all; class indices `(n,)`; `(n, m)` for m
                 classes of each sample from one forward pass; names instead of indices where the model carries
                 `class_names`; or a callable from the model's output to scores `(n,)`.
-            forward_kwargs: passed on to the model.
+            forward_kwargs: keyword arguments passed on to the model.
 
         Returns:
             Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
-            A map without positive evidence is all zeros. If all maps are, the logger `gradcam_kit` warns; only on a
-            CPU, because on other devices the check would have to synchronize.
+            A map without positive evidence is all zeros. If all maps are zero, the logger `gradcam_kit` warns, but only
+            on a CPU, because on other devices the check would have to synchronize.
         """
         explanation = self.explain(images, targets, **forward_kwargs)
         if explanation.empty_because:
@@ -149,14 +150,14 @@ class BaseCAM(Declared):
 
     @says_what_it_is_here
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
-        """Explain a batch and return everything that the pass produced. Takes the arguments of a call."""
+        """Explain a batch and return everything that the pass produced. The arguments are those of a call."""
         return explain_many([self], images, targets, **forward_kwargs)[0]
 
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
         """Run sanity checks: do the maps change with the model's parameters and with the class?
 
         Explains the images, another class, and the model with random parameters (six times the cost of a call). The
-        result prints its findings, and has `passed`, `warnings` and the figures. Takes the arguments of a call.
+        result prints its findings, and has `passed`, `warnings` and the figures. The arguments are those of a call.
         """
         return check(self, images, targets, seed, forward_kwargs)
 
@@ -190,7 +191,7 @@ class BaseCAM(Declared):
         return torch.stack([self.saliency(layer.of_target(j)) for j in range(count)], dim=1)
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """Return the weight of a layer in the fusion of several; None gives all layers the same weight."""
+        """Return the weight of a layer when several layers are fused. None gives all layers the same weight."""
         return None
 
     def fuse(
@@ -200,7 +201,7 @@ class BaseCAM(Declared):
         return fuse(heatmaps, self.fusion)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others; `depth` counts from 0, shallowest first."""
+        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
         return heatmaps
 
 
@@ -208,7 +209,7 @@ def _check_rule(cam: BaseCAM) -> None:
     """Raise an error for a gradient rule that is unknown, or that does not apply to the method.
 
     Raises:
-        UnknownNameError: not one of the rules.
+        UnknownNameError: a rule that does not exist.
         InputError: balanced gradients for a method without gradients, or with a gradient rule of its own.
     """
     if one_of("gradient_rule", cam.gradient_rule, get_args(GradientRule), UnknownNameError) == "exact":
@@ -216,7 +217,7 @@ def _check_rule(cam: BaseCAM) -> None:
     method = type(cam).__name__
     for evidence, reason in _WITHOUT_RULE.items():
         if evidence in cam.needs:
-            raise InputError(f'{method} takes no gradient_rule="balanced", because {reason}; use "exact"')
+            raise InputError(f'{method} does not accept gradient_rule="balanced", because {reason}; use "exact"')
     if not cam.needs & Evidence.RULED:
         raise InputError(f'{method} uses no gradients, so gradient_rule="balanced" has no effect; leave it out')
 

@@ -16,7 +16,7 @@ class CAM(BaseCAM, name="cam"):
 
     The cheapest method: all classes from one forward pass, no backward pass. Only for models that end in mean pooling
     and one linear layer, where Grad-CAM gives the same map. The paper pools by a sum; with mean pooling the weight is
-    W / Z, so that the map plus the bias sums to the logit.
+    W / Z, so that the sum of the map, plus the bias, is the logit.
 
     Example:
         >>> from gradcam_kit import CAM

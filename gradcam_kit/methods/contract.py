@@ -1,7 +1,7 @@
 """The interface between engine and methods: the `Method` protocol, the registry, and access to captured evidence.
 
-The engine (`methods/engine/`) runs whatever has the attributes of `Method`; it does not import `BaseCAM`, the base
-class with which methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
+The engine (`methods/engine/`) runs any object that has the attributes of `Method`; it does not import `BaseCAM`, the
+base class with which methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METHODS: dict[str, type[Any]] = Registry("method")
 class Method(Protocol):
     """One explanation method on one model, as the engine sees it. `BaseCAM` documents the attributes.
 
-    A method may also have `gradient_rule`; without it, its gradients are exact.
+    A method may also have a `gradient_rule`; the gradients of a method without this attribute are exact.
     """
 
     model: nn.Module
@@ -48,11 +48,11 @@ class Method(Protocol):
         ...
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:
-        """Return the weight of the layer in the fusion of several; None gives all layers the same weight."""
+        """Return the weight of the layer when several layers are fused. None gives all layers the same weight."""
         ...
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others; `depth` counts from 0, shallowest first."""
+        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
         ...
 
     def fuse(

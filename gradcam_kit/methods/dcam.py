@@ -25,8 +25,9 @@ class DimensionMaps:
         heatmaps: `(n, D, t)` float32 in [0, 1], normalized over all dimensions and times of a series together.
         saliency: the signed maps, at the layer's resolution in time.
         targets: the explained class.
-        kept: number of orders for which the model predicted this class; only these orders count.
-        is_empty: True where there was no positive evidence, for example because no order counted.
+        kept: number of orders for which the model predicted this class; only these orders enter the maps.
+        is_empty: True where there was no positive evidence, for example because the model predicted another class for
+            every order.
     """
 
     heatmaps: Float[Tensor, "n D t"]
@@ -39,7 +40,7 @@ class DimensionMaps:
 def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n p D D t"]:
     """Return the model's input for each order: row r holds dimension `order[(r + p) % D]` at position p.
 
-    Positions are the channels of the model and rows the height of its maps.
+    Positions are the channels of the model's input, and rows are the height of its maps.
     """
     return series[:, _rolled(orders)]
 
@@ -51,7 +52,7 @@ def _rolled(orders: Int[Tensor, "p D"]) -> Int[Tensor, "p D D"]:
 
 
 def regroup(maps: Float[Tensor, "n p D s"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n D D s"]:
-    """Return M(dimension, position): the sum over the orders of the row with this dimension at this position."""
+    """Return M(dimension, position): the sum, over the orders, of the row that has the dimension at the position."""
     positions = torch.arange(orders.shape[1], device=orders.device)
     rows = (orders.argsort(1)[:, :, None] - positions) % len(positions)
     order = torch.arange(len(orders), device=orders.device)[:, None, None]
@@ -66,14 +67,14 @@ def dcam(regrouped: Float[Tensor, "n D D s"]) -> Float[Tensor, "n D s"]:
 class DCAM:
     """Find which dimensions of a multivariate series matter, and when, from many orders of the dimensions.
 
-    A CAM of a series shows when; dCAM also shows which of the sensors or channels. The model takes cubes
-    `(n, D, D, t)` as `cube` makes them, and its layer keeps the D rows. Each order of the dimensions gives a CAM
-    (Grad-CAM, which is the same after mean pooling and a linear layer); a dimension matters if its place in the order
-    changes the map. The result has an axis for the dimensions, so this is not a CAM method. It costs one pass for each
-    order.
+    A CAM of a series shows which times matter; dCAM also shows which dimensions (sensors or channels) matter. The model
+    takes cubes `(n, D, D, t)` as made by `cube`, and its layer keeps the D rows. Each order of the dimensions gives a
+    CAM, computed by Grad-CAM, which equals CAM for models that end in mean pooling and a linear layer. A dimension
+    matters if its place in the order changes the map. The result has an axis for the dimensions, so `DCAM` is not a CAM
+    method. It costs one pass for each order.
 
     Args:
-        model: a model of cubes.
+        model: a model that takes cubes.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         permutations: number of orders, at least 1.
         seed: seed of the orders, which all series share.
@@ -100,20 +101,20 @@ class DCAM:
     ) -> None:
         self._cam = GradCAM(model, target_layers, batch_size=batch_size)
         if len(self._cam.target_layers or ()) > 1:
-            raise OptionError(f"{len(self._cam.target_layers or ())} target layers; expected one")
+            raise OptionError(f"{len(self._cam.target_layers or ())} target layers; expected one, or None")
         positive_int("permutations", permutations)
         self.permutations, self.seed = permutations, seed
 
     def __call__(self, series: Float[Tensor, "n D t"], targets: Any = None) -> Float[Tensor, "n D t"]:
-        """Return the heatmaps of the dimensions. Arguments as for `explain`."""
+        """Return the heatmaps of the dimensions. The arguments are those of `explain`."""
         return self.explain(series, targets).heatmaps
 
     @torch.inference_mode(False)
     def explain(self, series: Float[Tensor, "n D t"], targets: Any = None) -> DimensionMaps:
-        """Return heatmaps, signed maps, and how many orders count.
+        """Return the heatmaps, the signed maps and the number of orders from which they were made.
 
         Args:
-            series: at least one.
+            series: `(n, D, t)`, at least one series.
             targets: None = the class predicted for the dimensions in their given order; an int for all; or classes
                 `(n,)`.
         """
@@ -149,7 +150,7 @@ class DCAM:
         if maps.ndim != 3 or maps.shape[1] != dimensions:
             raise ShapeError(
                 f"layer {layer!r} has maps {tuple(maps.shape[1:])} for {dimensions} dimensions; expected one row for "
-                "each: kernels and strides of 1 along the rows"
+                "each dimension; give the convolutions kernels and strides of 1 along the rows"
             )
         apart = (n, len(orders))
         return maps.unflatten(0, apart), predicted_classes(found.output).unflatten(0, apart)

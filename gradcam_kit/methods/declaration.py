@@ -26,14 +26,16 @@ class Declared:
     needs: Evidence = Evidence.GRADIENTS
     """Evidence that the method needs beyond activations."""
     layer_choice: LayerChoice = LayerChoice.LAST
-    """Meaning of `target_layers=None`."""
+    """The layers that `target_layers=None` chooses."""
     class_agnostic: bool = False
     """Whether the map is the same for every class."""
     target_type: type[ClassTarget] = ClassLogit
     """The target type that scores plain class indices."""
     cost: ClassVar[str] = "F + B"
-    """Passes: F forward, B backward from the score to the layer, R forward of one masked row, S of the part after the
-    layer; k channels, Z positions.
+    """Cost in passes, for k channels and Z positions.
+
+    F is a forward pass, B a backward pass from the score to the layer, R a forward pass of one masked row, and S a pass
+    through the part after the layer.
     """
     paper: ClassVar[str] = ""
     """Source of the method: paper or library."""
@@ -55,7 +57,7 @@ class Declared:
 
 
 def _declare_options(cls: type[Declared]) -> None:
-    """Make a dataclass of a method class whose options are the public annotated attributes with a default.
+    """Turn a method class into a dataclass whose options are its public annotated attributes with a default.
 
     A hand-written `__init__`, in the class or in a base class, is kept.
     """
@@ -112,7 +114,7 @@ def _spell_out_options(cls: type[Declared]) -> None:
 
 
 def _keep_renamed_hook(cls: type[Declared]) -> None:
-    """Take `importance(layer)`, the earlier name of `layer_importance`, for one release."""
+    """Accept `importance(layer)`, the earlier name of `layer_importance`, for one release."""
     if inspect.isfunction(vars(cls).get("importance")):
         warnings.warn(
             f"{cls.__name__}.importance(layer) is now called layer_importance(layer)", DeprecationWarning, stacklevel=4

@@ -38,7 +38,7 @@ class Factorization:
 
 
 def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "rows k"]:
-    """Return one row for each sample and position; channels with negative values are lifted by their minimum."""
+    """Return one row for each sample and position. Channels with negative values are shifted to a minimum of 0."""
     rows = activations.movedim(1, -1).flatten(0, -2)
     return rows - rows.amin(0).clamp(max=0)
 
@@ -46,16 +46,17 @@ def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "row
 def factorize(
     rows: Float[Tensor, "rows k"], components: int, seed: int = 0, iterations: int = 200
 ) -> tuple[Float[Tensor, "rows components"], Float[Tensor, "components k"]]:
-    r"""Factorize $V \approx H W$ without negative entries by the multiplicative updates of Lee & Seung; 0/0 stays 0.
+    r"""Factorize $V \approx H W$ without negative entries by the multiplicative updates of Lee & Seung.
 
-    No update increases $\|V - H W\|^2$. The concepts start as rows of V that differ most, with a little noise so that
-    none of their entries stays zero. The order of the rows has no influence on what is found.
+    No update increases $\|V - H W\|^2$; a factor 0 / 0 is taken as 0. The concepts start as rows of V that differ most,
+    with a little noise so that none of their entries stays zero. The order of the rows has no influence on the
+    concepts.
 
     Args:
-        rows: V, not negative.
+        rows: the matrix V, without negative entries.
         components: number of components.
         seed: seed of the first row and the noise.
-        iterations: updates of both factors.
+        iterations: number of updates of both factors.
 
     Returns:
         H and W.
@@ -76,7 +77,7 @@ def factorize(
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Divide; 0 where the divisor is 0."""
+    """Return `above / below`, and 0 where `below` is 0."""
     return above / below.where(below > 0, torch.inf)
 
 
@@ -88,7 +89,7 @@ class _Activations(BaseCAM):
 
 
 class DeepFeatureFactorization:
-    """Find a few concepts that all images of a batch share, and where they are; no class, no gradient.
+    """Find a few concepts that all images of a batch share, and where they are, without classes or gradients.
 
     Shows what a layer distinguishes: parts, textures, background. It gives several maps for each image, so it is not a
     CAM method; and because the images share the concepts, the result for a batch differs from its images one by one.
@@ -99,8 +100,8 @@ class DeepFeatureFactorization:
         components: number of concepts, at least 1.
         seed: seed of the start of the factorization.
         iterations: iterations of the factorization, at least 1.
-        reshape: as for CAM methods.
-        image_input: as for CAM methods.
+        reshape: as for CAM methods, see `BaseCAM`.
+        image_input: as for CAM methods, see `BaseCAM`.
 
     Example:
         >>> from gradcam_kit import DeepFeatureFactorization
@@ -123,13 +124,13 @@ class DeepFeatureFactorization:
     ) -> None:
         self._source = _Activations(model, target_layers, reshape=reshape, image_input=image_input)
         if len(self._source.target_layers or ()) > 1:
-            raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one")
+            raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one, or None")
         positive_int("components", components)
         positive_int("iterations", iterations)
         self.components, self.seed, self.iterations = components, seed, iterations
 
     def __call__(self, images: Images, **forward_kwargs: Any) -> Float[Tensor, "n components *t"]:
-        """Return the heatmaps of the concepts. Arguments as for `explain`."""
+        """Return the heatmaps of the concepts. The arguments are those of `explain`."""
         return self.explain(images, **forward_kwargs).heatmaps
 
     @torch.inference_mode(False)
@@ -138,7 +139,7 @@ class DeepFeatureFactorization:
 
         Args:
             images: `(n, c, *t)`, or a tuple or mapping of inputs for models with several; at least one sample.
-            forward_kwargs: passed on to the model.
+            forward_kwargs: keyword arguments passed on to the model.
         """
         source = self._source
         inputs = read_inputs(images, forward_kwargs, source.model, image_input=source.image_input)

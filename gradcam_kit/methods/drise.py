@@ -11,11 +11,11 @@ class DRISE(RISE, name="d-rise"):
 
     The map is $\frac{1}{N p} \sum_i s(x \odot M_i) M_i$. The similarity s is the largest product, over all detections
     in the masked image, of the intersection over union with the explained box, the cosine of the class probabilities,
-    and the objectness; see `DetectionSimilarity`. It needs a `DetectionTarget` and explains box and class together; for
-    one of them alone, RISE takes the same target.
+    and the objectness; see `DetectionSimilarity`. D-RISE needs a `DetectionTarget` and explains its box and class
+    together. To explain the score or one coordinate of the box alone, pass a `DetectionTarget` to RISE.
 
     Args:
-        masks: N, as in the paper.
+        masks: number of masks N; the default is the paper's.
         cells: cells of the masks along each axis, finer than in RISE, because boxes are small.
         visible: the probability that a cell stays visible, in (0, 1).
         seed: seed of the masks.

@@ -11,10 +11,11 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class EigenCAM(BaseCAM, name="eigen-cam"):
-    r"""Return the first principal component of the activations, $A v_1$; the same map for every class.
+    r"""Return the first principal component of the activations, $A v_1$, which is the same for every class.
 
-    Smooth, cheap, and needs neither gradients nor classes, so it runs on detectors and self-supervised backbones. It
-    shows what varies, not what the model learned: maps of networks trained on random labels look alike.
+    The map is smooth and cheap and needs neither gradients nor classes, so the method runs on detectors and
+    self-supervised backbones. It shows what varies, not what the model learned: maps of networks trained on random
+    labels look alike.
 
     Args:
         center: subtract each channel's mean first (the paper does not; pytorch-grad-cam does).
@@ -33,5 +34,5 @@ class EigenCAM(BaseCAM, name="eigen-cam"):
     center: bool = False
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return A v_1, with a fixed sign."""
+        """Return A v_1 with the sign chosen by `fix_sign`."""
         return first_component(layer.activations, self.center)

@@ -13,8 +13,8 @@ from gradcam_kit.types import LayerCapture
 class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
     r"""Return the first principal component of $G \odot A$.
 
-    As smooth as Eigen-CAM and specific to the class. It shows only the strongest component, so one of two objects with
-    different parts may be missing.
+    The map is as smooth as that of Eigen-CAM, and specific to the class. It shows only the strongest component, so one
+    of two objects with different parts may be missing.
 
     Args:
         center: subtract each channel's mean first.
@@ -31,5 +31,5 @@ class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
     center: bool = False
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the component, with a fixed sign."""
+        """Return the component with the sign chosen by `fix_sign`."""
         return first_component(gradients_of(layer) * layer.activations, self.center)

@@ -29,7 +29,8 @@ def expected_grad_cam(
     r"""Return the expected gradients of a layer.
 
     $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. Where
-    they are the same everywhere (mean pooling, linear head), the map sums up to $y(x) - \mathrm{E}\,y(x')$.
+    the weights are the same everywhere, as before mean pooling and a linear head, the map sums to
+    $y(x) - \mathrm{E}\,y(x')$.
     """
     differences = without_rounding(activations - baselines, activations).flatten(0, 1)
     maps: Tensor = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))
@@ -38,16 +39,16 @@ def expected_grad_cam(
 
 
 class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
-    """Integrate Grad-CAM along paths from many baselines that are made from the image itself; same seed, same map.
+    """Integrate Grad-CAM along paths from many baselines that are made from the image itself.
 
-    For saturated scores, where the gradient at the image alone is close to zero; less dependent on one baseline than
-    IntegratedGradCAM. A baseline is the blurred image (kernel smoothing) with noise in proportion to the image's own
-    contrast (data-aware perturbation). Each path contributes one sample of the integral; the samples lie at the centers
-    of equal parts. Three details could not be confirmed against the paper: the distribution of the baselines, the
-    factor of the weights, and the number of samples.
+    For saturated scores, where the gradient at the image alone is close to zero. The map depends less on one baseline
+    than that of IntegratedGradCAM, and the same seed gives the same map. A baseline is the blurred image (kernel
+    smoothing) with noise in proportion to the image's own contrast (data-aware perturbation). Each path contributes one
+    sample of the integral; the samples lie at the centers of equal parts. Three details could not be confirmed against
+    the paper: the distribution of the baselines, the factor of the weights, and the number of samples.
 
     Args:
-        samples: baselines, and points on paths; each costs two passes.
+        samples: number of baselines, each with one point on its path; each costs two forward and two backward passes.
         std: standard deviation of the Gaussian noise, in standard deviations of the image, at least 0.
         seed: seed of the noise; all images get the same draw.
 
@@ -70,7 +71,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return the maps from all baselines and points in one batch; gradients at the baselines are not used."""
+        """Return the maps from all baselines and points in one batch. Gradients at the baselines are not used."""
         images = at_least_float32(layer.images)
         mean = spatial_mean(images).mean(1, keepdim=True)
         contrast = spatial_mean((images - mean) ** 2).mean(1, keepdim=True).sqrt()

@@ -15,7 +15,7 @@ def fem_weights(activations: Float[Tensor, "n k *s"], sigmas: float = 2.0) -> Fl
     r"""Return the share of strong positions: $w_k = \mathrm{mean}_s [A_k > \mu_k + \mathrm{sigmas}\,\sigma_k]$.
 
     The standard deviation is the population's; a constant channel gets weight 0. Other descriptions weigh a channel by
-    its mean instead; which one the paper prints could not be confirmed.
+    its mean instead; which of these weights the paper prints could not be confirmed.
     """
     mean = spatial_mean(activations)
     deviation = spatial_mean((activations - mean) ** 2).sqrt()
@@ -23,7 +23,7 @@ def fem_weights(activations: Float[Tensor, "n k *s"], sigmas: float = 2.0) -> Fl
 
 
 class FEM(BaseCAM, name="fem"):
-    """Weight channels by how often they fire strongly; the same map for every class.
+    """Weight channels by how often they respond strongly, which gives the same map for every class.
 
     Needs neither gradients nor classes. It finds rare, strong features, whether or not the class depends on them.
 

@@ -7,7 +7,7 @@ from gradcam_kit.methods.grad_cam import GradCAM
 
 
 class FinerCAM(GradCAM, name="finer-cam"):
-    r"""Explain by Grad-CAM what sets the class apart from the classes nearest to it; what they share is left out.
+    r"""Explain by Grad-CAM what sets the class apart from the classes nearest to it, without evidence that they share.
 
     The score is the mean of $z_c - z_d$ over the nearest classes d, weighted by their probabilities. For fine-grained
     classes such as species of birds or models of cars. Where no other class comes close it shows little more than

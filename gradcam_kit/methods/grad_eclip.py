@@ -28,8 +28,8 @@ def grad_eclip_map(
         values: values of the patches.
 
     Returns:
-        Signed. $\lambda$ replaces the attention, which is too sparse: it is the cosine of the class token's query and
-        each key, min-max normalized over the patches.
+        Signed values. $\lambda$ replaces the attention, which is too sparse; $\lambda_i$ is the cosine of the class
+        token's query and key i, min-max normalized over the patches.
     """
     loose = normalize(cosine_similarity(query[:, None], keys, dim=-1))
     return loose * (values @ gradient[..., None])[..., 0]

@@ -55,7 +55,7 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
         self.steps = positive_int("steps", self.steps)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return the maps from all steps in one batch; gradients at the start of the path are not used."""
+        """Return the maps from all steps in one batch. Gradients at the start of the path are not used."""
         path = [layer.images * (step / self.steps) for step in range(self.steps + 1)]
         activations, gradients = probe_targets(layer, path)
         return stack_targets(

@@ -17,12 +17,13 @@ Ladder = Literal["linear", "printed", "cumulative"]
 
 
 def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
-    r"""Return the brightness of each step i = 1 ... N.
+    r"""Return the brightness factor of each step i = 1 ... N.
 
     Args:
-        samples: N.
-        ladder: "linear" $i/N$ stays in [0, 1]. "printed" is the sum as the paper prints it, $\sum_{j<i} j/N$, and
-            "cumulative" torch-cam's, $\sum_{j \le i} j/N$; with N = 10 they brighten the image 4.5 and 5.5 times.
+        samples: number of steps N.
+        ladder: "linear" is $i/N$, which stays in [0, 1]. "printed" is the sum that the paper prints, $\sum_{j<i} j/N$,
+            and "cumulative" is that of torch-cam, $\sum_{j \le i} j/N$; with N = 10, their last steps brighten the
+            image 4.5 and 5.5 times.
     """
     steps = range(1, samples + 1)
     if ladder == "linear":
@@ -33,11 +34,11 @@ def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
 class ISCAM(ScoreCAM, name="is-cam"):
     r"""Average Score-CAM's scores along a path to the masked image: $s_k = \mathrm{mean}_i\, y(c_i\, x \odot M_k)$.
 
-    For scores that saturate in the fully bright image. The path multiplies the cost of Score-CAM; the options of
-    Score-CAM apply too, `channels` above all.
+    For scores that saturate in the image of full brightness. `samples` multiplies the cost of Score-CAM. The options of
+    Score-CAM apply too, above all `channels`, which reduces the cost.
 
     Args:
-        samples: steps of the path (torch-cam's default).
+        samples: number of steps of the path; the default is torch-cam's.
         ladder: the factors $c_i$: "linear", "printed" or "cumulative", see `ladder_factors`.
 
     Example:
@@ -59,5 +60,5 @@ class ISCAM(ScoreCAM, name="is-cam"):
         one_of("ladder", self.ladder, get_args(Ladder))
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor]]:
-        """Return one factor for each pass."""
+        """Return a function for each pass, which multiplies the masks by the brightness factor of its step."""
         return [partial(mul, factor) for factor in ladder_factors(self.samples, self.ladder)]

@@ -26,10 +26,10 @@ def kernel_component(
         activations: output of the layer; memory grows with the square of its positions.
         kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "poly" $(\gamma \langle a_i, a_j\rangle + 1)^3$,
             "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or "linear". Each channel's mean over the positions is subtracted
-            first: "sigmoid" and "poly" depend on the origin and saturate far from it, so that the component would
-                separate only the weakest positions, the background. Centering, the offset 1 and the default gamma
-                follow the widespread port; they could not be confirmed against the paper.
-        gamma: None = 1 / k.
+            first, because "sigmoid" and "poly" depend on the origin and saturate far from it, so that the component
+            would separate only the weakest positions, the background. Centering, the offset 1 and the default gamma
+            follow a widely used implementation; they could not be confirmed against the paper.
+        gamma: scale inside the kernel; None = 1 / k.
     """
     rows = centered_rows(activations.flatten(2).mT)
     gamma = 1 / rows.shape[2] if gamma is None else gamma
@@ -43,7 +43,7 @@ def kernel_component(
         products = (-gamma * (norms[:, :, None] + norms[:, None] - 2 * products).clamp(min=0)).exp()
     centered = products - products.mean(1, keepdim=True) - products.mean(2, keepdim=True)
     values, vectors = principal(centered + products.mean((1, 2), keepdim=True))
-    # Equal positions leave a matrix of rounding errors, which is not a component.
+    # If all positions are equal, the matrix holds only rounding errors and has no component.
     rounding = 4 * rows.shape[1] * torch.finfo(rows.dtype).eps * products.abs().amax((1, 2))
     largest = values.where(values > rounding, 0)
     component = fix_sign(vectors) * largest[:, None].sqrt()
@@ -52,10 +52,10 @@ def kernel_component(
 
 
 class KPCACAM(BaseCAM, name="kpca-cam"):
-    """Return the first kernel principal component of the activations; the same map for every class.
+    """Return the first kernel principal component of the activations, which is the same for every class.
 
-    A nonlinear variant of Eigen-CAM. Memory grows with the square of the layer's positions, so use a late layer. Like
-    Eigen-CAM it shows what varies, not what the model learned.
+    This nonlinear variant of Eigen-CAM needs memory that grows with the square of the layer's positions, so use a late
+    layer. Like Eigen-CAM it shows what varies, not what the model learned.
 
     Args:
         kernel: "sigmoid", "poly", "rbf" or "linear".
@@ -80,5 +80,5 @@ class KPCACAM(BaseCAM, name="kpca-cam"):
         one_of("kernel", self.kernel, get_args(Kernel))
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the component, with a fixed sign."""
+        """Return the component with the sign chosen by `fix_sign`."""
         return kernel_component(layer.activations, self.kernel, self.gamma)

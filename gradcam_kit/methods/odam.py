@@ -21,8 +21,8 @@ class ODAM(BaseCAM, name="odam"):
     at a layer of the backbone or at the level of the feature pyramid from which the box comes.
 
     Args:
-        sigma: width of the Gaussian, in cells of the layer. The paper takes its size from the object; the released code
-            for FCOS smooths nothing, which is `sigma=0`.
+        sigma: width of the Gaussian, in cells of the layer. The paper derives it from the size of the object; the
+            released code for FCOS does not smooth, which is `sigma=0` here.
 
     Example:
         >>> from gradcam_kit import ODAM

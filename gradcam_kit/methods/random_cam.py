@@ -12,7 +12,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 
 class RandomCAM(BaseCAM, name="random-cam"):
-    r"""Weight channels by one draw of U(-1, 1) that all samples share, $\sum_k r_k A_k$; the same map for every class.
+    r"""Weight channels by one draw of U(-1, 1) that all samples and classes share: $\sum_k r_k A_k$.
 
     A baseline for comparisons, not an explanation: a method that scores no better tells nothing about the class.
 

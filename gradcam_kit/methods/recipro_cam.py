@@ -34,7 +34,7 @@ def window_weights(positions: torch.Size, window: int, like: Tensor) -> Float[Te
 
 
 def by_position(scores: Float[Tensor, "rows *targets"], n: int) -> Float[Tensor, "n *mz"]:
-    """Sort the scores of n samples times z positions, `(n * z, [m])`, into `(n, [m,] z)`."""
+    """Arrange the scores of n samples times z positions, `(n * z, [m])`, into `(n, [m,] z)`."""
     sorted_scores: Tensor = scores.unflatten(0, (n, -1))
     return sorted_scores.movedim(1, -1)
 
@@ -46,7 +46,7 @@ def lift(maps: Float[Tensor, "n *mz"], positions: torch.Size) -> Float[Tensor, "
 
 
 def check_window(window: int) -> int:
-    """Return `window`, or raise OptionError."""
+    """Return `window` if it is 1 or 3; raise OptionError otherwise."""
     if window not in (1, 3):
         raise OptionError(f"window is {window!r}; expected 1 or 3")
     return window

@@ -10,9 +10,9 @@ from gradcam_kit.types import LayerChoice
 class RefineCAM(GradCAMPlusPlus, name="refine-cam"):
     r"""Multiply the Grad-CAM++ maps of several layers: the semantics of the deepest with the detail of shallower ones.
 
-    The map is $\prod_l M_l$, with each $M_l$ in [0, 1] and at the size of the image. Sharper than a map of the last
-    layer alone. One layer without positive evidence empties the map (`is_empty`). Without `target_layers` the last
-    layers of the two deepest resolutions are taken.
+    The map is $\prod_l M_l$, with each $M_l$ in [0, 1] and at the size of the image. The map is sharper than that of
+    the last layer alone. One layer without positive evidence empties the map (`is_empty`). Without `target_layers` the
+    last layers of the two deepest resolutions are taken.
 
     Args:
         fusion: "product" as in the paper, or "mean" or "max", where one empty layer does not empty the map.

@@ -18,15 +18,15 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice, Rescore
 
 
 class RISE(BaseCAM, name="rise"):
-    r"""Average random masks, weighted by the probability of what they leave: $\frac{1}{N p} \sum_i y(x \odot M_i) M_i$.
+    r"""Average random masks, weighted by the score of the masked image: $\frac{1}{N p} \sum_i y(x \odot M_i) M_i$.
 
     Looks only at inputs and outputs, so it suits every model. A map costs one forward pass per mask, and its noise
-    falls with the square root of their number. The masks multiply the model's normalized input, so what they remove
-    becomes the mean color. They are derived from the values of an image and the seed, made in chunks and never stored.
-    `target_layers` is not used.
+    falls with the square root of the number of masks. The masks multiply the model's normalized input, so removed
+    regions take the mean color. The masks of an image are derived from its values and the seed, made in chunks and
+    never stored. `target_layers` is not used.
 
     Args:
-        masks: N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
+        masks: number of masks N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
         cells: cells of the masks along each axis.
         visible: p, the probability that a cell stays visible, in (0, 1).
         seed: seed of the masks.
@@ -49,7 +49,7 @@ class RISE(BaseCAM, name="rise"):
     seed: int = 0
 
     def check_options(self) -> None:
-        """Raise OptionError for fewer than one mask or cell, or a probability that shows everything or nothing."""
+        """Raise OptionError for fewer than one mask or cell, or a probability outside (0, 1)."""
         self.masks, self.cells = positive_int("masks", self.masks), positive_int("cells", self.cells)
         self.seed = whole("seed", self.seed)
         kind = "a probability between 0 and 1"

@@ -37,16 +37,16 @@ def channel_scores(
     channels of an image share one score, which is computed once.
 
     Args:
-        layer: gives the images.
+        layer: the capture whose images are masked.
         activations: the channels to score.
         batch_size: maximum number of rows in one forward pass.
-        rescore: scores the masked images.
+        rescore: function that scores the masked images.
         baseline: score the zero input of every image, even without a constant channel.
         changes: functions that change the masks `(m, *t)`, one for each pass over the channels; None = no change.
 
     Returns:
-        Scores, whether each channel is constant, and the score of the zero input (0 if not needed). Scores are means
-        over the changes.
+        The score of each channel, whether each channel is constant, and the score of the zero input (0 if it is not
+        needed). The scores are means over the changes.
     """
     flat = activations.flatten(2)
     constant = flat.amax(2) == flat.amin(2)
@@ -80,12 +80,12 @@ def _score_rows(
 
 
 class ScoreCAM(BaseCAM, name="score-cam"):
-    r"""Weight channels by the score of the image that they mask; no gradients.
+    r"""Weight each channel by the score of the image that it masks, without gradients.
 
     The map is $\sum_k \mathrm{softmax}_k(y(x \odot H_k))\, A_k$, where $H_k$ is channel k at the size of the image and
-    scaled to [0, 1]. For models whose gradients are noisy or vanish. The most expensive of the common methods: a
-    forward pass per channel; `channels` and `dtype` make it several times as fast. The masks multiply the model's
-    normalized input, so what they remove becomes the mean color, not black.
+    scaled to [0, 1]. For models whose gradients are noisy or vanish. Score-CAM is the most expensive of the common
+    methods, with one forward pass per channel; `channels` and `dtype` make it several times as fast. The masks multiply
+    the model's normalized input, so removed regions take the mean color and do not become black.
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score
@@ -116,7 +116,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     dtype: torch.dtype | None = None
 
     def check_options(self) -> None:
-        """Raise an error for unknown values; request gradients if channels are ranked by them."""
+        """Raise an error for invalid options, and request gradients if channels are ranked by them."""
         if self.dtype is not None and self.dtype not in _HALF:
             raise OptionError(f"dtype is {self.dtype!r}; expected None, {' or '.join(map(str, _HALF))}")
         one_of("weighting", self.weighting, get_args(Weighting))

@@ -26,5 +26,5 @@ class SegEigenCAM(BaseCAM, name="seg-eigen-cam"):
     cost = "F + B + eigenproblem"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the component, with a fixed sign."""
+        """Return the component, flipped where its smallest value outweighs its largest."""
         return first_component(gradients_of(layer).abs() * layer.activations)

@@ -21,10 +21,10 @@ _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_po
 def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "mean") -> Float[Tensor, "n k *s"]:
     """Replace each value by the mean or maximum of its block of `window` positions along every axis.
 
-    A ragged last block counts only the positions that exist.
+    An incomplete last block uses only the positions that exist.
     """
     axes = gradients.ndim - 2
-    # In ceil mode a ragged last block is averaged over the positions that exist.
+    # In ceil mode, an incomplete last block is averaged over the positions that exist.
     block = [min(window, size) for size in gradients.shape[2:]]
     pooled = (_MEAN if pool == "mean" else _MAX)[axes](gradients, block, ceil_mode=True)
     for axis in range(2, gradients.ndim):
@@ -36,8 +36,8 @@ def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "m
 class SegXResCAM(BaseCAM, name="seg-xres-cam"):
     r"""Multiply the activations by gradients pooled in blocks: $\sum_k \mathrm{pool}(G_k) \odot A_k$.
 
-    Between HiResCAM and Grad-CAM. Made for segmentation with `targets=SegmentationTarget(class, mask)`, where
-    Grad-CAM's one weight per channel spreads evidence over the whole image and HiResCAM is noisy.
+    A compromise between HiResCAM and Grad-CAM, made for segmentation with `targets=SegmentationTarget(class, mask)`,
+    where Grad-CAM's one weight per channel spreads evidence over the whole image and HiResCAM is noisy.
 
     Args:
         pool_window: positions per block along each axis; 1 is HiResCAM, all positions with "mean" is Grad-CAM.

@@ -24,10 +24,10 @@ _KERNEL, _SIGMA = 11, 5.0
 
 
 def windows(size: Sequence[int], scales: int, growth: float) -> list[Window]:
-    """Return windows with the image's aspect ratio that tile it at each scale; the last window of each axis is shifted
-    inside.
+    """Return windows with the aspect ratio of the image that cover the image at each scale.
 
-    At scale i the windows are 1 / (1 + i * growth) of the image; an image of 224 x 224 has 122 with the defaults.
+    At scale i, the sides of a window are 1 / (1 + i * growth) of those of the image. The last window along each axis is
+    shifted so that it lies inside the image. With the defaults, an image of 224 x 224 has 122 windows.
     """
     found: list[Window] = []
     for i in range(scales):
@@ -46,7 +46,7 @@ def paste_windows(
     """Resize each map to its window and average ("mean") or maximize ("max") over the windows that cover a position.
 
     Args:
-        maps: map of each window, not negative.
+        maps: the map of each window, without negative values.
         where: windows that together cover every position.
         size: size of the result.
         pool: "mean" or "max".
@@ -67,11 +67,12 @@ def paste_windows(
 class SESS(BaseCAM, name="sess"):
     r"""Combine the Grad-CAM maps of many windows of the image, each enlarged to the size of the image.
 
-    For small objects, or several of different sizes, which one pass sees too coarsely. A window's map (ReLU, min-max
-    normalized) counts with the probability of the class in the window, as a share of the largest over all windows. The
-    result has the resolution of the image and is smoothed by a Gaussian of 11 cells with $\sigma = 5$. For targets
-    other than classes, the score clipped at 0 takes the place of the probability. Defaults are those of the released
-    code. Its windows are square; here they have the aspect ratio of the image, which is what the model expects.
+    For small objects, or several objects of different sizes, which a single pass sees too coarsely. The map of a
+    window, after ReLU and min-max normalization, is weighted by the probability of the class in the window, divided by
+    the largest such probability over all windows. The result has the resolution of the image and is smoothed by a
+    Gaussian of 11 cells with $\sigma = 5$. For targets other than classes, the score clipped at 0 takes the place of
+    the probability. The defaults are those of the released code. Its windows are square; the windows of this
+    implementation have the aspect ratio of the image, which is what the model expects.
 
     Args:
         scales: number of window sizes; the defaults make 122 windows of an image of 224 x 224.
@@ -98,7 +99,7 @@ class SESS(BaseCAM, name="sess"):
         one_of("pool", self.pool, get_args(Pool))
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *mt"]:
-        """Return the maps of all targets from the same windows, as many in one pass as fit into `batch_size`."""
+        """Return the maps of all targets from the same windows, as many in a pass as `batch_size` allows."""
         images, size = at_least_float32(layer.images), layer.images.shape[2:]
         where = windows(size, self.scales, self.growth)
         together = max(1, self.batch_size // len(images))

@@ -16,7 +16,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 @dataclass(frozen=True, eq=False)
 class LogitPlusLogProbability(ClassTarget):
-    """Score z_c + log softmax_c: the second derivative of the logit alone vanishes after piecewise linear layers."""
+    """Score classes by z_c + log softmax_c, since the second derivative of z_c is 0 after piecewise linear layers."""
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """Return z_c + log p_c, in float32."""
@@ -39,8 +39,8 @@ def shapley_cam_weights(
 class ShapleyCAM(BaseCAM, name="shapley-cam"):
     """Correct Grad-CAM's weights by the curvature of the score.
 
-    For scores that saturate, such as probabilities; equals Grad-CAM where the score is piecewise linear. Plain class
-    indices are therefore scored by the logit plus the log-probability. The second derivative about doubles the cost.
+    For scores that saturate, such as probabilities. ShapleyCAM equals Grad-CAM where the score is piecewise linear, so
+    plain class indices are scored by the logit plus the log-probability. The second derivative about doubles the cost.
 
     Example:
         >>> from gradcam_kit import ShapleyCAM

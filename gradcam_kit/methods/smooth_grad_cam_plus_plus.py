@@ -19,8 +19,8 @@ def smooth_grad_cam_plus_plus_weights(
     r"""Return Grad-CAM++'s weights from mean powers of the gradients at noisy inputs, and the clean activations.
 
     $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$,
-    $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 counts as 1.
-    The order of power and mean could not be confirmed against the paper.
+    $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 is replaced by 1. The order of power
+    and mean could not be confirmed against the paper.
     """
     # Divide by the largest gradient, so that squares and cubes neither underflow nor overflow.
     axes = (0, *range(2, gradients.ndim))
@@ -34,14 +34,15 @@ def smooth_grad_cam_plus_plus_weights(
 
 
 class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
-    """Compute Grad-CAM++ from gradients averaged over noisy copies of the input; same seed, same map.
+    """Compute Grad-CAM++ from gradients averaged over noisy copies of the input.
 
-    For models whose gradients are noisy. To smooth another method, wrap it: `Smooth(LayerCAM(model))`.
+    For models whose gradients are noisy. The same seed gives the same map. To smooth another method, wrap it:
+    `Smooth(LayerCAM(model))`.
 
     Args:
-        samples: noisy copies (torch-cam's default).
-        std: standard deviation of the Gaussian noise, in units of the normalized input (torch-cam's default), at least
-            0.
+        samples: number of noisy copies; the default is torch-cam's.
+        std: standard deviation of the Gaussian noise, in units of the normalized input, at least 0; the default is
+            torch-cam's.
         seed: seed of the noise; all images get the same draw.
 
     Example:

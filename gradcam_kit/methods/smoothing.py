@@ -1,4 +1,4 @@
-"""Wrappers that smooth the maps of any method: over noise, over flips and brightness, or by a principal component."""
+"""Smooth the maps of a method by averaging over noise or over flips and brightness, or by a principal component."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class View(NamedTuple):
 
 
 def check_cam(wrapper: str, cam: object) -> BaseCAM:
-    """Return the method, or raise InputError for anything else."""
+    """Return `cam` if it is a CAM object; raise InputError otherwise."""
     if not isinstance(cam, BaseCAM):
         raise InputError(f"{wrapper} got {kind_of(cam)}; expected a CAM object such as GradCAM(model)")
     return cam
@@ -51,12 +51,12 @@ class _Mean:
         raise NotImplementedError
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
-        """Explain a batch; takes the arguments of the wrapped method and returns heatmaps like it."""
+        """Explain a batch. The arguments and the shape of the heatmaps are those of the wrapped method."""
         return self.explain(images, targets, **forward_kwargs).heatmaps
 
     @torch.inference_mode(False)
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
-        """Explain a batch: `saliency` and `heatmaps` belong to the mean, `scores` and `output` to the unchanged images.
+        """Explain a batch: `saliency` and `heatmaps` are means, `scores` and `output` belong to the unchanged images.
 
         As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets the
         outputs of the views one at a time.
@@ -69,7 +69,7 @@ class _Mean:
         return in_fastest_format(self.cam.model, inputs, lambda inputs: self._mean(inputs, targets))
 
     def _mean(self, inputs: Inputs, targets: Any) -> Explanation:
-        """Settle the targets on the unchanged images, and average over the views."""
+        """Determine the targets from the unchanged images, then average the saliency over the views."""
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
         # In every view the images of a bag form a bag of their own.
@@ -88,7 +88,7 @@ class _Mean:
     def _explain(
         self, views: list[View], inputs: Inputs, target: Any, select: bool
     ) -> tuple[dict[str, Float[Tensor, "views n *ms"]], list[Float[Tensor, "views n *m"]]]:
-        """Return maps and importance of the layers in some views, from one pass."""
+        """Return the maps and the importance of each layer for these views, from one pass."""
         index = torch.arange(inputs.n, device=inputs.images.device).repeat(len(views))
         changed = inputs.with_images(torch.cat([view.images for view in views]), index)
         if select and hasattr(target, "select"):
@@ -101,18 +101,19 @@ class _Mean:
 
 
 def _turn_back(maps: Float[Tensor, "views n *ms"], views: list[View]) -> Float[Tensor, "views n *ms"]:
-    """Mirror the maps of mirrored views."""
+    """Mirror the maps of mirrored views back."""
     return torch.stack([one.flip(-1) if view.flipped else one for one, view in zip(maps, views, strict=True)])
 
 
 class Smooth(_Mean):
-    """Average a method's saliency over noisy images; no paper, after SmoothGrad (Smilkov et al. 2017).
+    """Average a method's saliency over noisy images, as SmoothGrad (Smilkov et al. 2017) averages gradients.
 
-    Removes the speckle of gradients at early layers. It blurs too: with a large `std` the map explains the noise.
+    Removes the speckle that gradients have at early layers, but also blurs the map. With a large `std`, the map
+    explains the noise rather than the image.
 
     Args:
         cam: any method.
-        samples: noisy copies of each image; they multiply the method's cost.
+        samples: number of noisy copies of each image, which multiplies the method's cost.
         std: standard deviation of the Gaussian noise, in units of the normalized images, at least 0.
         seed: seed of the noise; all images get the same draws.
 
@@ -134,15 +135,16 @@ class Smooth(_Mean):
 
 
 class TestTime(_Mean):
-    """Average a method's saliency over the images and their mirror images, each in several brightnesses; no paper.
+    """Average a method's saliency over the images and their mirror images, each at several levels of brightness.
 
-    Removes what depends on the side or the light. The mirror flips the last axis (left and right, or the time of a
-    signal), and the maps are flipped back. A target with positions in the image (a mask, a box) is not flipped with it:
-    use `Smooth` for such targets.
+    Removes effects of orientation and brightness. This variant is not from a paper. The mirror flips the last axis
+    (left and right, or the time of a signal), and the maps are flipped back. A target with positions in the image (a
+    mask, a box) is not flipped with it: use `Smooth` for such targets.
 
     Args:
         cam: any method.
-        brightness: factors of the normalized images; each costs two passes, one of them mirrored.
+        brightness: factors by which the normalized images are multiplied; each costs two passes, one of them on the
+            mirrored images.
 
     Example:
         >>> from gradcam_kit import GradCAM, TestTime
@@ -167,14 +169,14 @@ class TestTime(_Mean):
 
 
 class EigenSmooth(BaseCAM):
-    """Replace the sum of a method's weighted maps w_k A_k by their first principal component; no paper.
+    """Replace the sum of a method's weighted maps w_k A_k by their first principal component.
 
-    Gives smoother maps at the cost of an eigenproblem. The result is itself a method: it shares passes with others, and
-    `Smooth` and `TestTime` can wrap it.
+    Gives smoother maps at the cost of an eigenproblem. This variant is not from a paper. The result is itself a method:
+    it shares passes with others, and `Smooth` and `TestTime` can wrap it.
 
     Args:
         cam: a method that sums the channels with weights (Grad-CAM, XGrad-CAM, ...).
-        center: subtract each weighted map's mean first (pytorch-grad-cam does).
+        center: subtract each weighted map's mean first, as pytorch-grad-cam does.
 
     Example:
         >>> from gradcam_kit import EigenSmooth, GradCAM
@@ -210,7 +212,7 @@ class EigenSmooth(BaseCAM):
         return self.cam.weights(layer)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the component, with a fixed sign."""
+        """Return the first principal component of the weighted maps, with the sign chosen by `fix_sign`."""
         return first_component(self.weights(layer) * layer.activations, self.center)
 
     def layer_importance(self, layer: LayerCapture) -> Float[Tensor, "n *m"] | None:

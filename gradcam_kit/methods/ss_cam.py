@@ -18,12 +18,13 @@ from gradcam_kit.types import LayerCapture
 class SSCAM(ScoreCAM, name="ss-cam"):
     r"""Average Score-CAM's scores over noisy masks: $s_k = \mathrm{mean}_i\, y(x \odot (M_k + \epsilon_i))$.
 
-    Smoother than Score-CAM, and seldom worth its cost: `samples` multiplies the passes. The options of Score-CAM
-    apply too, `channels` above all. The noise is added to the normalized masks, including the empty mask of a constant
-    channel. `std` is large for masks in [0, 1]; both defaults are torch-cam's.
+    The map is smoother than that of Score-CAM but seldom worth its cost, because `samples` multiplies the number of
+    passes. The options of Score-CAM apply too, above all `channels`, which reduces the cost. The noise is added to the
+    normalized masks, including the empty mask of a constant channel. The default of `std` is large for masks in [0, 1];
+    the defaults of `samples` and `std` are torch-cam's.
 
     Args:
-        samples: draws of noise; all channels and images get the same ones.
+        samples: number of draws of noise, which all channels and images share.
         std: standard deviation of the Gaussian noise, in units of the masks, at least 0.
         seed: seed of the noise.
 
@@ -46,12 +47,12 @@ class SSCAM(ScoreCAM, name="ss-cam"):
         self.samples, self.std = positive_int("samples", self.samples), non_negative("std", self.std)
 
     def mask_changes(self, layer: LayerCapture) -> Sequence[Callable[[Tensor], Tensor]]:
-        """Return one draw of noise for each pass."""
+        """Return a function for each pass, which adds its draw of noise to the masks."""
         noise = self.std * gaussian_noise(self.samples, at_least_float32(layer.images[:, :1]), self.seed)[:, 0]
         return [partial(torch.add, draw) for draw in noise]
 
     def score(self, layer: LayerCapture, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score the channels as Score-CAM does; the zero input gets no noise."""
+        """Score the channels as Score-CAM does. No noise is added to the zero input."""
         scores, constant, zero_input = super().score(layer, activations)
         if self.weighting == "relu":
             sample_index = torch.arange(len(activations), device=activations.device)

@@ -24,8 +24,9 @@ from gradcam_kit.types import Evidence, LayerCapture
 
 @dataclass(frozen=True, eq=False)
 class TemporalExplanation:
-    """The result of `temporal_cam`: where and when the model looked. With `(n, m)` targets every tensor has an axis m
-    after n.
+    """The result of `temporal_cam`: where and when the model looked.
+
+    With `(n, m)` targets, every tensor has an axis m after n.
 
     Attributes:
         heatmaps: float32 in [0, 1] at the size of the frames, normalized over the whole clip, so that frames can be
@@ -63,20 +64,20 @@ def temporal_cam(
 ) -> TemporalExplanation:
     """Explain a model of clips: a CNN with a recurrent layer or attention over its frames, or a video network.
 
-    Shows where the model looked in each frame, and which frames counted. The layer may get the frames in its batch axis
-    (in either order), in one call each, or along a separate axis; shapes and gradients tell which. On CUDA, cuDNN is
-    switched off for recurrent layers, which it cannot differentiate in eval mode.
+    Shows where the model looked in each frame, and which frames mattered. The layer may get the frames in its batch
+    axis (in either order), in one call each, or along a separate axis; the case is inferred from shapes and gradients.
+    On CUDA, cuDNN is switched off for recurrent layers, which it cannot differentiate in eval mode.
 
     Args:
         model: any model of clips.
         clip: `(n, t, c, h, w)` or `(n, c, t, h, w)`, whichever the model takes, or a tuple or mapping of inputs. With
             `frames`, `(n * t, c, h, w)`, clip after clip.
-        layer: a module or its dotted name, with positions: the last convolution of the CNN.
+        layer: a module whose output has spatial positions, such as the last convolution of the CNN, or its dotted name.
         targets: as in calling a CAM method.
         method: a method that needs only activations and gradients: "grad-cam", "hires-cam", "layer-cam", ...
         normalize: "minmax", "max" or "none", over the whole clip.
         frames: number of frames of a clip, for models that take the frames in the batch axis.
-        forward_kwargs: passed on to the model.
+        forward_kwargs: keyword arguments passed on to the model.
 
     Raises:
         LayerNotFoundError: a layer that the model does not have.
@@ -140,7 +141,7 @@ def temporal_cam(
 
 
 def _saliency(cam: BaseCAM, layer: LayerCapture) -> Float[Tensor, "n *m y x"]:
-    """Return the signed maps of one image per row, with an axis for several targets."""
+    """Return the signed maps of the capture, one row for each image. Several targets have an axis of their own."""
     return cam.saliencies(layer)
 
 

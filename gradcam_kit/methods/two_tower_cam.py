@@ -25,7 +25,7 @@ class TwoTowerExplanation:
 
     Attributes:
         heatmaps: `(n, h, w)` in [0, 1] at the size of the images.
-        tokens: `(n, t)` in [0, 1]: how much each token counts; the largest of each text is 1.
+        tokens: `(n, t)` weight of each token in [0, 1]; the largest of each text is 1.
         token_saliency: `(n, t)` norms of gradient times activation, not normalized.
         scores: `(n,)` cosine similarities, or the scores of the fusion module.
         fusion: norms of gradient times activation at the fusion layer, `(n, t)` for tokens and `(n, k)` for units; None
@@ -69,23 +69,23 @@ def two_tower_cam(
 
     The score is the cosine similarity of the two embeddings, or the output of `fusion`. The image's map is that of
     `method` at `image_layer`. A token's weight is the norm over channels of gradient times activation at `text_layer`,
-    $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. One
-    forward and one backward pass for each tower; both towers are left exactly as they were found.
+    $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. The call
+    takes one forward and one backward pass of each tower, and leaves both towers unchanged.
 
     Args:
         image_tower: a module, or a method of a module (`model.encode_image`), that returns embeddings `(n, d)`.
-        text_tower: the same for texts.
+        text_tower: a module, or a method of a module, that returns embeddings `(n, d)` of texts.
         images: `(n, c, *t)`; a single one is compared with every text.
         texts: input of the text tower: token indices `(n, t)`, or a mapping of its keyword arguments. A single one
             is compared with every image.
         image_layer: as `target_layers` of a method; None = chosen automatically.
-        text_layer: name or module whose output is `(n, t, k)`; None = the last one at which the gradient reaches more
-            than one token, because after it only the pooled token counts.
+        text_layer: name or module whose output is `(n, t, k)`; None = the last layer at which the gradient reaches more
+            than one token, because after this layer the score depends only on the pooled token.
         fusion: a module that is called with the outputs of both towers and returns scores or logits.
-        fusion_layer: name or module inside `fusion`; None = the last one before its output, or else the embedding of
-            the image.
+        fusion_layer: name or module inside `fusion`; None = the last layer before the output of `fusion`, or else the
+            embedding of the image.
         targets: the explained logit of the fusion module: an int, class indices `(n,)` or a callable; None = the
-            predicted one.
+            predicted class.
         method: name of a method in `METHODS`, for the image.
 
     Raises:
@@ -154,7 +154,7 @@ _NO_FUSION: _Fusion = ("", None, None)
 
 
 class _Tower(nn.Module):
-    """Wraps a method of a module as a separate module."""
+    """A module that runs a method of another module as its forward pass."""
 
     def __init__(self, owner: nn.Module, function: Any) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def _with_extra_row(texts: Any, n: int) -> Any:
 def _token_saliency(
     passed: TowerPass, gradients: list[Tensor | None], rows: int, length: int
 ) -> tuple[str, Float[Tensor, "n tokens"]]:
-    """Return a layer and its norms of gradient times activation: the last layer where more than one token counts."""
+    """Return a layer and its norms of gradient times activation: the last where several tokens have a gradient."""
     best: tuple[str, Tensor] | None = None
     for (name, activations), gradient in reversed(list(zip(passed.recorded.items(), gradients, strict=True))):
         if gradient is None:

@@ -17,8 +17,8 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
 
     Recipro-CAM for vision transformers: no gradients, one pass of the last block per patch. The tokens are masked both
     on the residual branch and after the block's input normalization, which would turn a zeroed token into its bias.
-    Without `target_layers` the input normalization of the last block is taken. The map is lifted by its minimum as in
-    Recipro-CAM; this could not be confirmed against the paper.
+    Without `target_layers` the input normalization of the last block is taken. As in Recipro-CAM, the minimum of the
+    map is subtracted from it; this could not be confirmed against the paper.
 
     Args:
         window: patches kept along each axis: 3 with Gaussian weights, or 1.

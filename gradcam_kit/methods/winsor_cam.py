@@ -19,9 +19,9 @@ Importance = Literal["mean", "max", "l2"]
 
 
 def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float[Tensor, "r layers"]:
-    """Cap the positive entries of each row at their percentile and rescale them to [0.1, 1]; equal entries become 1.
+    """Cap the positive entries of each row at their percentile and rescale them to [0.1, 1]. Equal entries become 1.
 
-    Only large values are capped; entries that are not positive become 0. Whether the paper also raises small ones
+    Only large values are capped; entries that are not positive become 0. Whether the paper also raises small values
     could not be confirmed.
     """
     positive = importance > 0
@@ -37,8 +37,8 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     r"""Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped: $\sum_l s_l M_l$.
 
     Shows what the whole network used, without a choice of layers; `percentile` shifts the map from detail to semantics.
-    Shallow layers add noise. The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" combine
-    them otherwise.
+    Shallow layers add noise. The paper sums the weighted maps, which is the fusion "mean"; "max" and "product" are
+    alternatives to this sum.
 
     Args:
         percentile: percentile at which the positive importances are capped, in [0, 100].
@@ -81,7 +81,7 @@ class WinsorCAM(BaseCAM, name="winsor-cam"):
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Combine the maps times their winsorized importance; for "mean" sum them."""
+        """Combine the maps, each multiplied by its winsorized importance. The fusion "mean" is their sum."""
         shares = winsorize(torch.stack(importance, 1), self.percentile)
         if self.fusion == "mean":
             return torch.einsum("lr...,rl->r...", torch.stack(heatmaps), shares)

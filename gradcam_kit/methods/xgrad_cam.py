@@ -9,7 +9,7 @@ from gradcam_kit.functional import spatial_sum
 from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.types import LayerCapture
 
-# Below this share of sum |A| the sum of a signed channel is mere cancellation, and a division by it would blow up.
+# Below this share of sum |A| the sum of a signed channel is mostly rounding, and dividing by it gives huge weights.
 _CANCELED = 1e-6
 
 
@@ -18,8 +18,8 @@ def xgrad_cam_weights(
 ) -> Float[Tensor, "n k *one"]:
     r"""Average the gradients weighted by the activations: $w_k = \sum_s (G_k \odot A_k) / \sum_s A_k$.
 
-    Derived for ReLU networks, where A >= 0. A channel whose activations are all zero, or cancel to less than 1e-6 of
-    their absolute sum, gets weight 0.
+    The weights are derived for ReLU networks, where A >= 0. A channel whose activations are all zero, or cancel to less
+    than 1e-6 of their absolute sum, gets weight 0.
     """
     total = spatial_sum(activations)
     usable = total.abs() > _CANCELED * spatial_sum(activations.abs())
@@ -27,7 +27,7 @@ def xgrad_cam_weights(
 
 
 class XGradCAM(BaseCAM, name="xgrad-cam"):
-    """Weight channels by their mean gradient, where strong activations count more.
+    """Weight channels by their mean gradient, in which positions with strong activations count more.
 
     After a ReLU, the map sums to the contribution of the layer to the score, as HiResCAM's does, but with the
     smoothness of one weight per channel. At layers with negative activations the weights may grow large; use GradCAM

@@ -1,4 +1,4 @@
-"""Batched metrics of heatmaps: one number per image, with a status that says whether it counts."""
+"""Batched metrics of heatmaps: one number per image, with a status that says whether the number enters means."""
 
 from gradcam_kit.metrics.baselines import BASELINES
 from gradcam_kit.metrics.boxes import bounding_boxes, box_accuracy, box_overlaps, max_box_accuracy

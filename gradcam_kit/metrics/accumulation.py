@@ -35,13 +35,13 @@ def _counts(status: Int[Tensor, " n"]) -> Int[Tensor, " statuses"]:
 
 
 def _told(counts: Int[Tensor, " statuses"]) -> dict[str, Tensor]:
-    """Return the number of images behind a mean, and the number left out, by reason."""
+    """Return the number of images in a mean, and the number of images left out for each reason."""
     flagged = {status.name.lower(): counts[int(status)] for status in Status if status is not Status.OK}
     return {"count": counts[int(Status.OK)], **flagged}
 
 
 class MeanOverImages(torchmetrics.Metric):
-    """The mean of any metric over the images that count, and the number of images by status.
+    """The mean of any metric over the images with status OK, and the number of images by status.
 
     `compute` returns a dict: "mean", "count" (images in the mean), and the number of images per status that is not OK.
     `higher_is_better` and `settings` tell how to read the mean.
@@ -50,10 +50,10 @@ class MeanOverImages(torchmetrics.Metric):
         name: key of `METRICS`, or a metric made from any function that returns one number per image, such as
             `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
         options: options of the plain function; those of torchmetrics go into `torchmetrics_options`.
-        torchmetrics_options: `sync_on_compute`, `dist_sync_fn`, ...
+        torchmetrics_options: options of torchmetrics, such as `sync_on_compute` or `dist_sync_fn`.
 
     Raises:
-        UnknownNameError: not one of `METRICS`.
+        UnknownNameError: a name that is not in `METRICS`.
         OptionError: an option that the plain function does not have.
     """
 
@@ -68,7 +68,7 @@ class MeanOverImages(torchmetrics.Metric):
         metric.check_options(options)
         super().__init__(**(torchmetrics_options or {}))
         self.metric, self.options = metric, options
-        # torchmetrics treats it as a constant of the class and refuses a plain assignment.
+        # torchmetrics treats this attribute as a constant of the class and refuses a plain assignment.
         vars(self)["higher_is_better"] = {"higher": True, "lower": False}.get(self.metric.better)
         self.settings: dict[str, Any] = {}
         self.add_state("total", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
@@ -107,20 +107,20 @@ class MeanOverImages(torchmetrics.Metric):
         self.settings = {}
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean over the images that count, and the number of images by status."""
+        """Return the mean over the images with status OK, and the number of images by status."""
         return {"mean": (self.total / self.counts[int(Status.OK)]).float(), **_told(self.counts)}
 
 
 class PointingGame(torchmetrics.Metric):
     """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
 
-    `compute` returns "mean", "classes" (number of classes in the data, and so in the mean), "per_class" (NaN for the
-    others), "count" (images that were counted), and the number of images per status that is not OK. `settings` lists
-    what the numbers depend on, here and in the classes below.
+    `compute` returns "mean", "classes" (number of classes in the data, and so in the mean), "per_class" (NaN for
+    classes that are not in the data), "count" (images in the mean), and the number of images per status that is not OK.
+    `settings` lists what the numbers depend on, here and in the classes below.
 
     Args:
         classes: number of classes.
-        tolerance: in positions, see `pointing_game`.
+        tolerance: distance in positions, see `pointing_game`.
         options: options of torchmetrics.
     """
 
@@ -144,11 +144,11 @@ class PointingGame(torchmetrics.Metric):
         masks: Bool[Tensor, "n *t"],
         classes: Integer[Tensor, " n"] | Integer[np.ndarray, " n"] | Sequence[int],
     ) -> None:
-        """Add a batch; images with a flagged map or mask do not count. A batch that raises an error adds nothing.
+        """Add a batch, without images whose map or mask is flagged. A batch that raises an error adds nothing.
 
         Args:
             heatmaps: maps of any scale.
-            masks: where the object is.
+            masks: boolean masks of the objects.
             classes: the class index of each image.
 
         Raises:
@@ -173,9 +173,9 @@ class PointingGame(torchmetrics.Metric):
 class MaxBoxAccuracy(torchmetrics.Metric):
     """MaxBoxAcc: the share of images whose box is found, at the best threshold for the data set.
 
-    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap), "count" (images that were
-    counted), and the number of images per status that is not OK. The threshold is chosen on the evaluated images
-    themselves; to choose it on others, use `accuracies()`.
+    `compute` returns "mean" (over `overlaps`), "threshold" (the best one for each overlap), "count" (images in the
+    mean), and the number of images per status that is not OK. The threshold is chosen on the evaluated images
+    themselves; to choose it on other images, use `accuracies()`.
 
     Args:
         overlaps: smallest intersection over union at which a box is a hit; the second version takes the mean over (0.3,
@@ -217,13 +217,13 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         *,
         boxes: Float[Tensor, "n b 4"] | None = None,
     ) -> None:
-        """Add a batch; flagged images do not count.
+        """Add a batch, without flagged images.
 
         Args:
-            heatmaps: with two position axes.
+            heatmaps: maps with two position axes.
             masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
-            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; any box of an image counts, and boxes without
-                area are padding. An image whose boxes lie outside it has no object.
+            boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; a hit on any box of an image is enough, and
+                boxes without area are padding. An image whose boxes lie outside it has no object.
 
         Raises:
             InputError: neither masks nor boxes, or both.
@@ -286,7 +286,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
         masks: Bool[Tensor, "n *t"],
         ignored: Bool[Tensor, "n *t"] | None = None,
     ) -> None:
-        """Add a batch; constant and non-finite maps do not count, nor do `ignored` pixels."""
+        """Add a batch, without constant maps, non-finite maps and `ignored` pixels."""
         found = pixel_histograms(heatmaps, masks, ignored, **self.settings)
         status = measured(heatmaps.new_zeros(len(heatmaps)), degenerate(heatmaps)).status
         self.histograms += (found * (status == int(Status.OK))[:, None, None]).sum(0)

@@ -21,7 +21,7 @@ class Baseline(Protocol):
     def __call__(
         self, images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n *t"]:
-        """Return heatmaps in [0, 1]; draws are derived from the seed and the image's identity (None = its values)."""
+        """Return heatmaps in [0, 1]. Draws depend on the seed and each image's identity (None = its values)."""
         ...
 
 
@@ -39,7 +39,7 @@ def random_map(
 def ones_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return ones, the map of Fake-CAM (Poppi et al., CVPRW 2021); metrics flag it because it is constant."""
+    """Return ones, the map of Fake-CAM (Poppi et al., CVPRW 2021). Metrics flag it because it is constant."""
     return images.new_ones((len(images), *images.shape[2:]), dtype=torch.float32)
 
 

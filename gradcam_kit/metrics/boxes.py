@@ -37,8 +37,8 @@ def box_accuracy(
     `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
 
     Args:
-        heatmaps: with two position axes.
-        masks: mask of the object; its bounding box counts.
+        heatmaps: maps with two position axes.
+        masks: masks of the objects, whose bounding boxes are used.
         threshold: regions consist of positions above this share of the map's maximum.
         overlap: smallest intersection over union of the boxes that counts as a hit.
     """
@@ -56,14 +56,14 @@ def max_box_accuracy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " thresholds"]]:
     """Return the accuracy of the data set at its best threshold, and at every threshold.
 
-    The threshold is chosen on the evaluated images themselves; for a fair number choose it on others.
+    The threshold is chosen on the evaluated images themselves; for a fair number, choose the threshold on other images.
     """
     accuracies = (overlaps >= check_overlap(overlap)).double().mean(0)
     return accuracies.amax(), accuracies
 
 
 def check_overlap(overlap: float) -> float:
-    """Return `overlap`, or raise OptionError."""
+    """Return `overlap` if it is in (0, 1]; raise OptionError otherwise."""
     if not 0 < finite_number("overlap", overlap) <= 1:
         raise OptionError(f"overlap is {overlap}; expected an intersection over union in (0, 1]")
     return overlap
@@ -81,7 +81,7 @@ def box_overlaps(
     Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
 
     Args:
-        heatmaps: with two position axes.
+        heatmaps: maps with two position axes.
         boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are padding.
         thresholds: shares of each map's maximum, exclusive.
         all_regions: False = only the region whose contour, through its outer positions, encloses the largest area
@@ -115,7 +115,7 @@ def box_overlaps(
 
 
 def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive; zeros for an empty mask.
+    """Return the box (x0, y0, x1, y1) around each mask, x1 and y1 exclusive, or zeros for an empty mask.
 
     Raises:
         ShapeError: masks without exactly two position axes.

@@ -35,12 +35,12 @@ def case_checked() -> Iterator[None]:
 
 
 def check_heatmaps(heatmaps: Any, images: Tensor, *, within: bool = True) -> None:
-    """Raise unless there is one heatmap of the image's size for each image, with values in [0, 1].
+    """Raise an error unless there is one heatmap of the image's size for each image, with values in [0, 1].
 
     Args:
         heatmaps: expected `(n, *t)`.
         images: expected `(n, c, *t)`.
-        within: whether to check the range. NaN and infinity are not errors; such maps are flagged.
+        within: whether to check the range. NaN and infinity raise no error; maps that contain them are flagged.
     """
     _check_tensor("heatmaps", heatmaps)
     if not heatmaps.is_floating_point():
@@ -98,7 +98,7 @@ def _without_an_axis(name: str, given: Tensor, expected: tuple[int, ...]) -> str
 
 
 def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
-    """Raise if the masks are not boolean or differ from the heatmaps in shape."""
+    """Raise an error if the masks are not boolean or differ from the heatmaps in shape."""
     _check_tensor(name, masks)
     _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:
@@ -116,7 +116,7 @@ def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
 
 
 def check_boxes(boxes: Any) -> None:
-    """Raise if boxes are not `(n, b, 4)`."""
+    """Raise an error if boxes are not `(n, b, 4)`."""
     _check_tensor("boxes", boxes)
     if boxes.ndim != 3 or boxes.shape[2] != 4:
         hint = "; one box for each image is boxes[:, None]" if boxes.ndim == 2 else ""
@@ -126,7 +126,7 @@ def check_boxes(boxes: Any) -> None:
 
 
 def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> None:
-    """Raise unless there is one integer of `range(count)` for each image."""
+    """Raise an error unless there is one integer of `range(count)` for each image."""
     _check_tensor(name, numbers)
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise InputError(f"{name} are {numbers.dtype}; expected integers, one number per image")
@@ -141,7 +141,7 @@ def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> 
 
 
 def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> Integer[Tensor, " n"]:
-    """Return one integer for each image, from any container; raise like `check_numbers`."""
+    """Return one integer for each image, from any container. Raises the errors of `check_numbers`."""
     if isinstance(numbers, Tensor):
         found = numbers
     else:
@@ -156,7 +156,7 @@ def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None
 
 
 def check_rows(name: str, rows: object) -> None:
-    """Raise if `rescore` or `predicts` is a model, or a `rescoring` block that was not entered."""
+    """Raise an error if `rescore` or `predicts` is a model, or a `rescoring` block that was not entered."""
     # Both are callable, but a model would take the index for one of its inputs.
     if isinstance(rows, nn.Module | ContextDecorator) or not callable(rows):
         raise InputError(
@@ -167,7 +167,7 @@ def check_rows(name: str, rows: object) -> None:
 
 
 def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> None:
-    """Raise unless the images are those whose classes were fixed."""
+    """Raise an error unless the images are those whose classes `rescore` has fixed."""
     if _is_checked.get() or rescore is None:
         return
     check_rows(name, rescore)
@@ -198,12 +198,12 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def improbable(scores: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:
-    """Return the flag of images whose scores are not probabilities, so that shares of them are meaningless."""
+    """Return which images have scores that are not probabilities, so that shares of these scores are meaningless."""
     return ((scores < -_ROUNDING) | (scores > 1 + _ROUNDING)).any(1)
 
 
 def check_scores(scores: Tensor, rows: int) -> Tensor:
-    """Return one float score per row, or raise."""
+    """Return the scores as floats; raise an error unless there is one per row."""
     if tuple(scores.shape) != (rows,):
         raise ShapeError(
             f"rescore returned scores of shape {tuple(scores.shape)} for {rows} rows; expected ({rows},). "
@@ -213,7 +213,7 @@ def check_scores(scores: Tensor, rows: int) -> Tensor:
 
 
 def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
-    """Return the flag of maps that are constant or not finite."""
+    """Return which maps are constant or not finite, as a flag by status."""
     return {Status.DEGENERATE_MAP: broken(maps) | constant(maps)}
 
 

@@ -18,7 +18,10 @@ from gradcam_kit.similarity import broken
     paper="Complexity: Bhatt et al., IJCAI 2020, https://arxiv.org/abs/2005.00631.",
 )
 def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the entropy of |L| / sum |L| in nats: 0 for a single position, log P for a constant map; NaN for zeros."""
+    """Return the entropy of |L| / sum |L| in nats.
+
+    It is 0 for a single nonzero position, log P for a constant map of P positions, and NaN for a map of zeros.
+    """
     shares = _magnitudes(heatmaps)
     shares = shares / shares.sum(1, keepdim=True)
     return measured(-torch.xlogy(shares, shares).sum(1), degenerate(heatmaps))
@@ -30,7 +33,9 @@ def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     paper="Sparseness: Chalasani et al., ICML 2020, https://arxiv.org/abs/1810.06583.",
 )
 def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the Gini index of |L|: 0 for a constant map, 1 - 1/P for a single nonzero position; NaN for zeros.
+    """Return the Gini index of |L|.
+
+    It is 0 for a constant map, 1 - 1/P for a single nonzero position among P, and NaN for a map of zeros.
 
     With ascending values v_i, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
     """

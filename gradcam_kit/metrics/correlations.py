@@ -49,16 +49,16 @@ def sensitivity_n(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of n positions; mean over several n.
+    r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of n positions, and average over n.
 
     $x_S$ is the image without the positions in S. The scale of a class activation map is arbitrary, so the metric is a
     correlation, as in the paper's figures, and does not test equality. If all sets of one size change the score
     equally, the correlation is undefined: it is left out of the mean, and NaN in `details["correlations"]`.
 
     Args:
-        heatmaps: in [0, 1].
+        heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the sets.
         identities: a number per image from which its sets are derived; None = from the values of the image.
         fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
@@ -102,9 +102,9 @@ def faithfulness_correlation(
     r"""Correlate $\sum_{i \in S} L_i$ with $y(x) - y(x_S)$ over random sets S of one size.
 
     Args:
-        heatmaps: in [0, 1].
+        heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the sets.
         identities: a number per image from which its sets are derived; None = from the values of the image.
         subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
@@ -119,7 +119,7 @@ def faithfulness_correlation(
     total = math.prod(heatmaps.shape[1:])
     count = max(1, min(_SUBSET, total // 10)) if subset is None else positive_int("subset", subset)
     if count >= total:
-        raise OptionError(f"subset is {count} and the maps have {total} positions; expected fewer, so that sets differ")
+        raise OptionError(f"subset is {count}, but the maps have only {total} positions; expected 1 to {total - 1}")
     found, settings = _over_subsets(heatmaps, images, rescore, seed, identities, [count], samples, baseline, batch_size)
     values = found[:, 0].masked_fill(broken(heatmaps), torch.nan)
     return measured(values, degenerate(heatmaps), {**settings, "subset": subset or _SUBSET_SAID})
@@ -149,13 +149,13 @@ def monotonicity_correlation(
     which tests whether the score rises with every added position.
 
     Args:
-        heatmaps: in [0, 1].
+        heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the draws.
         identities: a number per image from which its draws are derived; None = from the values of the image.
         steps: number of groups, at least 2.
-        samples: draws for each group.
+        samples: number of draws for each group.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
@@ -166,7 +166,7 @@ def monotonicity_correlation(
     stride = math.ceil(total / positive_int("steps", steps))
     groups = math.ceil(total / stride)
     if groups < 2:
-        raise OptionError(f"steps is {steps} for {total} positions: one group; expected at least two to correlate")
+        raise OptionError(f"steps is {steps} for {total} positions, which is one group; expected at least two groups")
     positive_int("samples", samples)
     own, order = identities_of(identities, images), Order.of(usable(heatmaps))
 
@@ -197,7 +197,7 @@ def _over_subsets(
     baseline: float | Fill,
     batch_size: int,
 ) -> tuple[Float[Tensor, "n sizes"], dict[str, object]]:
-    """Correlate sums of the map with falls of the score over random sets, for each size; return settings too."""
+    """Correlate sums of the map with falls of the score over random sets, for each size; also return the settings."""
     if positive_int("samples", samples) < 2:
         raise OptionError("samples is 1; expected at least two sets to correlate")
     own, maps = identities_of(identities, images), usable(heatmaps)

@@ -37,15 +37,15 @@ def deletion(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score while positions are removed, the most relevant first; over the removed fraction.
+    """Return the area under the score over the fraction of removed positions, the most relevant removed first.
 
     The area is computed by the trapezoid rule on the actual fractions, so a shorter last step counts less. The curve,
     which includes the unchanged and the empty image, is `details["curve"]`.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
@@ -75,9 +75,9 @@ def insertion(
     """Return the area under the score while positions of the blurred image are restored; compare `deletion`.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
@@ -116,9 +116,9 @@ def symmetric_relevance_gain(
     the details.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: this and the following options are as in `deletion`.
         identities: as in `deletion`.
         steps: as in `deletion`.

@@ -15,7 +15,7 @@ def identities_of(identities: Int[Tensor, " n"] | None, images: Float[Tensor, "n
 
     Raises:
         InputError: identities that are not an integer tensor.
-        ShapeError: not one for each image.
+        ShapeError: not one identity for each image.
     """
     if identities is None:
         return checksums(images)

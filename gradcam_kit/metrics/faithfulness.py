@@ -63,7 +63,7 @@ def average_increase(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """Return 100 if the score rises (Y < O), else 0; the mean is the percentage of images."""
+    """Return 100 if the score rises (Y < O), else 0. The mean is the percentage of images."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
@@ -124,7 +124,10 @@ def coherency(
     paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
 def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the mean of the min-max normalized map, in [0, 1]: the highlighted share. Not `complexity.entropy`."""
+    """Return the mean of the min-max normalized map, in [0, 1], which measures the highlighted share.
+
+    This is not the metric `complexity.entropy`.
+    """
     values = normalize(usable(heatmaps)).flatten(1).mean(1)
     return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
 
@@ -159,17 +162,17 @@ def adcc(
 def adcc_of_means(
     coherency: Float[Tensor, "*n"], complexity: Float[Tensor, "*n"], average_drop: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """Apply the formula of ADCC to components in [0, 1]; tables of papers apply it to the means over the data set."""
+    """Apply the formula of ADCC to components in [0, 1]. Papers apply it to the means over the data set."""
     return harmonic_mean(coherency, 1 - complexity, 1 - average_drop)
 
 
 def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return the harmonic mean of the parts; 0 if a part is 0, which is the limit."""
+    """Return the harmonic mean of the parts. It is 0 if a part is 0, which is its limit there."""
     return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
 
 
 def _of_masked(values: Tensor, heatmaps: Tensor, rescore: Rescore, **details: Tensor) -> MetricResult:
-    """Define `details` as a share of scores only where scores are probabilities."""
+    """Return the result of a masking metric, NaN where a score among `details` is not a probability."""
     undefined = broken(heatmaps) | improbable(torch.stack([*details.values()], 1))
     values = values.masked_fill(undefined, float("nan"))
     return measured(values, degenerate(heatmaps), {**score_settings(rescore), **_MASKING, "clamp": _CLAMP}, details)

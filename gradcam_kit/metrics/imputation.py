@@ -35,7 +35,7 @@ position.
 """
 
 _COARSEST = 4
-# grids larger than this, except the finest, visit the next one twice; for smaller grids it gains too little
+# grids larger than this, except the finest, visit the next coarser one twice; smaller grids gain too little from it
 _TWICE = 16
 _CHECKED = 2
 _MOST_STEPS = 500
@@ -48,7 +48,7 @@ def impute(
     """Return the images with every removed position replaced by the weighted mean of its neighbors.
 
     Args:
-        images: any units.
+        images: images in any units.
         removed: True at removed positions; at least one position of each image must remain.
         tolerance: the steps end when the preconditioned residual of each channel has fallen to this share of its
             initial value. In pictures of 224 x 224, a tolerance of 5e-4 leaves a root mean square error of 0.0002
@@ -66,7 +66,7 @@ def impute(
 
 
 class Workspace:
-    """Memory reused for consecutive chunks of images; on a CPU fresh memory would cost a fifth of the time.
+    """Memory reused for consecutive chunks of images. On a CPU, new allocations would take a fifth of the time.
 
     On other devices nothing is kept, because allocation is fast there and the model needs the memory in between.
     """
@@ -91,7 +91,7 @@ def imputed(
 ) -> Float[Tensor, "m c h w"]:
     """Impute without the check that every image has known positions.
 
-    The result lies in `room`, in any memory format, and is valid until the next call with the same one.
+    The result lies in `room`, in any memory format, and is valid until the next call with the same `room`.
     """
     if len(images) == 1 and images.is_cuda:  # on CUDA, convolutions with a single group would round to TF32
         twice = images.expand(2, -1, -1, -1), removed.expand(2, -1, -1)
@@ -101,7 +101,7 @@ def imputed(
         mask = room("mask", (1, *removed.shape), values).copy_(removed)
         known = room("known", values.shape, values).copy_(values)
         known.addcmul_(known, mask, value=-1)
-        # Subtract the mean of the known values: with it the residual would be small long before the values are right.
+        # Subtract the mean of the known values: otherwise the residual would be small long before the values are right.
         middle = known.sum((2, 3), keepdim=True) / (1 - mask).sum((2, 3), keepdim=True)
         known.sub_(middle).addcmul_(middle, mask)
         solution = _solve(_levels(mask, len(known), room), known, tolerance, room).add_(middle)
@@ -178,7 +178,7 @@ def _border(length: int, like: Tensor) -> Tensor:
 def _solve(
     levels: list[_Level], known: Float[Tensor, "c m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "c m h w"]:
-    """Run preconditioned conjugate gradients; planes that have converged stay fixed while others continue.
+    """Run preconditioned conjugate gradients. Planes that have converged stay fixed while others continue.
 
     Outside the mask the residual is arbitrary, because nothing reads it there.
     """
@@ -197,7 +197,7 @@ def _solve(
     for step in range(1, _MOST_STEPS):
         # The negative of A times the direction.
         changed = fine.stencils.neighbors(direction).addcmul_(fine.weight, direction, value=-1)
-        length = (product / dot(direction, changed)).where(running, 0)  # negative too
+        length = (product / dot(direction, changed)).where(running, 0)  # step length, which may be negative
         solution.addcmul_(length, direction, value=-1)
         residual.addcmul_(length, changed, value=-1)
         del changed

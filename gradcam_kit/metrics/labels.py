@@ -71,7 +71,7 @@ class MetricLabel:
 
 
 def metric_label(name: str) -> MetricLabel:
-    """Return the heading of a metric's column; a user-defined metric keeps its name.
+    """Return the heading of a metric's column. A user-defined metric keeps its name.
 
     Example:
         >>> metric_label("average-drop").note

@@ -38,8 +38,9 @@ def pointing_game(
 
     Args:
         heatmaps: maps of any scale.
-        masks: where the object is.
-        tolerance: distance in positions, exclusive: with 15 a maximum 14 pixels from the object is a hit. 0 = on it.
+        masks: boolean masks of the objects.
+        tolerance: distance in positions, exclusive: with 15, a maximum 14 positions from the object is a hit. 0 = on
+            the object.
     """
     check_masks(masks, heatmaps)
     non_negative("tolerance", tolerance)
@@ -81,11 +82,13 @@ def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 def top_k_intersection(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, k: int | None = None
 ) -> MetricResult:
-    """Return the share of the k most relevant positions on the object; at most |m| / k where it is smaller than k.
+    """Return the share of the k most relevant positions that lie on the object.
+
+    For an object with fewer than k positions, the largest possible value is its number of positions divided by k.
 
     Args:
-        heatmaps: only their order matters.
-        masks: where the object is.
+        heatmaps: maps of any scale; only the order of their values matters.
+        masks: boolean masks of the objects.
         k: number of positions; None = 1000, as in the paper, or a tenth for maps below 10,000 positions.
 
     Raises:
@@ -96,7 +99,7 @@ def top_k_intersection(
     settings: dict[str, object] = {"k": k or "1000, or a tenth of the positions for maps below 10000 positions"}
     k = positive_int("k", min(1000, max(1, positions // 10)) if k is None else k)
     if k > max(positions, 1):
-        raise OptionError(f"k is {k} and the maps have {positions} positions; expected at most as many")
+        raise OptionError(f"k is {k}, but the maps have only {positions} positions; expected k from 1 to {positions}")
     return _top(heatmaps, masks, torch.full_like(masks.flatten(1).sum(1), k), settings)
 
 
@@ -105,11 +108,11 @@ def top_k_intersection(
 def iou(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float | Literal["otsu"] = 0.5
 ) -> MetricResult:
-    """Return the overlap |Q and m| / |Q or m| of the object m with Q, where the map reaches the threshold.
+    """Return the overlap |Q and m| / |Q or m| of the object m with the region Q in which the map reaches the threshold.
 
     Args:
         heatmaps: maps of any scale.
-        masks: where the object is.
+        masks: boolean masks of the objects.
         threshold: a share of the map's maximum, or "otsu" for Otsu's threshold of the map's histogram.
     """
     check_masks(masks, heatmaps)
@@ -136,7 +139,9 @@ def weighted_ioa(
 
 
 def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
-    """Return the share of the positive map in the class's cell of a mosaic; 1 / cells by chance.
+    """Return the share of the positive map in the class's cell of a mosaic.
+
+    For an uninformative map, the expected share is 1 / cells.
 
     Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
 
@@ -161,7 +166,7 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
 
 
 def box_masks(boxes: Float[Tensor, "n b 4"], size: Sequence[int]) -> Bool[Tensor, "n h w"]:
-    """Return the union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive; empty boxes add nothing.
+    """Return the union of each image's boxes (x0, y0, x1, y1), x1 and y1 exclusive. Empty boxes add nothing.
 
     Raises:
         InputError: boxes that are not a tensor.
@@ -198,17 +203,17 @@ def chance(masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
 
 
 def empty(masks: Bool[Tensor, "n *t"]) -> Bool[Tensor, " n"]:
-    """Return the flag of empty masks."""
+    """Return which masks are empty."""
     return ~masks.flatten(1).any(1)
 
 
 def localization_flags(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> dict[Status, Tensor]:
-    """Return the statuses; the flag of an empty mask takes precedence over that of a map."""
+    """Return the flags of masks and maps by status. The flag of an empty mask takes precedence over that of its map."""
     return {Status.EMPTY_GT: empty(masks), **degenerate(heatmaps)}
 
 
 def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor, "n p"]:
-    """Return where the map reaches the threshold; strictly exceeds it for Otsu's, which splits that way."""
+    """Return where the map reaches a share of its maximum, or strictly exceeds Otsu's threshold."""
     maps = usable(heatmaps).flatten(1)
     if threshold == "otsu":
         return maps > otsu_threshold(heatmaps)[:, None]
@@ -221,7 +226,7 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
 def _share(
     heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0
 ) -> MetricResult:
-    """Return the share of the positive map on the object; undefined where the map sums to `least` or less."""
+    """Return the share of the positive map on the object. It is undefined where the map sums to `least` or less."""
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     nothing = maps.sum(1) <= least
     values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
@@ -244,7 +249,7 @@ def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: di
 
 
 def _squared_distance(peak: Int[Tensor, " n"], masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Return the distance of one position per image to its object; infinite without an object."""
+    """Return the distance of one position per image to its object, or infinity if there is no object."""
     size = masks.shape[1:]
     square = torch.zeros(masks.shape, device=masks.device)
     stride = math.prod(size)

@@ -6,10 +6,10 @@ difference is as likely with the opposite sign, and p is the share of all choice
 far from 0. So with n images p is at least 2 / 2^n, and fewer than six can never give p < 0.05. The alternative is
 Wilcoxon's signed-rank test (1945). Several p-values are corrected by Holm (1979).
 
-Both are correct for symmetric differences: the interval of 5, 10 or 30 normal differences covers the true mean in 95 %
-of cases, and p < 0.05 without a difference occurs in at most 5 %. Strong skewness makes both less accurate. For
-exponentially distributed differences around their mean, the interval covers the mean in 88, 90 and 92 % of cases, and p
-< 0.05 occurs in 9 % for 8 differences.
+The interval and the test are accurate for symmetric differences: the interval of 5, 10 or 30 normal differences covers
+the true mean in 95 % of cases, and p < 0.05 without a difference occurs in at most 5 %. Strong skewness makes the
+interval and the test less accurate. For exponentially distributed differences around their mean, the interval covers
+the mean in 88, 90 and 92 % of cases, and p < 0.05 occurs in 9 % for 8 differences.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Values = Float[np.ndarray, " n"]
 PairedTest = Literal["sign-flip", "wilcoxon"]
 
 FEWEST = 6
-"""Images below which no test can give p < 0.05: of six, 2 of the 64 choices of signs are the furthest from 0."""
+"""Minimum number of images with which a test can give p < 0.05: for six, p is at least 2 / 64, for five 2 / 32."""
 EXACT = 12
-"""Most images for which all choices of signs are tried, which are 4096; for more, signs are drawn."""
+"""Maximum number of images for which all choices of signs (at most 4096) are tried; for more, signs are drawn."""
 
 _BLOCKS = 512  # maximum number of differences whose signs are drawn one by one
 _CHUNK = 1 << 22  # maximum number of signs drawn, or sums kept, at once
@@ -50,8 +50,8 @@ class PairedDifference:
         difference: the mean of first - second.
         low: lower end of the interval of this mean.
         high: upper end of the interval of this mean.
-        p: two-sided, uncorrected.
-        p_holm: the same, corrected for all pairs of the call.
+        p: two-sided p-value, uncorrected.
+        p_holm: p-value corrected by Holm for all pairs of the call.
         count: number of images for which both methods have a value.
     """
 
@@ -77,7 +77,7 @@ def paired_differences(
     """Compare methods pair by pair.
 
     Args:
-        values: method -> a number for each image, in the same order; NaN where it does not count.
+        values: method -> a number for each image, in the same order; NaN for an image to leave out.
         pairs: pairs of methods; None = all pairs.
         test: test that gives p, "sign-flip" or "wilcoxon".
         draws: number of draws of signs, for more than 12 images; p is at least 1 / (draws + 1).
@@ -85,7 +85,7 @@ def paired_differences(
         seed: seed of the draws.
 
     Returns:
-        One comparison for each pair, in order; NaN where fewer than two images count.
+        One comparison for each pair, in order; NaN where fewer than two images have values by both methods.
 
     Raises:
         OptionError: a method without values, or an invalid option.
@@ -136,12 +136,13 @@ def mean_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
 def sign_flip_p(columns: Sequence[Values], draws: int = 10_000, seed: int = 0) -> list[float]:
     """Return the two-sided p of each column of differences by flips of their signs.
 
-    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the given ones count as one of
-    the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the other columns.
+    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the signs of the data count as
+    one of the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the other
+    columns.
 
     Args:
         columns: finite differences.
-        draws: number of random choices.
+        draws: number of random choices of signs.
         seed: seed of the draws.
     """
     found = [math.nan] * len(columns)
@@ -159,7 +160,7 @@ def sign_flip_p(columns: Sequence[Values], draws: int = 10_000, seed: int = 0) -
 
 
 def _in_blocks(column: Values) -> Float[np.ndarray, " blocks"]:
-    """Return at most 512 sums of differences, so that the cost of draws does not grow with the images.
+    """Return at most 512 sums of differences, so that draws do not get slower with the number of images.
 
     Signs of whole blocks are flipped: as a sum of differences has either sign with equal probability if each of them
     has, p stays valid. Neighbors, such as images of one class, get into different blocks.
@@ -177,7 +178,8 @@ def _exact_p(column: Values) -> float:
 def _drawn_p(columns: Float[np.ndarray, "n k"], draws: int, seed: int) -> Float[np.ndarray, " k"]:
     n, sums, furthest = len(columns), columns.sum(0), _furthest(columns)
     generator = Generator(PCG64(seed))
-    at_once = 4 * max(1, _CHUNK // (4 * max(columns.shape)))  # a draw takes 4 signs, so the parts change no sign
+    # A multiple of 4, so that the draws do not depend on the size of the chunks.
+    at_once = 4 * max(1, _CHUNK // (4 * max(columns.shape)))
     as_far = np.zeros(len(sums), int)
     for start in range(0, draws, at_once):
         kept = generator.integers(0, 2, (min(at_once, draws - start), n), np.int8)
@@ -186,15 +188,15 @@ def _drawn_p(columns: Float[np.ndarray, "n k"], draws: int, seed: int) -> Float[
 
 
 def _furthest(columns: Float[np.ndarray, "n *k"]) -> Any:
-    """Return the distance of the sums from 0, less what may be rounding."""
+    """Return the distance of the sums from 0, minus a margin for rounding errors."""
     return np.abs(columns.sum(0)) - 1e-9 * np.abs(columns).sum(0)
 
 
 def wilcoxon_p(differences: Values) -> float:
-    """Return the two-sided p of the signed ranks.
+    """Return the two-sided p-value of Wilcoxon's signed-rank test.
 
-    It is exact for at most 12 differences, else by the normal approximation with its correction for ties. Differences
-    of 0 are left out; p is 1 if all differences are 0.
+    The p-value is exact for at most 12 differences; for more, it comes from the normal approximation with its
+    correction for ties. Differences of 0 are left out; p is 1 if all differences are 0.
     """
     kept = differences[differences != 0]
     n = len(kept)

@@ -42,13 +42,13 @@ def region_perturbation(
     $x_k$ is the image without its k most relevant cells, those with the largest mean of the map.
 
     Args:
-        heatmaps: in [0, 1]; only the order of the cells matters.
+        heatmaps: maps in [0, 1]; only the order of the cells matters.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         patch: side of a cell, in positions.
-        steps: number of removed cells, at most all.
+        steps: number of cells to remove; if there are fewer cells, all are removed.
         baseline: what replaces a position, as in `deletion`; the paper uses noise.
         batch_size: maximum number of changed images in memory at once.
     """
@@ -87,9 +87,9 @@ def irof(
     each image. The score y(x) is clamped at 1e-7.
 
     Args:
-        heatmaps: in [0, 1]; only the order of the superpixels matters.
+        heatmaps: maps in [0, 1]; only the order of the superpixels matters.
         images: the model's input, with two or three position axes.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         segments: the number of superpixels that SLIC aims at.

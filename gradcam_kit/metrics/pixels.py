@@ -25,8 +25,8 @@ def pixel_average_precision(
     The paper pools the pixels of a data set: `PixelAveragePrecision` in `gradcam_kit.metrics.accumulation`.
 
     Args:
-        heatmaps: in [0, 1].
-        masks: where the object is.
+        heatmaps: maps in [0, 1].
+        masks: boolean masks of the objects.
         bins: number of bins in [0, 1]; values in one bin count as equal.
     """
     check_masks(masks, heatmaps)
@@ -45,8 +45,8 @@ def pixel_histograms(
     """Return histograms of the map on and off the object, which can be summed over a data set.
 
     Args:
-        heatmaps: in [0, 1].
-        masks: where the object is.
+        heatmaps: maps in [0, 1].
+        masks: boolean masks of the objects.
         ignored: pixels that count neither as object nor as background.
         bins: number of bins in [0, 1].
     """

@@ -33,7 +33,8 @@ _CELL = 16  # side of a HOG cell in positions, if the map has room for 3 cells
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
     """Correlate (Pearson) the histograms of oriented gradients of min-max normalized maps.
 
-    Cells have 16 positions, or a third of the map; NaN for a constant map, and for maps without two position axes.
+    Cells are 16 positions wide, or a third of a smaller map. The result is NaN for a constant map, and for maps without
+    two position axes.
     """
     from skimage.feature import hog
 
@@ -51,7 +52,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 def similarities(
     a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"], size: tuple[int, ...]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return all similarities of signed maps by name; SSIM and HOG at this size, at which maps are viewed."""
+    """Return all similarities of signed maps by name. SSIM and HOG are taken at `size`, at which maps are viewed."""
     shown = [upsample(maps.double(), size) for maps in (a, b)]
     return {
         "spearman": spearman(a, b),
@@ -63,16 +64,16 @@ def similarities(
 
 @dataclass(frozen=True)
 class RandomizationCurve:
-    """Similarities of the maps to the original ones while layers become random; lower is better.
+    """Similarities of the maps to the original ones while layers become random. Lower is better.
 
     Attributes:
         layers: the randomized layer of each step, from output to input; the original model is not a step.
         similarity: measure -> `(layers, n)`, NaN where a map is constant.
         status: a `Status` for each similarity, DEGENERATE_MAP where a map is constant or not finite.
         without_initializer: parameters whose values were shuffled, because their module does not initialize them.
-        kept: the parameters among them that kept their values.
-        unused: layers that did not take part in the pass and so are not a step.
-        settings: all that changes the numbers.
+        kept: the parameters among `without_initializer` that kept their values.
+        unused: layers that did not take part in the pass and therefore have no step.
+        settings: everything else that changes the numbers.
     """
 
     layers: tuple[str, ...]
@@ -97,7 +98,7 @@ def parameter_randomization(
     layers: Sequence[str] | None = None,
     seed: int = 0,
 ) -> RandomizationCurve:
-    """Compare maps with those of the same model after its layers got random parameters.
+    """Compare maps with those of the same model after its layers received random parameters.
 
     Args:
         model: the model that `explain` explains; it is restored afterwards.
@@ -140,7 +141,7 @@ def parameter_randomization(
 
 
 def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> MetricResult:
-    """Rank-correlate the signed maps of two classes of the same images; near 1 means class-agnostic.
+    """Rank-correlate the signed maps of two classes of the same images. Near 1, the maps are class-agnostic.
 
     After Williamson et al. 2025, arXiv 2506.07327. Images with a constant or non-finite map are flagged.
     """
@@ -153,7 +154,7 @@ def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
 
 
 def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
-    """Rank-correlate the signed maps of all pairs of methods; an image's value is the mean over the pairs.
+    """Rank-correlate the signed maps of all pairs of methods. An image's value is the mean over the pairs.
 
     Images with a constant or non-finite map are flagged. `details["pairs"]` has the correlations `(n, methods,
     methods)` in the order of the mapping, NaN for such a map.

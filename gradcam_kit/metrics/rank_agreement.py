@@ -22,10 +22,10 @@ class RankAgreement:
     """Agreement of metrics with each other, and of each metric with itself from image to image.
 
     Attributes:
-        metrics: their names.
+        metrics: names of the metrics.
         consistency: rank correlation over the methods for each pair of metrics, mean over the images where it is
             defined; the paper's internal consistency reliability.
-        counts: the images in each of these means.
+        counts: the number of images in each of these means.
         reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images: 1 if all agree, 0 by
             chance; the paper's inter-rater reliability. NaN with fewer than two images.
     """
@@ -37,11 +37,11 @@ class RankAgreement:
 
 
 def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Collection[str] = ()) -> RankAgreement:
-    """Compare the order in which metrics put methods.
+    """Compare how metrics rank methods.
 
     Args:
-        scores: metric -> its value for each method and image, NaN if missing. An image counts for two metrics if both
-            have a value for every method.
+        scores: metric -> its value for each method and image, NaN if missing. An image is used for two metrics if both
+            metrics have a value for every method.
         lower: metrics for which lower is better; their sign is flipped.
 
     Raises:
@@ -82,7 +82,7 @@ def _higher_is_better(scores: Float[Tensor, "methods n"], is_lower: bool) -> Flo
 
 @dataclass
 class _RankSums:
-    """Sums over images, from which Krippendorff's alpha is computed; exact, because ranks are whole or half numbers."""
+    """Sums over images, for Krippendorff's alpha. They are exact, because ranks are whole or half numbers."""
 
     count: int
     ranks: Float[Tensor, " methods"]
@@ -94,7 +94,7 @@ class _RankSums:
         return cls(0, *(torch.zeros(methods, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, scores: Float[Tensor, "n methods"]) -> None:
-        """Add images; those with a missing value are left out."""
+        """Add images, except those with a missing value."""
         given = ranks(scores[scores.isfinite().all(1)])
         self.count += len(given)
         self.ranks += given.sum(0)

@@ -25,7 +25,7 @@ class Regions:
     Attributes:
         labels: the region of each position, from 0.
         counts: the number of regions of each image.
-        most: the largest of these numbers, or more.
+        most: an upper bound of `counts`.
     """
 
     labels: Int[Tensor, "n *t"]
@@ -33,14 +33,14 @@ class Regions:
     most: int
 
     def means(self, maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n most"]:
-        """Return the mean of the map in each region, in float64; minus infinity where there is no such region."""
+        """Return the mean of the map in each region, in float64, and minus infinity where there is no such region."""
         labels, values = self.labels.flatten(1), maps.flatten(1).double()
         sums = values.new_zeros(len(labels), self.most).scatter_add(1, labels, values)
         sizes = torch.zeros_like(sums).scatter_add(1, labels, torch.ones_like(values))
         return (sums / sizes).masked_fill(sizes == 0, -math.inf)
 
     def places(self, values: Float[Tensor, "n most"]) -> Int[Tensor, "n *t"]:
-        """Return the rank of the region of every position, 0 for the largest value; the sort is stable."""
+        """Return the rank of the region of every position, 0 for the largest value, by a stable sort."""
         order = values.sort(dim=1, descending=True, stable=True).indices
         counting = torch.arange(self.most, device=values.device).expand(order.shape)
         place = torch.empty_like(order).scatter_(1, order, counting)
@@ -54,7 +54,7 @@ class Regions:
 
 
 def grid_regions(images: Float[Tensor, "n c *t"], side: int) -> Regions:
-    """Return cells of `side` positions along every axis from the first corner; cells at the end may be smaller."""
+    """Return cells of `side` positions along every axis from the first corner. Cells at the end may be smaller."""
     positive_int("patch", side)
     size = tuple(images.shape[2:])
     labels = torch.zeros((), dtype=torch.long, device=images.device)

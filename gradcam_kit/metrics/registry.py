@@ -39,16 +39,17 @@ class MetricInput:
     Attributes:
         heatmaps: `(n, *t)` in [0, 1], at the size of the images.
         images: `(n, c, *t)`, as the model gets them.
-        rescore: the probability of each sample's class for changed images, as `capture.rescoring` yields it for these
-            images.
-        predicts: 1 where a changed image is still predicted as its sample's class, else 0; None = `rescore.predicts`.
-        masks: `(n, *t)` bool, where the object is.
+        rescore: gives the probability of each sample's class for changed images, as `capture.rescoring` yields it for
+            these images.
+        predicts: gives 1 for a changed image that is still predicted as its sample's class, else 0; None =
+            `rescore.predicts`.
+        masks: `(n, *t)` bool, True on the object.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
             `rescore`.
         seed: seed of all random draws.
-        identities: `(n,)` int, a number per image from which its draws are derived; None = from its values. Either way
-            the draws do not depend on the rest of the batch.
+        identities: `(n,)` int, a number per image from which its draws are derived; None = from the image's values. In
+            both cases, the draws do not depend on the rest of the batch.
         represent: changed images -> activations `(n, ...)` of the explained layer.
 
     Raises:
@@ -75,7 +76,7 @@ class MetricInput:
         if self.identities is not None:
             check_numbers("identities", self.identities, len(self.heatmaps))
         if self.explain is not None and not callable(self.explain):
-            raise InputError(f"explain is {kind_of(self.explain)}; expected a method: images -> heatmaps")
+            raise InputError(f"explain is {kind_of(self.explain)}; expected a callable from images to heatmaps")
         check_same_images(self.images, self.rescore)
         if self.predicts is not None:
             check_rows("predicts", self.predicts)
@@ -109,7 +110,7 @@ class MetricInput:
 
 
 def follows_predictions(explain: Callable[..., Any]) -> bool:
-    """Whether a method takes targets and got none, so that it would explain each image's own prediction."""
+    """Whether a method accepts targets but has none, so that it would explain each image's own prediction."""
     try:
         targets = inspect.signature(explain).parameters.get("targets")
     except (TypeError, ValueError):  # a callable without a signature
@@ -123,7 +124,7 @@ _SHARED = {name for name, value in vars(MetricInput).items() if isinstance(value
 
 @dataclass(frozen=True)
 class Metric:
-    """A named metric; calling it measures a case.
+    """A named metric. Calling it measures a `MetricInput`.
 
     Attributes:
         name: name on the command line.
@@ -143,12 +144,12 @@ class Metric:
 
     @cached_property
     def uses(self) -> tuple[str, ...]:
-        """The fields of a case that the metric uses."""
+        """The fields of `MetricInput` that the metric uses."""
         return tuple(name for name in inspect.signature(self.function).parameters if name in _FIELDS | _SHARED)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The fields of a case that the metric requires besides heatmaps and images: those without a default."""
+        """The fields of `MetricInput`, besides heatmaps and images, that the metric requires."""
         parameters = inspect.signature(self.function).parameters
         return tuple(
             name
@@ -178,11 +179,11 @@ class Metric:
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
     def __call__(self, case: MetricInput, **options: Any) -> MetricResult:
-        """Measure.
+        """Measure a batch.
 
         Args:
-            case: batch to measure.
-            options: options of the plain function.
+            case: the batch to measure.
+            options: options of the metric's function.
 
         Raises:
             InputError: a field that the metric needs is None.
@@ -223,7 +224,7 @@ _Function = TypeVar("_Function", bound=Callable[..., MetricResult])
 def metric(
     name: str, *, better: str, cost: str = "", paper: str = "", **options: Any
 ) -> Callable[[_Function], _Function]:
-    """Register a plain function as the metric `name`; `options` are passed to it on every call."""
+    """Register a plain function as the metric `name`. `options` are passed to the function on every call."""
 
     def register(function: _Function) -> _Function:
         taken = METRICS.get(name)

@@ -18,7 +18,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Status(IntEnum):
-    """Status of the number of an image: whether it counts."""
+    """Status of an image's number: OK if it enters means, otherwise the reason why it does not."""
 
     OK = 0
     DEGENERATE_MAP = 1
@@ -26,7 +26,7 @@ class Status(IntEnum):
     EMPTY_GT = 2
     """The mask of the image is empty."""
     NAN = 3
-    """The number is undefined, a score is not finite, or a score is not a probability but has to be."""
+    """The number is undefined, a score is not finite, or a score that must be a probability is not."""
     ERROR = 4
     """Nothing could be computed; set by commands that measure data sets."""
 
@@ -36,9 +36,9 @@ class MetricResult:
     """One number per image.
 
     Attributes:
-        values: NaN where undefined. With a status other than OK, the number is the plain value of the formula, for
-            information.
-        status: a `Status` for each image. Means are over those that are OK.
+        values: the number of each image, NaN where it is undefined. A number whose status is not OK is the unfiltered
+            result of the formula, kept for information only.
+        status: a `Status` for each image. Means are taken over the images whose status is OK.
         settings: everything else that changes the number.
         details: intermediate results with first axis n: curves, ties, chance levels.
         better: `Metric.better` of the metric that was called: "higher", "lower", or "" where neither is.
@@ -52,17 +52,17 @@ class MetricResult:
 
     @property
     def ok(self) -> Bool[Tensor, " n"]:
-        """A mask of the images that count."""
+        """Which images have status OK, as a mask `(n,)`."""
         return self.status == Status.OK
 
     @property
     def count(self) -> Int[Tensor, ""]:
-        """The number of images that count; report it with every mean."""
+        """The number of images with status OK, to be reported with every mean."""
         return self.ok.sum()
 
     @property
     def mean(self) -> Float[Tensor, ""]:
-        """The mean of the images that count; NaN if there are none."""
+        """The mean over the images with status OK; NaN if there are none."""
         return self.values.where(self.ok, torch.nan).nanmean()
 
 
@@ -72,7 +72,7 @@ def measured(
     settings: Mapping[str, Any] = _NOTHING,
     details: Mapping[str, Tensor] = _NOTHING,
 ) -> MetricResult:
-    """Return the status of every image: the first flag that is set, else NAN if the value is not finite, else OK."""
+    """Return a result whose status is the first flag set for an image, else NAN for a non-finite value, else OK."""
     values = at_least_float32(values.detach()).float()
     status = torch.where(values.isfinite(), int(Status.OK), int(Status.NAN))
     for flag, holds in reversed(list(flags.items())):

@@ -44,12 +44,14 @@ def road_morf(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return how often the class is still predicted after imputing the most relevant positions; mean over percentages.
+    """Return how often the class is still predicted after imputing the most relevant positions.
+
+    The value is the mean over the percentages.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`).
+        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does.
         seed: seed of the noise on imputed positions.
         identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the following options are as in `road_curve`.
@@ -71,7 +73,10 @@ def road_lerf(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return how often the class is still predicted after imputing the least relevant positions; see `road_morf`."""
+    """Return how often the class is still predicted after imputing the least relevant positions.
+
+    See `road_morf` for the arguments. The value is the mean over the percentages.
+    """
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("least relevant first", heatmaps, images, predicts, seed, identities, options)
 
@@ -94,12 +99,14 @@ def road_combined(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return (LeRF - MoRF) / 2 of the score, mean over percentages, in [-0.5, 0.5]; a variant, not the paper's.
+    """Return (LeRF - MoRF) / 2 of the score, averaged over the percentages, in [-0.5, 0.5].
+
+    This variant is not from the paper; it follows pytorch-grad-cam.
 
     Args:
-        heatmaps: in [0, 1]; only their order matters.
+        heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the noise on imputed positions.
         identities: a number per image from which its noise is derived; None = from the values of the image.
         percentages: this and the following options are as in `road_curve`.
@@ -160,13 +167,13 @@ def road_curve(
     """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the others.
 
     Args:
-        heatmaps: only their order matters; constant maps are ordered row by row.
+        heatmaps: maps of any scale; only the order of their values matters, and constant maps are ordered row by row.
         images: the model's input, with two position axes.
-        rescore: scores of changed images.
+        rescore: function that scores changed images.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the images.
         most_relevant_first: False removes the least relevant positions.
-        percentages: each above 0 and below 100.
+        percentages: percentages of the positions to remove, each above 0 and below 100.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the
             same draw at every percentage.
         tolerance: tolerance of the imputation, see `impute`.
@@ -187,7 +194,7 @@ def _options(percentages: Sequence[float], noise: float, tolerance: float, batch
 
 @dataclass(frozen=True)
 class _Curves:
-    """Return the scores in several orders, their cuts between equal values, and the settings."""
+    """The scores in several orders, the number of cuts between equal values, and the settings."""
 
     scores: Float[Tensor, "n orders percentages"]
     ties: Int[Tensor, "n orders"]

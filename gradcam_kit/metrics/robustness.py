@@ -59,8 +59,8 @@ def sensitivity_max(
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = changed predictions are
-            not counted.
+        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = changed
+            predictions are not counted.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
     """
@@ -77,7 +77,7 @@ def sensitivity_max(
         again = explain(noisy)
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(at_least_float32(again).flatten(1) - clean, dim=1)
-        largest = torch.maximum(largest, distance)  # NaN stays
+        largest = torch.maximum(largest, distance)  # NaN is kept
         if predicts is not None and before is not None:
             after = check_scores(predicts(noisy, index), len(images))
             flipped = flipped + ((after != before) & after.isfinite() & before.isfinite())
@@ -118,7 +118,7 @@ def infidelity(
     Args:
         heatmaps: heatmaps of the images.
         images: the model's input.
-        rescore: the probability of the explained class.
+        rescore: gives the probability of the explained class for changed images.
         seed: seed of the perturbations.
         identities: a number per image from which its perturbations are derived; None = from the values of the image.
         perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0
@@ -126,11 +126,11 @@ def infidelity(
         samples: number of perturbations of each image.
         std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
-        scaled: False = beta is 1.
+        scaled: use the best scale; False = beta is 1.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
-        OptionError: a patch that covers the whole image, for which any map is right.
+        OptionError: a patch that covers the whole image, for which every map has the best value.
     """
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))
@@ -143,7 +143,7 @@ def infidelity(
     if perturbation == "patches" and math.prod(cells) < 2:
         raise OptionError(
             f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one "
-            "patch, for which any map is right; expected a smaller patch, such as a quarter of a side"
+            "patch, for which every map has the best value; expected a smaller patch, such as a quarter of a side"
         )
     products = images.new_zeros(len(images), samples, dtype=torch.double)
 

@@ -24,10 +24,10 @@ def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch
     """Score `steps` changes of every image.
 
     Args:
-        rescore: scores of changed images.
+        rescore: function that scores changed images.
         images: `(n, c, *t)`, the images of `rescore`.
-        steps: changes of each image.
-        build: makes the rows of a chunk.
+        steps: number of changes of each image.
+        build: function that makes the rows of a chunk.
         batch_size: maximum number of rows that exist at once; on a CPU fewer if that is faster.
     """
     positive_int("batch_size", batch_size)
@@ -48,7 +48,7 @@ def score_settings(rescore: Rescore | None) -> dict[str, Any]:
 
 
 def sample_index(images: Tensor) -> Int[Tensor, " n"]:
-    """Return the index of rows that are the images themselves."""
+    """Return the index of rows that are the unchanged images: 0 to n - 1."""
     return torch.arange(len(images), device=images.device)
 
 

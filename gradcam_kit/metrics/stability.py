@@ -55,7 +55,7 @@ def local_lipschitz(
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        rescore: used only for the origin of the classes.
+        rescore: used only to record the origin of the classes in the settings.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
     """
@@ -85,9 +85,9 @@ def relative_input_stability(
     r"""Return the largest relative change of the map per that of the image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
 
     Divisions are element-wise. Maps and images contain zeros, so divisors are clamped to a magnitude of at least
-    `floor`, keeping their sign; the smaller it is, the more positions without relevance dominate. Draws that change
-    whether the class is predicted are left out, as in the paper; `details["left_out"]` counts them. If no draw remains,
-    the number is undefined.
+    `floor`, keeping their sign; the smaller `floor` is, the more positions without relevance dominate. Draws that
+    change whether the class is predicted are left out, as in the paper; `details["left_out"]` counts them. If no draw
+    remains, the number is undefined.
 
     Args:
         heatmaps: heatmaps of the unchanged images.
@@ -95,7 +95,8 @@ def relative_input_stability(
         explain: the method, called once for each draw with the whole batch.
         seed: seed of the noise.
         identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: 1 where the class is predicted, else 0 (`rescoring(...).predicts`); None = no draw is left out.
+        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = no draw
+            is left out.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
         floor: smallest magnitude of a divisor.
@@ -128,14 +129,14 @@ def relative_output_stability(
 ) -> MetricResult:
     r"""Return the largest relative change of the map per change of score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
 
-    The paper divides by the change of all outputs; here the divisor is the change of the explained score, at least 1e-6
-    in magnitude. Everything else is as in `relative_input_stability`.
+    The paper divides by the change of all outputs; this implementation divides by the change of the explained score,
+    which is clamped to a magnitude of at least 1e-6. Everything else is as in `relative_input_stability`.
 
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
-        rescore: the explained score.
+        rescore: gives the explained score for changed images.
         seed: this and the following arguments are as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.
@@ -215,7 +216,7 @@ def _worst(
     radius: float,
     samples: int,
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return the largest ratio over draws that keep the prediction (NaN without any), and how many change it."""
+    """Return the largest ratio over draws that keep the prediction, NaN if none does, and the number of others."""
     positive("radius", radius)
     own = identities_of(identities, images)
     check_same_images(images, predicts, "predicts")
@@ -230,7 +231,7 @@ def _worst(
         found, kept = ratio(noisy, again).float(), _all(worst)
         if predicts is not None and before is not None:
             kept = check_scores(predicts(noisy, index), len(images)) == before
-        worst = torch.where(kept, torch.maximum(worst, found), worst)  # NaN stays
+        worst = torch.where(kept, torch.maximum(worst, found), worst)  # NaN is kept
         left_out = left_out + ~kept
     return worst.masked_fill(broken(heatmaps) | (left_out == samples), torch.nan), left_out
 
@@ -240,7 +241,7 @@ def _all(like: Tensor) -> Bool[Tensor, " n"]:
 
 
 def _relative_change(values: Float[Tensor, "n *any"], floor: float) -> Callable[[Tensor], Float[Tensor, " n"]]:
-    """Return the norm of the element-wise relative change from these values as a function of others."""
+    """Return a function from other values to the norm of their element-wise change relative to `values`."""
     least = torch.full_like(values, positive("floor", floor)).copysign(values)
     divisor = torch.where(values.abs() < floor, least, values)
     return lambda others: _norm((at_least_float32(others) - values) / divisor)

@@ -146,5 +146,5 @@ def test_a_head_of_zeros_is_named_as_the_cause() -> None:
     nn.init.zeros_(model.fc.weight)
     nn.init.zeros_(model.fc.bias)
     found = GradCAM(model, "relu2").check(images(3))
-    assert found.warnings[0].startswith("all classes have the same score, whatever the image")
+    assert found.warnings[0].startswith("all classes have the same score for every image")
     assert found.is_unreached.all()

@@ -30,7 +30,7 @@ ONE = torch.tensor([0])
         ("road-morf", {"tolerance": -1.0}, "tolerance is -1.0; expected a finite number above 0"),
         ("road-lerf", {"percentages": [float("nan")]}, "a percentage is nan; expected a finite number"),
         ("infidelity", {"patch": 14}, "patch is 14 and images have 13 x 14 positions: one patch"),
-        ("top-k-intersection", {"k": 183}, "k is 183 and the maps have 182 positions"),
+        ("top-k-intersection", {"k": 183}, "k is 183, but the maps have only 182 positions"),
         ("box-accuracy", {"overlap": 1.5}, r"overlap is 1.5; expected an intersection over union in \(0, 1\]"),
         ("box-accuracy", {"overlap": 0.0}, "overlap is 0.0; expected"),
     ],
@@ -79,7 +79,7 @@ def test_inputs_are_refused(found: Any, error: type[Exception], said: str) -> No
 def test_a_method_that_cannot_be_called_is_refused() -> None:
     with standard_case() as case:
         object.__setattr__(case, "explain", 3)
-        with pytest.raises(InputError, match=r"explain is an? int; expected a method: images -> heatmaps"):
+        with pytest.raises(InputError, match=r"explain is an? int; expected a callable from images to heatmaps"):
             unwrap(MetricInput.__post_init__)(case)
 
 

@@ -1,4 +1,4 @@
-"""Choose channels, and find the rows of a batch in which one channel each is changed."""
+"""Choose channels, take their activations, and find the indices at which conditions hold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ranking = Literal["std", "gradient", "first-order"]
 
 
 def check_channels(channels: Any) -> int | float | None:
-    """Return `channels`, or raise OptionError: None, a positive int, or a share in (0, 1]."""
+    """Return `channels` if it is None, a positive int or a share in (0, 1]; raise OptionError otherwise."""
     most = 1 if isinstance(channels, float) else channels
     if channels is not None and (
         isinstance(channels, bool) or not isinstance(channels, int | float) or not 0 < channels <= most
@@ -32,14 +32,14 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
 
     Args:
         layer: activations, and gradients where the ranking needs them.
-        channels: how many.
+        channels: number of channels, or their share of all.
         ranking: by standard deviation over space ("std"), by mean gradient ("gradient"), or by the first-order change
             of the score when the channel masks the layer, sum_s M_k(s) sum_j A_j(s) G_j(s) ("first-order").
     """
     total = layer.activations.shape[1]
     count = max(1, round(channels * total)) if isinstance(channels, float) else channels
     if count > total:
-        raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}")
+        raise OptionError(f"channels is {count}, but layer {layer.layer!r} has {total}; expected from 1 to {total}")
     if ranking == "gradient":
         rank = spatial_mean(gradients_of(layer)).flatten(1)
     elif ranking == "first-order":

@@ -52,14 +52,14 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     r"""Project the positions on the first principal component of the channels: $A v_1 = \sqrt{\lambda_1} u_1$.
 
     Rows are positions, columns are channels. The eigenproblem is that of the smaller Gram matrix, positions or
-    channels, with the same result; memory is the square of the smaller of the two.
+    channels, with the same result; memory grows with the square of the smaller number.
 
     Args:
-        maps: what to decompose.
+        maps: the maps to decompose.
         center: subtract each channel's mean over the positions first.
 
     Returns:
-        Signed maps with the sign of `fix_sign`; all zero where `maps` is.
+        Signed maps with the sign of `fix_sign`; all zeros for a sample whose `maps` are all zeros.
     """
     rows = maps.flatten(2).mT
     if center:
@@ -70,7 +70,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
     if rows.shape[1] <= rows.shape[2]:
         direction = rows.mT @ principal(rows @ rows.mT)[1][..., None]
         length = direction.norm(dim=1, keepdim=True)
-        # Project the rows themselves, so that equal positions get equal values whatever the rounding of the solver.
+        # Project the rows themselves, so that equal positions get equal values in spite of the solver's rounding.
         component = (rows @ (direction / length.where(length > 0, 1)))[..., 0]
     else:
         component = (rows @ principal(rows.mT @ rows)[1][..., None])[..., 0]
@@ -79,7 +79,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
 
 
 def centered_rows(rows: Float[Tensor, "n z k"]) -> Float[Tensor, "n z k"]:
-    """Subtract each channel's mean over the positions; a constant channel becomes exactly zero."""
+    """Subtract each channel's mean over the positions. A constant channel becomes exactly zero."""
     mean = rows.mean(dim=1, keepdim=True)
     return without_rounding(rows - mean, mean)
 

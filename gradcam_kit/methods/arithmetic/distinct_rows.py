@@ -10,7 +10,7 @@ from gradcam_kit.functional import move
 
 
 def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
-    """Scale each row to length 1, whatever its order of magnitude; rows of zeros stay."""
+    """Scale each row to length 1 without overflow or underflow. Rows of zeros are left unchanged."""
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / largest.where(largest > 0, 1)
     length = scaled.norm(dim=-1, keepdim=True)
@@ -19,12 +19,13 @@ def unit_rows(rows: Float[Tensor, "*n r z"]) -> Float[Tensor, "*n r z"]:
 
 
 def distinct_rows(rows: Float[Tensor, "n r z"], count: int, start: Float[Tensor, " z"]) -> Int[Tensor, "n count"]:
-    """Choose rows far apart by cosine, whatever their order: each is the row least like the rows before it.
+    """Choose rows that are far apart by cosine: each is the row least similar to the rows chosen before it.
 
     Args:
         rows: rows of length 1; rows of zeros have no direction and come last.
         count: number of rows to choose; if there are fewer, some are repeated.
-        start: vector whose most similar row is chosen first. Drawn on the host, so that it is the same on every device.
+        start: vector whose most similar row is chosen first. Callers draw it on the host, so that it is the same on
+            every device.
     """
     has_direction = (rows != 0).any(2)
     nearness = -(rows @ move(start, rows.device, rows.dtype))

@@ -60,7 +60,7 @@ class PairCosine:
         return EmbeddingSimilarity(text)(image)
 
     def detached(self) -> PairCosine:
-        """Return the same without the graph of the texts."""
+        """Return the same scores, with the text detached from the autograd graph."""
         return PairCosine(embeddings_in(self.texts).detach())
 
     def select(self, index: Int[Tensor, " m"]) -> PairCosine:
@@ -89,7 +89,7 @@ class FusedScore:
         return scores
 
     def detached(self) -> FusedScore:
-        """Return the same without the graph of the texts."""
+        """Return the same scores, with the text detached from the autograd graph."""
         return FusedScore(self.fusion, map_output(lambda leaf: leaf.detach(), self.texts), self.targets)
 
     def select(self, index: Int[Tensor, " m"]) -> FusedScore:

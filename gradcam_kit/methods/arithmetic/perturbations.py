@@ -13,10 +13,10 @@ from gradcam_kit.types import LayerCapture
 
 
 def gaussian_noise(draws: int, images: Float[Tensor, "n c *t"], seed: int) -> Float[Tensor, "draws c *t"]:
-    """Draw standard normal noise for one image; the batch shares it, so that it equals its images one by one.
+    """Draw standard normal noise for one image, which all images of a batch share.
 
-    It is drawn on the host from its own generator: every device gets the same noise, and the global random state is
-    untouched.
+    The maps of a batch therefore equal those of its images one by one. The noise is drawn on the host from a generator
+    of its own, so that every device gets the same noise and the global random state is untouched.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(draws, *images.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
@@ -35,7 +35,7 @@ def probe_targets(
 
 
 def stack_targets(layer: LayerCapture, maps: Sequence[Float[Tensor, "n *s"]]) -> Float[Tensor, "n *ms"]:
-    """Put the maps of the targets of `probe_targets` side by side, `(n, [m,] *s)`."""
+    """Stack the maps of the targets of `probe_targets` into one tensor, `(n, [m,] *s)`."""
     return torch.stack(list(maps), 1) if _has_target_axis(layer) else maps[0]
 
 

@@ -20,7 +20,7 @@ def random_masks(
     seed: int,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "r *t"]:
-    """Return masks in [0, 1]. Each depends only on its number, its image and the seed, not on the rest of the batch.
+    """Return masks in [0, 1] that depend only on their number, image and the seed, not on the rest of the batch.
 
     A grid of `cells` along each axis, whose cells are 1 with probability `visible` and else 0, is enlarged linearly to
     one cell more than the image, and the image's size is cut out of it at a random place (RISE, Section 3.2).

@@ -40,7 +40,7 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
 
 
 def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
-    """Raise ShapeError if a method lays maps over the images, but maps and images have different axes."""
+    """Raise ShapeError if a method masks the images by its maps, but maps and images have different axes."""
     positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
     if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
         return
@@ -79,7 +79,7 @@ def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
     """Return the maps of a method; raise ShapeError unless there is one map for each sample and target.
 
     Raises:
-        ShapeError: another shape, or not a tensor.
+        ShapeError: the maps have another shape, or are not a tensor.
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
     size = tuple(layer.activations.shape[2:])

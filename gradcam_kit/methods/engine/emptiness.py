@@ -48,8 +48,11 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
     if any(positive.values()):
         without = [name for name, is_positive in positive.items() if not is_positive]
         if importance:
-            return "the layers with positive evidence do not count, because their importance is not positive"
-        return f"{', '.join(without) or 'each image in some layer'} has none, which empties the product of the layers"
+            return "the layers with positive evidence have no weight, because their importance is not positive"
+        return (
+            f"{', '.join(without) or 'each image in some layer'} has no positive evidence, "
+            "which empties the product of the layers"
+        )
     if any(bool((maps < 0).any()) for maps in saliency.values()):
         return (
             "all evidence is against the explained score; to explain evidence against it, pass "
@@ -64,7 +67,7 @@ def _activations(captured: Capture, name: str) -> Tensor:
 
 
 def _empty_region(captured: Capture) -> str | None:
-    """Return why nothing is explained of a segmentation: a region without a position; None if it has one."""
+    """Return why the explained region of a segmentation is empty; None if it is not, or for other targets."""
     target = captured.target
     if not isinstance(target, SegmentationTarget) or captured.scores is None or captured.scores.any():
         return None

@@ -1,4 +1,4 @@
-"""Run one pass for several methods: find those that can share it, choose layers, hand out the results."""
+"""Run one pass for several methods: find the methods that can share it, choose layers, and distribute the results."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def explain_all(
     """Return the heatmaps of several methods from one capture: equal to separate calls, at the cost of one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
-    share one forward and one backward pass, whatever their layers are.
+    share one forward and one backward pass, even at different layers.
 
     Args:
         methods: CAM objects.
-        images: as in calling one of them.
-        targets: as in calling one of them.
-        keep_modes: whether modules in train mode stay in it, for dropout that is active on purpose; None = the setting
-            of each method. Methods that share a pass then share its random draws, and a batch does not equal its images
-            one by one; see `BaseCAM`.
-        forward_kwargs: passed on to the model.
+        images: as in calling one of the methods.
+        targets: as in calling one of the methods.
+        keep_modes: whether modules in train mode stay in train mode, for dropout that is active on purpose; None = the
+            setting of each method. Methods that share a pass then share its random draws, and a batch does not equal
+            its images one by one; see `BaseCAM`.
+        forward_kwargs: keyword arguments passed on to the model.
 
     Returns:
         One tensor of heatmaps per method, in their order.
@@ -68,7 +68,7 @@ def explain_all(
 def explain_many(
     cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """Return the explanations of several methods from one capture; like `explain_all`, but not only the heatmaps."""
+    """Return the explanations of several methods from one capture. `explain_all` returns only their heatmaps."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -116,7 +116,7 @@ def _with_modes(cam: Method, keep_modes: bool) -> Method:
 
 
 def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with its image input set: the one a method names, or on which its layers depend."""
+    """Return the call with its image input set to the one that the method names, or else on which its layers depend."""
     if cam.image_input is not None:
         inputs = with_channels(cam.model, inputs.asked(cam.image_input))
     if len(inputs.image_slots) < 2 or inputs.n == 0:
@@ -145,10 +145,9 @@ def capture_for(
 
     Args:
         cams: methods that can share one pass.
-        inputs: at least one sample.
+        inputs: the inputs of the model, with at least one sample.
         targets: as in calling a method.
-        settled: whether the target was settled by an earlier pass, so that no class is taken from the output of this
-            one.
+        settled: whether an earlier pass determined the target, so that no class is read from the output of this pass.
     """
     first = cams[0]
     target = targets if settled else _read_target(first, targets, inputs.n)
@@ -185,7 +184,7 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """Return the layers of each method; where they are chosen automatically, choose them once per image size."""
+    """Return the layers of each method. Layers that are chosen automatically are chosen once per image size."""
     # One exploring pass serves every kind of choice.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
@@ -205,7 +204,7 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
 
 
 def _is_there(model: nn.Module, name: str, module: nn.Module) -> bool:
-    """Whether a layer that was chosen earlier still belongs to the model; entries that are not modules always do."""
+    """Whether a layer that was chosen earlier still belongs to the model. Entries that are not modules always do."""
     try:
         return model.get_submodule(split_name(model, name).path) is module
     except AttributeError:

@@ -53,7 +53,8 @@ class Explanation:
         layers: names of the target layers.
         is_empty: `(n, [m])`, True where there was no positive evidence, so that the heatmap is all zeros.
         gradient_rule: rule of the gradients, "exact" or "balanced".
-        empty_because: why all maps are empty, if they are; always "" on devices where finding out would synchronize.
+        empty_because: why all maps are empty; "" if some map is not, and always "" on devices where the check would
+            synchronize.
     """
 
     if TYPE_CHECKING:
@@ -112,8 +113,8 @@ class Explanation:
             transform: as in `overlay`.
 
         Raises:
-            ShapeError: another number of pictures, or maps of signals or volumes.
-            PictureError: a suffix without a format, or a place that cannot be written to.
+            ShapeError: not one picture for each image, or maps of signals or volumes.
+            PictureError: a suffix that names no picture format, or a path that cannot be written to.
         """
         from gradcam_kit.methods.engine.showing import sheet_of
 

@@ -33,7 +33,7 @@ from gradcam_kit.targets.outputs import read_logits
 from gradcam_kit.types import Evidence, Images
 
 _DRAWS = 3
-# Above these mean rank correlations two maps count as the same. Maps of random parameters correlate more than by
+# Above these mean rank correlations two maps are considered the same. Maps of random parameters correlate more than by
 # chance, because the image is the same; maps of another class may correlate strongly where classes look alike.
 _SAME_PARAMETERS = 0.5
 _SAME_CLASS = 0.95
@@ -41,7 +41,7 @@ _SAME_CLASS = 0.95
 
 @dataclass(frozen=True, eq=False)
 class SanityCheck:
-    """Result of a sanity check; `print` shows it as a table.
+    """Result of a sanity check, which `print` shows as a table.
 
     Attributes:
         method: the class of the method.
@@ -50,8 +50,8 @@ class SanityCheck:
             of several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
         classes: `(n,)` rank correlation of each map with the map of the least likely class; NaN where there is no other
             class. Near 1: the map is the same for all classes.
-        is_empty: `(n,)` maps without positive evidence.
-        is_unreached: `(n,)` images for which no gradient reaches the positions of the layers.
+        is_empty: `(n,)`, True for maps without positive evidence.
+        is_unreached: `(n,)`, True for images for which no gradient reaches the positions of the layers.
         warnings: what is wrong, in words; empty if the check passed.
     """
 
@@ -92,7 +92,7 @@ class SanityCheck:
         ]
 
 
-@torch.inference_mode(False)  # embeddings of texts made in it could not enter a graph
+@torch.inference_mode(False)  # text embeddings made in inference mode cannot enter an autograd graph
 def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
     """Explain the images, another class, and the model with random parameters, which is restored afterwards."""
 
@@ -100,7 +100,7 @@ def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: 
         return explain_many([method], images, targets, **forward_kwargs)[0]
 
     try:
-        # Texts are embedded once, here: what follows finds their embeddings in the target.
+        # Embed the texts once, so that the later passes find the embeddings in the target.
         inputs, targets = with_texts(cam.model, read_inputs(images, dict(forward_kwargs), cam.model), targets)
         original = explain(cam, targets)
     except (CaptureError, LayerNotFoundError) as error:
@@ -198,11 +198,11 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
     if problem:
         found.append(f"no gradient to positions: {problem}")
     elif unreached.all() and _scores_nothing(original):
-        found.append("all classes have the same score, whatever the image, as with a head that was never trained")
+        found.append("all classes have the same score for every image, as with an untrained head")
     elif unreached.any():
         found.append(
-            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: there the score "
-            "does not depend on where something is, or is saturated; choose another layer, or explain the logit"
+            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: their score "
+            "does not depend on positions, or is saturated; choose another layer, or explain the logit"
         )
     if (empty := int(original.is_empty.sum())) > 0:
         found.append(f"{empty} of {n} maps are empty: no positive evidence for the class at {layers}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradcam_kit.methods.engine.explanation import Explanation
 
 _log = logging.getLogger("gradcam_kit")
-_DISTORTION = 1.02  # difference of aspect ratios that is invisible
+_DISTORTION = 1.02  # largest ratio of two aspect ratios whose difference is invisible
 
 
 class RenderedPicture(np.ndarray):
@@ -39,7 +39,7 @@ class RenderedPicture(np.ndarray):
         """Write the picture in the format that the suffix of the path names.
 
         Raises:
-            PictureError: a suffix without a format, or a place that cannot be written to.
+            PictureError: a suffix that names no picture format, or a path that cannot be written to.
         """
         write_picture(path, np.asarray(self))
 
@@ -93,7 +93,7 @@ def one_map(explanation: Explanation, image: int, target: int) -> Float[Tensor, 
     maps = maps.reshape(len(maps), -1, *maps.shape[explanation.is_empty.ndim :])
     for what, index, count in (("image", image, maps.shape[0]), ("target", target, maps.shape[1])):
         if not -count <= index < count:
-            raise OptionError(f"{what} is {index}; expected an index of the {count} that were explained")
+            raise OptionError(f"{what} is {index}; expected an index from {-count} to {count - 1}")
     if maps.ndim != 4:
         axes = maps.ndim - 2
         raise ShapeError(f"heatmaps have {axes} axes of positions; a picture has 2: plot them, or index a slice")
