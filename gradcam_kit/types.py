@@ -84,7 +84,7 @@ class LayerChoice(Enum):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is independent of the target layers."""
+        """Whether the choice is independent of the target layers."""
         return self in (LayerChoice.INPUT, LayerChoice.ATTENTION)
 
 
@@ -195,7 +195,7 @@ class LayerCapture:
 
     Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and everything else
     that depends on a target have a target axis after the sample axis. `weights` and `saliency` get the view of one
-    target (`of_target`), `saliencies` gets all.
+    target (`of_target`), `saliencies` gets the capture with all targets.
 
     Attributes:
         layer: the layer's name.
@@ -213,11 +213,12 @@ class LayerCapture:
         images: the model's images.
         probe: the layer's activations and gradients for changed images. Evidence.PROBE.
         head: the linear head after mean pooling, if the model has one. Evidence.HEAD.
-        weight_gradients: Evidence.WEIGHT_GRADIENTS, for models without such a head.
+        weight_gradients: gradients of the layer's own weight, for models without such a head.
+            Evidence.WEIGHT_GRADIENTS.
         residual: the layer's input where it bypasses the layer; for `replay`.
-        curvature: Evidence.CURVATURE.
-        bias_gradients: Evidence.BIASES.
-        guided_gradients: Evidence.GUIDED.
+        curvature: second derivatives of the scores, times the activations. Evidence.CURVATURE.
+        bias_gradients: every bias times the gradient at its module's output. Evidence.BIASES.
+        guided_gradients: the gradient at the input by guided backpropagation. Evidence.GUIDED.
         attention: attention of all blocks. Evidence.ATTENTION and its variants.
     """
 

@@ -10,7 +10,7 @@ from gradcam_kit.pixels.decoding import decode_picture
 from gradcam_kit.pixels.pictures import RGB
 
 MOST_PIXELS = 50_000_000
-"""The largest picture that the app decodes; as RGB it takes 150 MB."""
+"""Maximum number of pixels of a picture that the app decodes; as RGB they take 150 MB."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
     """Read an uploaded file.
 
     Raises:
-        PictureError: not a picture, cut short, or larger than `MOST_PIXELS`; the message names the file.
+        PictureError: the file is not a picture, is truncated, or has more pixels than `MOST_PIXELS`.
     """
     path = Path(path)
     try:

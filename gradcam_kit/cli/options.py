@@ -248,10 +248,10 @@ GradientRule = Annotated[
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Read numbers between commas.
+    """Parse numbers that are separated by commas.
 
     Raises:
-        OptionError: anything else.
+        OptionError: the text is not a list of numbers.
     """
     try:
         return None if text is None else tuple(map(float, text.split(",")))
@@ -260,10 +260,10 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def overlay_count(text: str) -> int | None:
-    """Read how many pictures get overlays; None = all.
+    """Parse the number of pictures that get overlays; None = all pictures.
 
     Raises:
-        OptionError: anything else.
+        OptionError: the text is not `all`, `none` or a number.
     """
     if text in ("all", "none"):
         return None if text == "all" else 0

@@ -49,7 +49,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
         Notes on weights that were left out or rounded, one line for each kind.
 
     Raises:
-        CheckpointError: a file that cannot be read, holds code, or does not fit the model; the message names what.
+        CheckpointError: the file cannot be read, holds code, or does not fit the model; the message names the cause.
     """
     content = read_checkpoint(path)
     own = dict(model.state_dict())
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Any:
     """Read a safetensors file (by its suffix) or a PyTorch file with `weights_only=True`.
 
     Raises:
-        CheckpointError: no such file, or a file that is damaged or would run code.
+        CheckpointError: the file does not exist, is damaged, or would run code.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
@@ -112,7 +112,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _refused(path: Path, error: Exception) -> str:
-    """Return an error that names the objects that prevent loading, and how to save only the weights."""
+    """Return a message that names the objects that prevent loading, and tells how to save only the weights."""
     names = _objects(path, error)
     harmless = [name for name in names if _HARMLESS.match(name)]
     if names and len(harmless) == len(names):

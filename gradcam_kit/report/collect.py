@@ -34,7 +34,7 @@ Keep = Callable[[str, bytes], None]
 
 @dataclass
 class Collected:
-    """Everything that the page shows."""
+    """The data that the page shows."""
 
     figures: Figures
     methods: list[str]
@@ -63,7 +63,7 @@ class _Page:
         self.total: int = self.manifest["pictures"]
 
     def add(self, position: int, rows: list[Row], label: str | None, thumbnail: bytes | None) -> None:
-        """Show a picture if it belongs to the sample, or failed."""
+        """Put a picture on the page if it belongs to the sample, or failed."""
         if not has_thumbnail(position, self.total, MOST_PICTURES):
             if rows[0]["error"] is None:
                 return

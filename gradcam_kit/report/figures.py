@@ -103,11 +103,11 @@ class Means:
                 self.counts[key] += 1
 
     def mean(self, *key: str) -> Float[np.ndarray, "h w"] | None:
-        """Return the mean heatmap of a method and a class, or a method, a label and a class; None without pictures."""
+        """Return the mean heatmap for a method and a class, or a method, a label and a class; None without pictures."""
         return self.sums[key] / self.counts[key] if key in self.sums else None
 
     def packed(self, *key: str) -> str | None:
-        """Return a mean as the page reads it; its largest value becomes the hottest color."""
+        """Return a mean heatmap encoded for the page, scaled so that its largest value gets the hottest color."""
         mean = self.mean(*key)
         return None if mean is None else packed(mean / max(float(mean.max()), 1e-9))
 

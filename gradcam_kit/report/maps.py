@@ -37,7 +37,7 @@ def shown_map(row: Row, finest: int) -> dict[str, Any]:
 
 
 def rounded(score: float | None) -> float | None:
-    """Return a score for the page; JSON has no infinity."""
+    """Return a score with four decimals for the page; None if it is not finite, because JSON has no infinity."""
     return round(score, 4) if score is not None and math.isfinite(score) else None
 
 

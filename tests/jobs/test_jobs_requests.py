@@ -135,7 +135,7 @@ def test_a_method_in_another_precision_is_another_method() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     explain(methods=("shop:Rounded",))
     sys.modules["shop"].precision = torch.bfloat16  # type: ignore[attr-defined]
-    with pytest.raises(OptionError, match=r'different methods\.Rounded\.dtype: null there, "torch\.bfloat16" now'):
+    with pytest.raises(OptionError, match=r'different methods\.Rounded\.dtype: null before, "torch\.bfloat16" now'):
         explain(methods=("shop:Rounded",))
 
 

@@ -48,7 +48,7 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
     Args:
         folder: the folder of the run, without a `run.json`.
         methods: methods of the run.
-        overwrite: whether a run was to be replaced, so that all folders with names of a run's folders count.
+        overwrite: whether a run was to be replaced; then all files in folders with the names of a run's folders count.
 
     Raises:
         OptionError: such files exist; the message names them.

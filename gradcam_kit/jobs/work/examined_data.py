@@ -29,7 +29,7 @@ _PAIRS = 12
 
 @dataclass
 class ExaminedData:
-    """The examined pictures."""
+    """The examined training and test pictures, a batch of images for the model, and pairs of similar pictures."""
 
     train: Examined
     test: Examined | None
