@@ -18,7 +18,7 @@ KEYWORDS = {
     "class_idx": "targets: a class, one class per image, or a callable",
     "layer": "target_layers: a module, its name, or a sequence of them",
     "target_layer": "target_layers: a module, its name, or a sequence of them",
-    "reshape_transform": "reshape, which tokens of common models do not need",
+    "reshape_transform": "reshape, which is not needed for the tokens of common models",
     "use_cuda": "not needed: maps are computed where model and images are, so call model.cuda() and images.cuda()",
     "device": "not needed: maps are computed where model and images are, so move both with .to(device)",
     "aug_smooth": "a wrapper: TestTime(cam)(images)",
@@ -27,8 +27,8 @@ KEYWORDS = {
     "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
     "input_shape": "not needed: layers are found in the first call",
     "enable_hooks": "not needed: hooks exist only during a call",
-    "use_rgb": "not needed: pictures and overlays are RGB; `[..., ::-1]` turns those of OpenCV (BGR), and back",
-    "image_weight": "alpha, the weight of the colors in place of the picture's: alpha = 1 - image_weight",
+    "use_rgb": "not needed: pictures and overlays are RGB; picture[..., ::-1] converts BGR pictures of OpenCV",
+    "image_weight": "alpha, the opacity of the heatmap, not the weight of the picture: alpha = 1 - image_weight",
 }
 """Keyword of another library -> its counterpart in gradcam_kit."""
 

@@ -54,7 +54,7 @@ def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
 
 
 def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h w 3"]:
-    """Color heatmaps at their own size without a picture: the nearest of 256 colors for each value.
+    """Color heatmaps at their own size without a picture, with the nearest of 256 colors for each value.
 
     Args:
         heatmaps: `(h, w)` or `(n, h, w)`, in [0, 1] or uint8.
@@ -252,7 +252,7 @@ def _rows(entries: list[Any], columns: int, nested: bool) -> list[list[Any]]:
 
 def _require_one_each(what: str, titles: Sequence[Any] | None, expected: int) -> None:
     if titles is not None and len(titles) != expected:
-        raise ShapeError(f"{len(titles)} {what} where {expected} are needed: one for each")
+        raise ShapeError(f"{len(titles)} {what}; expected {expected}, one for each")
 
 
 def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:

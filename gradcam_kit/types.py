@@ -49,7 +49,7 @@ class Evidence(Flag):
     BLOCK_GRADIENTS = auto()
     """Per block, d (scores of the block's own output tokens) / d attention."""
     PROJECTIONS = auto()
-    """Queries, keys and values of the last block's attention, and d scores / d its output."""
+    """Queries, keys and values of the last block's attention, and the gradient of the scores at its output."""
     DERIVATIVES = GRADIENTS | CURVATURE | BIASES | GUIDED | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS
     """Evidence that needs a graph."""
     RESCORE = auto()
@@ -72,7 +72,7 @@ class LayerChoice(Enum):
     LAST = auto()
     """The last spatial layer on which the score depends."""
     CONVOLUTIONS = auto()
-    """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
+    """Every convolution on whose positions the score depends; each call of a convolution counts separately."""
     RESOLUTIONS = auto()
     """The last layer of each of the two deepest resolutions; padding does not count as a resolution."""
     STREAM = auto()
@@ -99,7 +99,7 @@ class Rescore(Protocol):
 
 @runtime_checkable
 class Replay(Protocol):
-    """Scores as if the layer had produced these activations."""
+    """Scores of the model as if the layer had produced other activations."""
 
     def __call__(
         self,
@@ -270,9 +270,9 @@ class LayerCapture:
 class LayerCandidate:
     """A layer with positions.
 
-    `shape` is `(k, *s)`; `reached` tells whether gradients arrive at its positions; `normalizes` whether it owns only
-    one number per channel; `hidden` whether it runs inside a reentrant checkpoint, which hides its gradient.
-    `outermost` is the shortest name of a module that returned the same tensor.
+    `shape` is `(k, *s)`. `reached` tells whether gradients arrive at the layer's positions, `normalizes` whether its
+    own parameters are one number per channel, and `hidden` whether it runs inside a reentrant checkpoint, which hides
+    its gradient. `outermost` is the shortest name of a module that returned the same tensor.
     """
 
     name: str

@@ -52,6 +52,6 @@ def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
 def _admit(pixels: int) -> None:
     if pixels > MOST_PIXELS:
         raise PictureError(
-            f"it has {pixels / 1e6:.0f} million pixels, but the app takes at most {MOST_PIXELS // 10**6}; "
-            "make it smaller"
+            f"it has {pixels / 1e6:.0f} million pixels, but the app accepts at most {MOST_PIXELS // 10**6} million; "
+            "make the picture smaller"
         )

@@ -40,7 +40,7 @@ SHOWN_SIDE = 768
 
 TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
 LEAST_SHARE = 0.01
-"""Classes with a lower probability get no bar, except the first one; the list of all classes contains them."""
+"""The least probability of a class with a bar; other classes, except the top class, are only in the list of classes."""
 
 
 @dataclass(frozen=True, eq=False)

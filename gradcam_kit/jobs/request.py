@@ -139,7 +139,7 @@ class RunRequest(ModelRequest):
             if not isinstance(name, str):
                 raise InputError(f"a run stores the names of its methods and metrics, but {name!r} is not a name")
         if not self.methods:
-            raise OptionError("no method is given; name at least one of those that 'gradcam-kit methods' lists")
+            raise OptionError("no method is given; name at least one of the methods that 'gradcam-kit methods' lists")
         part, parts = self.part
         if not 0 <= part < parts:
             raise OptionError(f"the shard is {part}/{parts}; expected I/N with I from 0 to N - 1, such as 0/4")
@@ -243,7 +243,7 @@ def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: 
         bounds = "in [0, 1]" if least == 0 else "above 0, up to 1"
         raise OptionError(
             f"{option} is {given}; expected three numbers {bounds}, one per channel of a picture scaled to [0, 1], or "
-            "a single one for gray"
+            "a single number for gray pictures"
         )
 
 

@@ -29,7 +29,7 @@ _HARMLESS = re.compile(
     r"decimal\.Decimal|fractions\.Fraction|uuid\.UUID|enum\.|torch\.torch_version\.|"
     r"omegaconf\.|yacs\.|easydict\.|addict\.|box\.|ml_collections\.|pytorch_lightning\.|lightning\.|lightning_fabric\."
 )
-"""Classes that training scripts store beside weights: settings, numbers, paths."""
+"""Classes of objects that training scripts store besides weights: settings, numbers, paths."""
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
 _FORMER = 4  # number of pickles at the beginning of a file in the former format; the last one has the keys
@@ -117,7 +117,7 @@ def _refused(path: Path, error: Exception) -> str:
     harmless = [name for name in names if _HARMLESS.match(name)]
     if names and len(harmless) == len(names):
         return (
-            f"{path} holds {few(names)} beside its weights, and loading such objects could run code from "
+            f"{path} holds {few(names)} besides its weights, and loading such objects could run code from "
             f"the file; if you trust it, save only its weights: {_saving(path, _state_key(path))}"
         )
     if any(_MODULES.match(name) for name in names):

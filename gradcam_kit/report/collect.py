@@ -21,10 +21,10 @@ MOST_PICTURES = 10_000
 """Maximum number of pictures on the page; larger runs are sampled evenly. The figures cover all pictures."""
 
 MOST_FAILURES = 10_000
-"""Maximum number of failures that the page shows besides this sample."""
+"""Maximum number of failures that the page shows besides the sample of pictures."""
 
 ENTRIES = 200
-"""Classes, and pairs of label and prediction, that the page shows: the most frequent."""
+"""Maximum number of classes, and of pairs of label and prediction, that the page shows: the most frequent ones."""
 
 _INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 

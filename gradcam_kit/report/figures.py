@@ -14,10 +14,10 @@ from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.report.maps import packed, resized
 
 BINS = 20
-"""Bars of the histogram of confidence."""
+"""Number of bars of the histogram of confidence."""
 
 _MEAN = 16  # side of a mean heatmap
-_REASON = 100  # letters
+_REASON = 100  # maximum number of characters of a displayed reason
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Figures:
     Attributes:
         judged: number of pictures whose label names a class.
         unjudged: number of pictures whose label names no class.
-        confidence: counts by the bin of the first score, one of `BINS` bins in [0, 1], and by "right", "wrong" or
-            "other".
+        confidence: number of pictures by the bin of the predicted class's score, one of `BINS` bins in [0, 1], and by
+            "right", "wrong" or "other".
     """
 
     pictures: int = 0
@@ -46,7 +46,7 @@ class Figures:
 
     @property
     def histogram(self) -> list[dict[str, int]]:
-        """The number of pictures by bin of the first score and by verdict."""
+        """The number of pictures by bin of the score of the predicted class, and by verdict."""
         return [{kind: self.confidence[place, kind] for kind in ("right", "wrong", "other")} for place in range(BINS)]
 
     @property

@@ -42,8 +42,8 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"model": "shop:never"}, InputError, "shop:never cannot take these pictures: RuntimeError:"),
-        ({"model": "shop:never", "layers": ("stage2",)}, InputError, "shop:never cannot take these pictures"),
+        ({"model": "shop:never"}, InputError, "shop:never does not accept these pictures: RuntimeError:"),
+        ({"model": "shop:never", "layers": ("stage2",)}, InputError, "shop:never does not accept these pictures"),
         ({"targets": "3"}, ClassIndexError, "class 3 for a model with 3 output"),
         ({"targets": "-1"}, ClassIndexError, "class -1"),
         ({"targets": "predict"}, UnknownNameError, "the targets are 'predict'; did you mean 'predicted'?: there is no"),

@@ -152,7 +152,7 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
     try:
         check_address(path, own or "file")
     except InputError as error:
-        raise InputError(f"{source!r} names a picture that is not read: {error}") from error
+        raise InputError(f"{source!r} names a picture that a list must not name: {error}") from error
 
 
 def _resolved(parent: str, path: str) -> str:

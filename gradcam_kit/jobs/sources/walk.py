@@ -1,4 +1,4 @@
-"""Find the pictures below a folder: all, or those that match a glob."""
+"""Find all pictures below a folder, or the pictures that match a glob."""
 
 from __future__ import annotations
 

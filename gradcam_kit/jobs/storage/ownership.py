@@ -35,7 +35,7 @@ def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
 
 
 def is_run_manifest(manifest: Any) -> bool:
-    """Whether the content of a `run.json` is the manifest of a run of this package, of whatever version."""
+    """Whether the content of a `run.json` is the manifest of a run by any version of this package."""
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("format"), int):
         return False
     versions = manifest.get("versions")

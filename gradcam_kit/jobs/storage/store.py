@@ -18,7 +18,7 @@ from gradcam_kit.jobs.storage.names import overlay_name
 from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, has_own_page, is_run_manifest, own_files
 from gradcam_kit.jobs.storage.shards import ShardFiles
 
-_TRIES, _PAUSE = 10, 0.1  # seconds to wait for a manifest that another process is writing
+_TRIES, _PAUSE = 10, 0.1  # tries to read a manifest that another process is writing, and seconds between tries
 _LARGEST = 2**26  # maximum size of a manifest in bytes; one with 20,000 classes has a few megabytes
 
 

@@ -120,7 +120,7 @@ class Explainer:
         batch = sent if sent is not None and sent.images is not None else Batch.sent(items, self.device)
         images = batch.arrived_images()
         if images is None:
-            raise InputError(f"the transform of {self.loaded.spec} gives images of different sizes")
+            raise InputError(f"the transform of {self.loaded.spec} gives images of different sizes; expected one size")
         return self.loaded.transform.finish(images).contiguous()
 
     @contextmanager
@@ -264,7 +264,7 @@ class Explainer:
 
     def _shrink(self, most: int) -> None:
         self.fit.most = most
-        rows = "" if self.fit.rows is None else f", {self.fit.rows} changed images at a time"
+        rows = "" if self.fit.rows is None else f", {self.fit.rows} masked images at a time"
         self.say(f"{self.device} ran out of memory; continuing with batches of {most}{rows}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

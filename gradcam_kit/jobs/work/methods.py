@@ -103,7 +103,9 @@ def request_fault(explainer: Explainer, error: Exception) -> GradCamKitError:
     if isinstance(error, GradCamKitError):
         return error
     hint = _channels(explainer.loaded.transform, str(error))
-    wrapped = InputError(f"{explainer.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}{hint}")
+    wrapped = InputError(
+        f"{explainer.loaded.spec} does not accept these pictures: {type(error).__name__}: {error}{hint}"
+    )
     wrapped.__cause__ = error
     return wrapped
 

@@ -30,7 +30,7 @@ from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
-_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # kinds of findings about our own optimizer
+_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # findings about the optimizer of this module
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
 _STRETCH = 1.5  # maximum stretch of a map relative to the image
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
