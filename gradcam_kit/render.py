@@ -94,12 +94,12 @@ def overlay(
             multiple of 2^-15, for which the blend is exact.
 
     Raises:
-        ShapeError: several pictures or heatmaps (`overlays` takes them), no axis of 1, 3 or 4 channels, or a box that
+        ShapeError: there are several pictures or heatmaps (for `overlays`), no axis has 1, 3 or 4 channels, or a box
             is not four numbers.
-        InputError: values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside [0, 1].
-        OptionError: `alpha` outside [0, 1], or a box without area or outside the picture.
-        UnknownNameError: an unknown colormap.
+        InputError: values are neither uint8 nor floating point.
+        PictureError: values are NaN or outside [0, 1].
+        OptionError: `alpha` is outside [0, 1], or a box has no area or lies outside the picture.
+        UnknownNameError: the colormap is unknown.
     """
     values = tensor_of(heatmap, "a heatmap")
     if values.ndim != 2:
@@ -135,7 +135,8 @@ def overlays(
         The same bytes as `overlay` for each pair.
 
     Raises:
-        ShapeError, InputError, PictureError, OptionError, UnknownNameError: as for `overlay`, and for unequal numbers.
+        ShapeError: as for `overlay`, or the numbers of pictures and heatmaps differ.
+        InputError, PictureError, OptionError, UnknownNameError: as for `overlay`.
     """
     share = float(alpha)
     if not 0 <= share <= 1:
@@ -191,9 +192,9 @@ def contact_sheet(
             font lose their accents or become question marks.
 
     Raises:
-        ShapeError: no pictures, or the wrong number of titles.
-        OptionError: `columns` for pictures that come in rows, or sizes below 1.
-        InputError, PictureError, ShapeError: a picture that cannot be rendered, see `overlay`.
+        ShapeError: there are no pictures, or the number of titles is wrong.
+        OptionError: `columns` is given for pictures that come in rows, or a size is below 1.
+        InputError, PictureError, ShapeError: a picture cannot be rendered, see `overlay`.
     """
     if min(cell_size, font_size, 1 if columns is None else columns) < 1 or margin < 0:
         raise OptionError(

@@ -52,7 +52,7 @@ def ssim(
         sigma: width of the Gaussian, in positions.
 
     Raises:
-        OptionError: maps that are smaller than the window.
+        OptionError: the maps are smaller than the window, or the window is not an odd number.
     """
     check_pair(first, second)
     if window % 2 == 0 or min(first.shape[1:]) < window:

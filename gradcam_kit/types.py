@@ -201,7 +201,7 @@ class LayerCapture:
         layer: the layer's name.
         activations: its output as maps; tokens without the prefix, on their grid.
         gradients: d scores / d activations. Evidence.GRADIENTS.
-        scores: the explained scores, such as the logit of the class; None if not needed and not readable.
+        scores: the explained scores, such as the logit of the class; None if they are neither needed nor readable.
         rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` is the sample
             whose target scores each row; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
         rescore_probability: the same for the probability of the class, the softmax unless evidence shows another kind

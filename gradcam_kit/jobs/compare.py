@@ -169,7 +169,7 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """Return the name of the picture, or the shortest tail of its path for which there is a mask.
+        """Return the name of the picture, or the shortest tail of its path for which a mask exists.
 
         A picture that is given as a single file has no folder to which its name would be relative. A tail shorter than
         the name is never tried, because it might match the mask of another picture.

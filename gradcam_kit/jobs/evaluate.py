@@ -49,8 +49,8 @@ class EvaluateRequest:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
         masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
-        model: the model of the run, as a module or a specification; None = the one named in `run.json`, unless that is
-            a Python module, which is not imported for safety.
+        model: the model of the run, as a module or a specification; None = the model that `run.json` names, unless it
+            is a Python module, which is not imported for safety.
         methods: methods of the run of the form `package.module:Class`; for safety, classes that only `run.json` names
             are not imported.
         transform: the transform for a `model` that is a module without a transform of its own.

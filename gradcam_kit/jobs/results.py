@@ -100,7 +100,7 @@ class Run:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics in the rows, measured by the run or later; some rows may lack later ones."""
+        """The metrics of the rows, of which some rows may lack metrics that were measured after the run."""
         return list(self._settings)
 
     @property

@@ -94,7 +94,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], path: Path) -> None:
-    """Copy the fitting weights; if a module still refuses them, restore its own values."""
+    """Copy weights that fit into the model; if a module still refuses them, restore the model's own values."""
     before = {name: value.detach().clone() for name, value in own.items() if _is_plain(value)}
     try:
         model.load_state_dict(ready)

@@ -219,7 +219,7 @@ def _misfit(found: Sequence[tuple[str, dict[str, Any]]], readings: Sequence[_Rea
 
 
 def few(names: Iterable[str]) -> str:
-    """Return the first few of some names."""
+    """Join the first few names, with the number of the other names."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -17,7 +17,7 @@ _BYTES = 16_000_000  # total bytes for the heatmaps of all pictures on the page
 
 
 def side_of(maps: int) -> int:
-    """Return the largest side of heatmaps for a page with this number of them."""
+    """Return the largest side of heatmaps for a page with this number of heatmaps."""
     return max(_COARSEST, min(FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
 
 

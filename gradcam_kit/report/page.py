@@ -24,7 +24,7 @@ from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities
 
-_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # tables look like those of a comparison
+_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # the latter has the style of the tables of a comparison
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for color-blind readers, and gray
 _SPEED = "report/speed.json"
 _THUMBNAIL = re.compile(r"\d+\.jpg")
@@ -107,7 +107,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
 
 
 def _keeper(store: Store) -> Keep:
-    """Return a function that writes files beside the page, after removing those of an earlier page."""
+    """Return a function that writes files beside the page, after removing the files of an earlier page."""
     begun: set[str] = set()
 
     def keep(name: str, content: bytes) -> None:

@@ -25,7 +25,7 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
-# With the settings of its paper, each of these would take as long as all other methods together.
+# With the settings of its paper, each of these methods would take as long as all other methods together.
 _OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}, "rise": {"masks": 200}}
 
 

@@ -1,4 +1,4 @@
-"""Read text that people and programs save: UTF-8 with or without a byte order mark; anything else is refused."""
+"""Read text files in UTF-8, with or without a byte order mark, and refuse files in other encodings."""
 
 from __future__ import annotations
 
