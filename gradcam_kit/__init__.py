@@ -1,4 +1,4 @@
-"""Where did the model look? Class activation maps for PyTorch: exact, batched, on the device, without a trace."""
+"""Where did the model look? Class activation maps for PyTorch: exact, batched, on the device, the model unchanged."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _let_threads_sleep() -> None:
-    """Let waiting threads sleep, not spin, unless the user chose otherwise; OpenMP reads this when torch loads."""
+    """Let waiting threads sleep instead of spin, unless the user chose otherwise, before torch loads OpenMP."""
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

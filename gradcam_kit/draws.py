@@ -1,7 +1,8 @@
 """Random numbers derived from an image: the same in every batch, at every position, on every device.
 
-A generator would need a loop over the images. Here number j of an image is a hash of (seed, identity, j): the finalizer
-of MurmurHash3 (Appleby, public domain), applied after each part is mixed in. Nothing global is read or written.
+A generator would need a loop over the images. Instead, number j of an image is a hash of (seed, identity, j): the
+finalizer of MurmurHash3 (Appleby, public domain), applied after each part is mixed in. Nothing global is read or
+written.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def interruption(error: BaseException) -> BaseException | None:
 
 
 def raise_interruption(error: BaseException) -> None:
-    """Raise the exception of a signal handler, before a clause that would handle `error` and continue."""
+    """Raise the exception of a signal handler if it led to `error`; call this before handling `error`."""
     found = interruption(error)
     if found is not None:
         raise found
@@ -162,7 +162,7 @@ def exits_refused() -> Iterator[None]:
 
 
 def is_same_failure(first: BaseException, second: BaseException | None) -> bool:
-    """Whether the same work failed twice in the same way; an exception that does not recur is unrelated to it."""
+    """Whether the same work failed twice in the same way; an exception that does not recur is unrelated to the work."""
     return type(first) is type(second) and str(first) == str(second)
 
 

@@ -54,14 +54,14 @@ def explain_folder(
     quiet: bool = False,
     **options: Any,
 ) -> Run:
-    """Do what `gradcam-kit run` does; the same call again finishes what is missing.
+    """Explain all pictures of a source like `gradcam-kit run`; the same call again resumes an unfinished run.
 
     Args:
         source: a picture, a folder, a glob, a list file or a table; also on remote storage.
         model: a specification such as `torchvision:resnet50`, or any module, which is copied.
         out: the folder of the run.
         methods: names in `METHODS`, or `package.module:Class`; one or several.
-        layers: target layers; none = chosen once, for all pictures.
+        layers: target layers; none = chosen automatically, once for all pictures.
         metrics: names in `metrics.METRICS`, measured for every heatmap.
         targets: "predicted", "label" (the class that the picture's folder or table names), a class index or name, or
             "top:K".

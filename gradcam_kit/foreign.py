@@ -1,4 +1,4 @@
-"""Names and keywords of other CAM libraries with their counterparts here, in one table for all errors."""
+"""Names and keywords of other CAM libraries with their counterparts in gradcam_kit, for error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYWORDS = {
     "class_idx": "targets: a class, one class per image, or a callable",
     "layer": "target_layers: a module, its name, or a sequence of them",
     "target_layer": "target_layers: a module, its name, or a sequence of them",
-    "reshape_transform": "reshape, which tokens of common models do not need",
+    "reshape_transform": "reshape, which is not needed for the tokens of common models",
     "use_cuda": "not needed: maps are computed where model and images are, so call model.cuda() and images.cuda()",
     "device": "not needed: maps are computed where model and images are, so move both with .to(device)",
     "aug_smooth": "a wrapper: TestTime(cam)(images)",
@@ -27,10 +27,10 @@ KEYWORDS = {
     "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
     "input_shape": "not needed: layers are found in the first call",
     "enable_hooks": "not needed: hooks exist only during a call",
-    "use_rgb": "not needed: pictures and overlays are RGB; `[..., ::-1]` turns those of OpenCV (BGR), and back",
-    "image_weight": "alpha, the weight of the colors in place of the picture's: alpha = 1 - image_weight",
+    "use_rgb": "not needed: pictures and overlays are RGB; picture[..., ::-1] converts BGR pictures of OpenCV",
+    "image_weight": "alpha, the opacity of the heatmap, not the weight of the picture: alpha = 1 - image_weight",
 }
-"""Keyword of another library -> its counterpart here."""
+"""Keyword of another library -> its counterpart in gradcam_kit."""
 
 NAMES = {
     "show_cam_on_image": "overlay(picture, heatmap)",
@@ -69,13 +69,13 @@ NAMES = {
     "RandomCam": "RandomCAM",
     "ISSCAM": "ISCAM",
 }
-"""Class or function of another library -> its counterpart here."""
+"""Class or function of another library -> its counterpart in gradcam_kit."""
 
 
 def says_what_it_is_here(function: _C) -> _C:
-    """Return the function with an error for keywords of other libraries that names the replacement.
+    """Wrap a function so that keywords of other libraries raise an error that names the replacement.
 
-    A keyword that the function itself names, or that the model of the object takes, is passed on.
+    A keyword that the function itself names, or that the model of the object accepts, is passed on.
 
     Example:
         >>> @says_what_it_is_here
@@ -90,24 +90,22 @@ def says_what_it_is_here(function: _C) -> _C:
             known = _parameters_of(getattr(args[0], "model", None)) if args else set()
             if named := [keyword for keyword in options if keyword in foreign - known]:
                 whose = type(args[0]).__name__ if args and "self" in own else f"{function.__qualname__}()"
-                raise InputError(f"{whose} takes no {keyword_hints(named)}")
+                raise InputError(f"{whose} does not accept the keyword {keyword_hints(named)}")
         return function(*args, **options)
 
     return checked  # type: ignore[return-value]
 
 
 def missing_name(module: str, name: str) -> Exception:
-    """Return a module's error for a name that it does not have, with the counterpart here if another library has the
-    name.
-    """
+    """Return a module's error for a missing name, with the counterpart in gradcam_kit of another library's name."""
     if name in NAMES:  # an import by name would hide the text of an AttributeError
-        return ImportError(f"{module} has no {name}; here it is {NAMES[name]}")
+        return ImportError(f"{module} has no {name}; in gradcam_kit: {NAMES[name]}")
     return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def keyword_hints(keywords: Iterable[str]) -> str:
     """Return the keywords with their counterparts, for an error message."""
-    return "; ".join(f"{keyword!r}; here it is {KEYWORDS[keyword]}" for keyword in keywords)
+    return "; ".join(f"{keyword!r}; in gradcam_kit: {KEYWORDS[keyword]}" for keyword in keywords)
 
 
 def _parameters_of(model: Any) -> set[str]:

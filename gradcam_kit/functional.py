@@ -54,7 +54,7 @@ def normalize(maps: Float[Tensor, "n *s"], method: Normalization = "minmax") -> 
     """Scale each map to [0, 1].
 
     Args:
-        maps: non-negative for "max".
+        maps: the maps, which must be non-negative for "max".
         method: "minmax" sends the range of each map to [0, 1], and a constant map to zeros; "max" divides by the
             largest value, so that zero stays zero and a constant positive map becomes ones; "none" changes nothing.
     """
@@ -83,7 +83,7 @@ def fuse(maps: Sequence[Float[Tensor, "n *t"]], method: Fusion = "mean") -> Floa
     """Combine the maps of several layers, position by position.
 
     Args:
-        maps: in [0, 1]; signed ones for "sum", so that evidence for and against a class cancels out.
+        maps: maps in [0, 1]; for "sum", signed maps, so that evidence for and against a class cancels out.
         method: "mean", "max", "product" or "sum".
     """
     if len(maps) == 1:
@@ -101,7 +101,7 @@ def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) ->
     The mirror is repeated where the kernel is larger than the image.
 
     Args:
-        images: any number of position axes.
+        images: images with any number of position axes.
         kernel: size of the window in cells, an odd number.
         sigma: width of the Gaussian, in cells.
     """
@@ -136,7 +136,7 @@ def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
 
 
 def finite_probe(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
-    """Return one number per sample that is finite if all values of the sample are (a sum: one read, no copy)."""
+    """Return the sum of each sample, which is finite if all values are, from one read of the values without a copy."""
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -148,7 +148,7 @@ def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "
 
     Args:
         differences: differences of two tensors that may be equal up to rounding.
-        values: one of the two; broadcasts against the differences.
+        values: one of these tensors; it broadcasts against the differences.
     """
     least = _ROUNDING * torch.finfo(differences.dtype).eps * values.abs()
     return differences.where(differences.abs() > least, 0)
@@ -168,7 +168,7 @@ def rollout_step(
         attention: softmax over the keys.
         heads: how the heads are fused.
         discard: the share of the smallest fused entries of each sample that are set to zero, the residual branch not
-            counted. Not in the paper; ties go by position.
+            counted. The paper has no such option. Ties are resolved by position.
     """
     fused = attention.mean(1) if heads == "mean" else getattr(attention, f"a{heads}")(dim=1)
     flat = fused.flatten(1)

@@ -86,12 +86,12 @@ class Meter(TorchDispatchMode):
 def _packed_convolution(
     maps: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
-    """Return the operations of a convolution from shapes: two for each weight and output value."""
+    """Count the operations of a convolution from its shapes: two for each pair of a weight and an output value."""
     return 2 * math.prod(out_shape) // out_shape[1] * math.prod(weight)
 
 
 PACKED: dict[Any, Callable[..., int]] = {}
-"""Operations that torch does not count: convolutions with packed weights; for `custom_mapping` of its counter."""
+"""Counts of operations that torch's counter lacks, convolutions with packed weights, for its `custom_mapping`."""
 if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
     PACKED[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
 _FORMULAS = {**flop_registry, **{operation: shape_wrapper(formula) for operation, formula in PACKED.items()}}

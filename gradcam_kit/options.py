@@ -23,7 +23,7 @@ class Registry(dict[str, _T]):
     def __missing__(self, name: object) -> _T:
         wanted = _letters(str(name))
         same = [repr(own) for own in self if wanted in (_letters(own), _letters(own).replace("++", "plusplus"))]
-        hint = f"; here it is {' or '.join(same)}" if same else did_you_mean(str(name), self)
+        hint = f"; in gradcam_kit: {' or '.join(same)}" if same else did_you_mean(str(name), self)
         hint = hint or f"; known are {', '.join(self)}"
         raise UnknownNameError(f"there is no {self.what} {name!r}{hint}")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-_MOST_LAYERS = 3  # whose names are all shown
+_MOST_LAYERS = 3  # maximum number of layers whose names are all shown
 
 
 def page_template(name: str, *folders: Path) -> Template:
@@ -32,7 +32,7 @@ def page_template(name: str, *folders: Path) -> Template:
 
 
 def layers_in_short(layers: Sequence[str]) -> str:
-    """Return the layers of a method for a page, of many only the first, the last, and how many they are.
+    """Join the names of a method's layers for a page; of many layers, give only the first, the last and the number.
 
     Example:
         >>> layers_in_short(["layer3", "layer4"])
@@ -70,7 +70,7 @@ def open_page(page: str | Path) -> str | None:
     where = str(page) if is_address else str(Path(page).resolve())
     if _has_display() and _is_opened(where if is_address else Path(where).as_uri()):
         return None
-    return f"--open: no display or browser here; the page is at {where}"
+    return f"--open: no display or browser is available; the page is at {where}"
 
 
 def _has_display() -> bool:

@@ -16,7 +16,7 @@ def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         module: `__name__` of the module.
-        names: former name -> name.
+        names: former name -> new name.
 
     Example:
         >>> __getattr__ = former_names("gradcam_kit.metrics", {"Case": "MetricInput"})
@@ -37,7 +37,7 @@ def former_arguments(**names: str) -> Callable[[_C], _C]:
     The signature shows only the new names. A call with both names is a TypeError, as a repeated keyword is.
 
     Args:
-        **names: former name = name.
+        **names: former name = new name.
 
     Example:
         >>> @former_arguments(controls="baselines")

@@ -39,12 +39,12 @@ def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
     """Return the RGB colors of the levels 0 to 255; read-only.
 
     Raises:
-        UnknownNameError: not one of `COLORMAPS`.
+        UnknownNameError: the name is not one of `COLORMAPS`.
     """
     if name not in COLORMAPS:
-        # OpenCV numbers its colormaps, and other libraries take the numbers.
+        # OpenCV numbers its colormaps, and other libraries accept the numbers.
         numbered = [known for known in COLORMAPS if name == getattr(cv2, _PREFIX + known.upper())]
-        nearest = f"; here it is {numbered[0]!r}" if numbered else did_you_mean(str(name).lower(), COLORMAPS)
+        nearest = f"; in gradcam_kit: {numbered[0]!r}" if numbered else did_you_mean(str(name).lower(), COLORMAPS)
         raise UnknownNameError(f"no colormap {name!r}{nearest or '; known are ' + ', '.join(COLORMAPS)}")
     levels = np.arange(256, dtype=np.uint8)[:, None]
     bgr = cv2.applyColorMap(levels, getattr(cv2, _PREFIX + name.upper()))
@@ -54,7 +54,7 @@ def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
 
 
 def colorize(heatmaps: Array, colormap: str = "jet") -> UInt8[np.ndarray, "*n h w 3"]:
-    """Color heatmaps at their own size without a picture: the nearest of 256 colors for each value.
+    """Color heatmaps at their own size without a picture, with the nearest of 256 colors for each value.
 
     Args:
         heatmaps: `(h, w)` or `(n, h, w)`, in [0, 1] or uint8.
@@ -81,25 +81,25 @@ def overlay(
     Args:
         picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 or floating point in [0, 1], as
             array, tensor or PIL image. The channels are the last or the first axis, whichever has size 3, else 1,
-            else 4; the last if both do. Opacity is dropped.
-        heatmap: `(h, w)` of any size, resized linearly to the box; floating point in [0, 1], or uint8, which is
-            255 times as much.
+            else 4; if both axes have this size, the last axis. The opacity of a fourth channel is dropped.
+        heatmap: `(h, w)` of any size, resized linearly to the box; floating point in [0, 1], or uint8 from 0
+            to 255.
         box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, as returned by
             `transform.box(height, width)` and stored in the rows of a run. The rest of the picture is dimmed; parts of
             the box beyond the picture are padding, and cut off. None = the whole picture, which is wrong after a center
             crop.
         outlines: boxes to mark, `(4,)` or `(b, 4)`, in the picture's pixels, such as the explained detection.
         colormap: one of `COLORMAPS`.
-        alpha: opacity of the colors, in [0, 1]: 0 gives the picture, 1 the colors. Rounded to multiples of 2^-15, for
-            which the blend is exact.
+        alpha: opacity of the heatmap, in [0, 1]: 0 gives the picture, 1 the colors of the heatmap. It is rounded to a
+            multiple of 2^-15, for which the blend is exact.
 
     Raises:
-        ShapeError: several pictures or heatmaps (`overlays` takes them), no axis of 1, 3 or 4 channels, or a box that
+        ShapeError: there are several pictures or heatmaps (for `overlays`), no axis has 1, 3 or 4 channels, or a box
             is not four numbers.
-        InputError: values that are neither uint8 nor floating point.
-        PictureError: values that are NaN or outside [0, 1].
-        OptionError: `alpha` outside [0, 1], or a box without area or outside the picture.
-        UnknownNameError: an unknown colormap.
+        InputError: values are neither uint8 nor floating point.
+        PictureError: values are NaN or outside [0, 1].
+        OptionError: `alpha` is outside [0, 1], or a box has no area or lies outside the picture.
+        UnknownNameError: the colormap is unknown.
     """
     values = tensor_of(heatmap, "a heatmap")
     if values.ndim != 2:
@@ -129,17 +129,20 @@ def overlays(
         boxes: one for all pictures or one for each, `(n, 4)`; as in `overlay`.
         outlines: boxes to mark, an entry for each picture: None, `(4,)` or `(b, 4)`.
         colormap: one of `COLORMAPS`.
-        alpha: opacity of the colors, in [0, 1].
+        alpha: opacity of the heatmaps, in [0, 1].
 
     Returns:
         The same bytes as `overlay` for each pair.
 
     Raises:
-        ShapeError, InputError, PictureError, OptionError, UnknownNameError: as for `overlay`, and for unequal numbers.
+        ShapeError: as for `overlay`, or the numbers of pictures and heatmaps differ.
+        InputError, PictureError, OptionError, UnknownNameError: as for `overlay`.
     """
     share = float(alpha)
     if not 0 <= share <= 1:
-        raise OptionError(f"alpha is {alpha}; expected the share of the colors, from 0 (the picture) to 1 (the colors)")
+        raise OptionError(
+            f"alpha is {alpha}; expected the opacity of the heatmap, from 0 (only the picture) to 1 (only the heatmap)"
+        )
     maps = tensor_of(heatmaps, "heatmaps")
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ShapeError(f"expected heatmaps of shape (n, h, w), got {tuple(maps.shape)}; index or flatten other axes")
@@ -189,9 +192,9 @@ def contact_sheet(
             font lose their accents or become question marks.
 
     Raises:
-        ShapeError: no pictures, or the wrong number of titles.
-        OptionError: `columns` for pictures that come in rows, or sizes below 1.
-        InputError, PictureError, ShapeError: a picture that cannot be rendered, see `overlay`.
+        ShapeError: there are no pictures, or the number of titles is wrong.
+        OptionError: `columns` is given for pictures that come in rows, or a size is below 1.
+        InputError, PictureError, ShapeError: a picture cannot be rendered, see `overlay`.
     """
     if min(cell_size, font_size, 1 if columns is None else columns) < 1 or margin < 0:
         raise OptionError(
@@ -250,7 +253,7 @@ def _rows(entries: list[Any], columns: int, nested: bool) -> list[list[Any]]:
 
 def _require_one_each(what: str, titles: Sequence[Any] | None, expected: int) -> None:
     if titles is not None and len(titles) != expected:
-        raise ShapeError(f"{len(titles)} {what} where {expected} are needed: one for each")
+        raise ShapeError(f"{len(titles)} {what}; expected {expected}, one for each")
 
 
 def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:

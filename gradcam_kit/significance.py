@@ -10,7 +10,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values so that the probability of any false alarm stays below the level: Holm, 1979.
 
     Args:
-        p_values: one for each test; NaN for an impossible test stays NaN and does not count.
+        p_values: one for each test; NaN marks a test that could not be done, stays NaN and is not counted.
 
     Returns:
         One for each test, in the same order; compare each with the level, such as 0.05.

@@ -52,12 +52,12 @@ def ssim(
         sigma: width of the Gaussian, in positions.
 
     Raises:
-        OptionError: maps that are smaller than the window.
+        OptionError: the maps are smaller than the window, or the window is not an odd number.
     """
     check_pair(first, second)
     if window % 2 == 0 or min(first.shape[1:]) < window:
         raise OptionError(
-            f"window is {window} for maps of {tuple(first.shape[1:])}; expected an odd number that is not larger"
+            f"window is {window} for maps of {tuple(first.shape[1:])}; expected an odd window that fits into the maps"
         )
     undefined = broken(first) | constant(first) | broken(second) | constant(second)
     a, b = at_least_float32(first), at_least_float32(second)

@@ -49,7 +49,7 @@ class Evidence(Flag):
     BLOCK_GRADIENTS = auto()
     """Per block, d (scores of the block's own output tokens) / d attention."""
     PROJECTIONS = auto()
-    """Queries, keys and values of the last block's attention, and d scores / d its output."""
+    """Queries, keys and values of the last block's attention, and the gradient of the scores at its output."""
     DERIVATIVES = GRADIENTS | CURVATURE | BIASES | GUIDED | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS
     """Evidence that needs a graph."""
     RESCORE = auto()
@@ -72,7 +72,7 @@ class LayerChoice(Enum):
     LAST = auto()
     """The last spatial layer on which the score depends."""
     CONVOLUTIONS = auto()
-    """Every convolution on whose positions the score depends; one that runs several times counts for each call."""
+    """Every convolution on whose positions the score depends; each call of a convolution counts separately."""
     RESOLUTIONS = auto()
     """The last layer of each of the two deepest resolutions; padding does not count as a resolution."""
     STREAM = auto()
@@ -84,7 +84,7 @@ class LayerChoice(Enum):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is independent of the target layers."""
+        """Whether the choice is independent of the target layers."""
         return self in (LayerChoice.INPUT, LayerChoice.ATTENTION)
 
 
@@ -99,7 +99,7 @@ class Rescore(Protocol):
 
 @runtime_checkable
 class Replay(Protocol):
-    """Scores as if the layer had produced these activations."""
+    """Scores of the model as if the layer had produced other activations."""
 
     def __call__(
         self,
@@ -195,13 +195,13 @@ class LayerCapture:
 
     Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and everything else
     that depends on a target have a target axis after the sample axis. `weights` and `saliency` get the view of one
-    target (`of_target`), `saliencies` gets all.
+    target (`of_target`), `saliencies` gets the capture with all targets.
 
     Attributes:
         layer: the layer's name.
         activations: its output as maps; tokens without the prefix, on their grid.
         gradients: d scores / d activations. Evidence.GRADIENTS.
-        scores: the explained scores, such as the logit of the class; None if not needed and not readable.
+        scores: the explained scores, such as the logit of the class; None if they are neither needed nor readable.
         rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` is the sample
             whose target scores each row; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
         rescore_probability: the same for the probability of the class, the softmax unless evidence shows another kind
@@ -213,11 +213,12 @@ class LayerCapture:
         images: the model's images.
         probe: the layer's activations and gradients for changed images. Evidence.PROBE.
         head: the linear head after mean pooling, if the model has one. Evidence.HEAD.
-        weight_gradients: Evidence.WEIGHT_GRADIENTS, for models without such a head.
+        weight_gradients: gradients of the layer's own weight, for models without such a head.
+            Evidence.WEIGHT_GRADIENTS.
         residual: the layer's input where it bypasses the layer; for `replay`.
-        curvature: Evidence.CURVATURE.
-        bias_gradients: Evidence.BIASES.
-        guided_gradients: Evidence.GUIDED.
+        curvature: second derivatives of the scores, times the activations. Evidence.CURVATURE.
+        bias_gradients: every bias times the gradient at its module's output. Evidence.BIASES.
+        guided_gradients: the gradient at the input by guided backpropagation. Evidence.GUIDED.
         attention: attention of all blocks. Evidence.ATTENTION and its variants.
     """
 
@@ -269,9 +270,9 @@ class LayerCapture:
 class LayerCandidate:
     """A layer with positions.
 
-    `shape` is `(k, *s)`; `reached` tells whether gradients arrive at its positions; `normalizes` whether it owns only
-    one number per channel; `hidden` whether it runs inside a reentrant checkpoint, which hides its gradient.
-    `outermost` is the shortest name of a module that returned the same tensor.
+    `shape` is `(k, *s)`. `reached` tells whether gradients arrive at the layer's positions, `normalizes` whether its
+    own parameters are one number per channel, and `hidden` whether it runs inside a reentrant checkpoint, which hides
+    its gradient. `outermost` is the shortest name of a module that returned the same tensor.
     """
 
     name: str

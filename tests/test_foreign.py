@@ -37,14 +37,14 @@ def images(loaded):
 @pytest.mark.parametrize("keyword", ["use_cuda", "target_layer", "layer", "reshape_transform", "input_shape"])
 @pytest.mark.parametrize("method", [GradCAM, ScoreCAM])
 def test_keywords_of_a_constructor(method, loaded, keyword: str) -> None:
-    with pytest.raises(InputError, match=f"takes no '{keyword}'; here it is "):
+    with pytest.raises(InputError, match=f"does not accept the keyword '{keyword}'; in gradcam_kit: "):
         method(loaded.model, **{keyword: "layer4"})
 
 
 @pytest.mark.parametrize("keyword", ["input_tensor", "aug_smooth", "eigen_smooth", "class_idx", "target_category"])
 def test_keywords_of_a_call(loaded, images, keyword: str) -> None:
     for call in (GradCAM(loaded.model), GradCAM(loaded.model).explain):
-        with pytest.raises(InputError, match=f"takes no '{keyword}'; here it is "):
+        with pytest.raises(InputError, match=f"does not accept the keyword '{keyword}'; in gradcam_kit: "):
             call(**{keyword: images}) if keyword == "input_tensor" else call(images, **{keyword: 1})
 
 
@@ -64,12 +64,12 @@ def test_a_keyword_that_the_model_takes_is_the_model_s() -> None:
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_names(name: str) -> None:
     for module in (gradcam_kit, gradcam_kit.targets):
-        with pytest.raises(ImportError, match=f"^{module.__name__} has no {name}; here it is "):
+        with pytest.raises(ImportError, match=f"^{module.__name__} has no {name}; in gradcam_kit: "):
             getattr(module, name)
 
 
 def test_an_import_by_name_says_what_it_is_here_and_other_names_are_missing() -> None:
-    with pytest.raises(ImportError, match="here it is a plain class index"):
+    with pytest.raises(ImportError, match="in gradcam_kit: a plain class index"):
         from gradcam_kit.targets import ClassifierOutputTarget  # noqa: F401
     for module in (gradcam_kit, gradcam_kit.targets):
         assert not hasattr(module, "NoSuchTarget")
@@ -79,12 +79,14 @@ def test_an_import_by_name_says_what_it_is_here_and_other_names_are_missing() ->
 def test_keywords_of_an_overlay(keyword: str, said: str) -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
     for call, one in ((gradcam_kit.overlay, picture), (gradcam_kit.overlays, picture[None])):
-        with pytest.raises(InputError, match=rf"{call.__name__}\(\) takes no '{keyword}'; here it is {said}"):
+        with pytest.raises(
+            InputError, match=rf"{call.__name__}\(\) does not accept the keyword '{keyword}'; in gradcam_kit: {said}"
+        ):
             call(one, np.zeros(one.shape[:-1]), **{keyword: 0.5})
 
 
 def test_a_number_of_a_colormap_is_named() -> None:
-    with pytest.raises(UnknownNameError, match=f"no colormap {cv2.COLORMAP_JET}; here it is 'jet'"):
+    with pytest.raises(UnknownNameError, match=f"no colormap {cv2.COLORMAP_JET}; in gradcam_kit: 'jet'"):
         inspect.unwrap(colormap_table)(cv2.COLORMAP_JET)  # within tests the type of an argument is checked first
 
 
@@ -116,9 +118,9 @@ def test_names_of_the_pages_are_in_the_table_or_are_ours(page: str) -> None:
 
 
 def test_names_of_methods_and_models() -> None:
-    with pytest.raises(UnknownNameError, match="no method 'GradCAM'; here it is 'grad-cam'"):
+    with pytest.raises(UnknownNameError, match="no method 'GradCAM'; in gradcam_kit: 'grad-cam'"):
         METHODS["GradCAM"]
-    with pytest.raises(UnknownNameError, match=r"here it is 'grad-cam\+\+'"):
+    with pytest.raises(UnknownNameError, match=r"in gradcam_kit: 'grad-cam\+\+'"):
         METHODS["GradCAMPlusPlus"]
     with pytest.raises(UnknownNameError, match="did you mean 'torchvision:resnet50'"):
         load_model("resnet50")
@@ -146,7 +148,9 @@ def test_an_explanation_becomes_pictures(loaded, images, tmp_path: Path, caplog)
     with caplog.at_level(logging.WARNING):
         found.overlay(np.zeros((50, 100, 3), np.uint8))
     assert "center crop; pass transform= or box=" in caplog.text
-    with pytest.raises(InputError, match="Explanation takes no 'image_weight'; here it is alpha"):
+    with pytest.raises(
+        InputError, match="Explanation does not accept the keyword 'image_weight'; in gradcam_kit: alpha"
+    ):
         found.overlay(pictures[0], image_weight=0.5)
     with pytest.raises(OptionError, match="target is 2; expected an index from -2 to 1"):
         found.overlay(pictures[0], target=2)

@@ -26,7 +26,7 @@ from gradcam_kit.app.uploads import PictureSource, read_upload
 from gradcam_kit.app.views import AppModel, View, look
 
 MOST_METHODS = 6
-"""Number of maps side by side."""
+"""Maximum number of maps side by side."""
 
 _FIRST = "Drop a photograph, or click one of the samples. The maps appear here."
 _GONE = "This picture was opened too long ago and is no longer kept. Drop it here again."
@@ -112,10 +112,10 @@ class _Page:
             self.check = gr.Button("Check these maps (six times their cost)", elem_id="check", size="md", min_width=220)
 
     def _card(self) -> tuple[Any, Any, Any]:
-        """Return the parts of a place for a map, which the style sheet hides while they are empty.
+        """Return the components of a card for one map, which the style sheet hides while they are empty.
 
-        Setting `visible` would not do: when a part appears, the browser restores the former values inside it, and new
-        values may get lost.
+        Setting `visible` would not work: when a component appears, the browser restores its former value, and the new
+        value may get lost.
         """
         gr = self.gr
         with gr.Column(min_width=230, elem_classes="card"):
@@ -193,7 +193,7 @@ class _Page:
         alpha: float,
         done: tuple[View, Choice] | None,
     ) -> Iterator[Any]:
-        """Show one map after the other, unless they are shown already, because a dropdown may report a choice twice."""
+        """Show one map after the other, except when a dropdown reports the choice of the shown maps a second time."""
         gr = self.gr
         if view is None or target is None:
             if target is not None:
@@ -231,7 +231,7 @@ class _Page:
             yield {self.maps: tuple(found), self.cards[place][1]: summary(found[place])}
 
     def repaint(self, view: View | None, maps: Sequence[MethodMap], alpha: float) -> Any:
-        """Show the same maps at another opacity."""
+        """Render the same maps again with another opacity."""
         if view is None or not maps:
             return self.gr.skip()
         return {
@@ -252,7 +252,7 @@ class _Page:
         return {self.message: escaped(text)}
 
     def _emptied(self, first: int) -> dict[Any, Any]:
-        """Return empty cards for all places from this one."""
+        """Return empty content for all cards from number `first` on."""
         return {part: value for card in self.cards[first:] for part, value in zip(card, (None, "", ""), strict=True)}
 
     def _shown(self, place: int, view: View, found: MethodMap, alpha: float) -> dict[Any, Any]:

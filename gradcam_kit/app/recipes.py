@@ -24,7 +24,7 @@ def recipe(
     options: Mapping[str, Any],
     alpha: float,
 ) -> str:
-    """Return a script that makes the same map, and the overlay of it.
+    """Return a script that makes the same map and its overlay.
 
     Args:
         model: the model of the app.

@@ -98,7 +98,7 @@ def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
     """Return the explained target.
 
     Raises:
-        ClassIndexError: a class or a box that does not exist.
+        ClassIndexError: the class or the box does not exist.
     """
     count = len(view.targets) if view.is_detector else view.class_count
     if not 0 <= place < count:
@@ -113,7 +113,7 @@ def explain(model: AppModel, view: View, choice: Choice) -> Iterator[MethodMap]:
     """Explain the picture by one method after another; a failing method gives a map with an error.
 
     Raises:
-        ClassIndexError: a class or a box that does not exist.
+        ClassIndexError: the class or the box does not exist.
     """
     target = chosen_target(model, view, choice.target)
     for name in choice.methods:

@@ -10,7 +10,7 @@ from gradcam_kit.pixels.decoding import decode_picture
 from gradcam_kit.pixels.pictures import RGB
 
 MOST_PIXELS = 50_000_000
-"""The largest picture that the app decodes; as RGB it takes 150 MB."""
+"""Maximum number of pixels of a picture that the app decodes; as RGB they take 150 MB."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
     """Read an uploaded file.
 
     Raises:
-        PictureError: not a picture, cut short, or larger than `MOST_PIXELS`; the message names the file.
+        PictureError: the file is not a picture, is truncated, or has more pixels than `MOST_PIXELS`.
     """
     path = Path(path)
     try:
@@ -52,6 +52,6 @@ def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
 def _admit(pixels: int) -> None:
     if pixels > MOST_PIXELS:
         raise PictureError(
-            f"it has {pixels / 1e6:.0f} million pixels, but the app takes at most {MOST_PIXELS // 10**6}; "
-            "make it smaller"
+            f"it has {pixels / 1e6:.0f} million pixels, but the app accepts at most {MOST_PIXELS // 10**6} million; "
+            "make the picture smaller"
         )

@@ -40,7 +40,7 @@ SHOWN_SIDE = 768
 
 TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
 LEAST_SHARE = 0.01
-"""Classes with a lower probability get no bar, except the first one; the list of all classes contains them."""
+"""The least probability of a class with a bar; other classes, except the top class, are only in the list of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +94,19 @@ class NamedTarget:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The findings of the model in a picture.
+    """What the model finds in a picture.
 
     Attributes:
         shown: the picture, with a longer side of at most `SHOWN_SIDE` pixels.
         seen: the part of `shown` that the model sees, `(x0, y0, x1, y1)`.
-        source: origin of the picture.
+        source: the source of the picture as code.
         images: the model's input, a batch of one.
         targets: the top classes or boxes, best first.
         is_detector: whether `targets` are boxes.
         in_percent: whether the scores are probabilities.
         class_count: the number of classes of a classifier.
         layers: all layers with positions, in the order in which they ran.
-        flops: arithmetic of the forward pass.
+        flops: floating-point operations of the forward pass.
         notes: messages for the user.
     """
 
@@ -169,8 +169,8 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
     """Run the model once on a picture, and read what it finds.
 
     Raises:
-        InputError: an output that holds neither class scores nor boxes.
-        TargetError: a detector that finds no box.
+        InputError: the output holds neither class scores nor boxes.
+        TargetError: the model is a detector and finds no box.
         Exception: any exception of the model's code.
     """
     with exits_refused():

@@ -78,7 +78,7 @@ def about(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Handle the options of the program itself."""
+    """Handle the options of the program itself, such as `--version`."""
 
 
 def run(
@@ -149,7 +149,7 @@ def run(
     from gradcam_kit.jobs import RunRequest
 
     if browse and not report:
-        raise OptionError("--open opens the report, and --no-report leaves it out; drop one of the two")
+        raise OptionError("--open opens the report, and --no-report leaves it out; use only one of these options")
     request = RunRequest(
         model=model,
         checkpoint=checkpoint,
@@ -264,7 +264,7 @@ def export(
     ] = None,
     method: Methods = None,
     threshold: Annotated[
-        float, typer.Option(help="For boxes (coco): share of the maximum above which a heatmap counts.")
+        float, typer.Option(help="For boxes (coco): share of the maximum above which positions belong to a box.")
     ] = 0.5,
     overwrite: ReplaceForeign = False,
 ) -> None:

@@ -18,7 +18,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Commands(TyperGroup):
-    """The one place where an invalid request becomes one line and exit status 2."""
+    """The commands of the program; the group ends an invalid request with one line and exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -36,7 +36,7 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options, of which flags take no value."""
+        """Return the options, with flags that the help shows without a type."""
         return _without_type_of_flags(super().get_params(ctx))
 
 
@@ -44,7 +44,7 @@ class Command(TyperCommand):
     """A command that lists all missing arguments, and uses no more threads than it may."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the arguments and options, of which flags take no value."""
+        """Return the arguments and options, with flags that the help shows without a type."""
         return _without_type_of_flags(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -72,7 +72,7 @@ class Command(TyperCommand):
 
 
 def _without_type_of_flags(parameters: list[Any]) -> list[Any]:
-    """Return the parameters with flags that help shows without a type: `--open <bool>` would look like a value."""
+    """Let the help show flags without a type, because `--open <bool>` would look as if the flag needed a value."""
     for one in parameters:
         if getattr(one, "is_flag", False) and one.metavar is None:
             one.metavar = ""
@@ -83,7 +83,7 @@ class _AllMissing(typer.BadParameter):
     """An error that names several missing arguments."""
 
     def format_message(self) -> str:
-        """Return the line."""
+        """Return the message, which is one line."""
         return self.message
 
 
@@ -104,8 +104,8 @@ def _is_missing(error: Exception) -> bool:
 def command_threads() -> Iterator[None]:
     """Limit torch's threads to the cores of this process: its affinity, and the CPU quota of its container.
 
-    A number that the user sets by OMP_NUM_THREADS or MKL_NUM_THREADS stays. Only commands do this; the library leaves
-    the threads of a process alone.
+    A number that the user sets by OMP_NUM_THREADS or MKL_NUM_THREADS is kept. Only commands limit threads; the library
+    does not change the threads of a process.
     """
     if any(os.environ.get(name) for name in _THREADS):
         yield

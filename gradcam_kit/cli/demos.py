@@ -24,7 +24,7 @@ def demo(
         bool,
         typer.Option(
             "--all",
-            help="Run every method on eight bundled pictures, and show which find the objects. Takes minutes.",
+            help="Run every method on eight bundled pictures, and show which methods find the objects. Takes minutes.",
         ),
     ] = False,
     browse: Open = False,

@@ -59,7 +59,7 @@ def methods() -> None:
     from gradcam_kit.jobs.listing import described_methods
 
     show(["method", "good for", "needs", "cost", "paper"], described_methods())
-    letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked row"
+    letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked image"
     say(letters, err=False)
     say("for vision transformers: balanced-cam; exact gradients localize a transformer's evidence poorly", err=False)
 

@@ -152,7 +152,7 @@ ModelOfRun = Annotated[
         "--model",
         "-m",
         metavar="SPEC",
-        help="Model of the run, needed if it is package.module:factory, because DIR is only data.",
+        help="Model of the run, needed if it is package.module:factory, because DIR cannot name code to import.",
         show_default="the run's",
         rich_help_panel=MODEL,
     ),
@@ -213,7 +213,7 @@ ComparedLayer = Annotated[
         "--layer",
         "-l",
         metavar="NAME",
-        help="Layer to compare at; A+B fuses two. Can be repeated.",
+        help="Layer to compare at; A+B fuses the maps of two layers. Can be repeated.",
         show_default="chosen by running the model",
         rich_help_panel=EXPLAIN,
     ),
@@ -248,10 +248,10 @@ GradientRule = Annotated[
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """Read numbers between commas.
+    """Parse numbers that are separated by commas.
 
     Raises:
-        OptionError: anything else.
+        OptionError: the text is not a list of numbers.
     """
     try:
         return None if text is None else tuple(map(float, text.split(",")))
@@ -260,10 +260,10 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def overlay_count(text: str) -> int | None:
-    """Read how many pictures get overlays; None = all.
+    """Parse the number of pictures that get overlays; None = all pictures.
 
     Raises:
-        OptionError: anything else.
+        OptionError: the text is not `all`, `none` or a number.
     """
     if text in ("all", "none"):
         return None if text == "all" else 0

@@ -21,12 +21,12 @@ _IN_ROWS = ", which the table of gradcam-kit export DIR --to csv has"
 
 
 def say(text: str, err: bool = True) -> None:
-    """Write a line that any terminal can show."""
+    """Write a line, in which characters that cannot be encoded as UTF-8 are escaped."""
     typer.echo(text.encode("utf-8", "backslashreplace").decode(), err=err)
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table."""
+    """Write a table to the standard output."""
     table = Table(*columns)
     for row in rows:
         table.add_row(*row)
@@ -44,7 +44,7 @@ def show_page(page: str | Path) -> None:
 
 
 def mark(holds: bool) -> str:
-    """Return a cell of a table."""
+    """Return the cell of a table for a property: "yes", or an empty cell."""
     return "yes" if holds else ""
 
 
@@ -53,7 +53,7 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = 
 
     Args:
         summary: summary of a run or a comparison.
-        rest: text about failures that are not shown.
+        rest: text that tells where to find failures that are not shown.
         page: opened in the browser, unless the command was interrupted.
     """
     if summary.means:
@@ -99,7 +99,7 @@ def _mean(line: Mapping[str, Any] | None) -> str:
 
 
 def show_agreement(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Show how alike metrics rank methods and baselines; 1 = in the same order, -1 = in the opposite one."""
+    """Show how alike metrics rank methods and baselines: 1 = in the same order, -1 = in the opposite order."""
     if not lines:
         return
     say(

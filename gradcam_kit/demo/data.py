@@ -200,7 +200,7 @@ def _stretch(field: Field) -> Field:
 
 
 def _smooth(field: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
-    """Return a soft step from 0 at 0 to 1 at 1."""
+    """Return a smooth step function of the field, which rises from 0 at 0 to 1 at 1."""
     clipped = np.clip(field, 0, 1)
     step: Float[np.ndarray, "*s"] = clipped * clipped * (3 - 2 * clipped)
     return step
@@ -214,7 +214,7 @@ _SAMPLE_SIZES = ("small", "medium", "large", "small", "medium", "small", "large"
 
 @dataclass(frozen=True)
 class SamplePicture:
-    """A bundled picture: ``name`` is the file's without suffix, ``mask`` is true on the object."""
+    """A bundled picture: ``name`` is the file name without its suffix, ``mask`` is true on the object."""
 
     name: str
     path: Path

@@ -17,7 +17,7 @@ class Block(nn.Module):
     """Two convolutions and a shortcut: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385.
 
     Positions are halved by averaging: a convolution with stride 2 and an odd kernel is centered half a pixel to the
-    upper left of the area of its position, which would add up over the stages and shift heatmaps.
+    upper left of the area of its position; such offsets would add up over the stages and shift heatmaps.
     """
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:

@@ -1,4 +1,4 @@
-"""Explain pictures on disk: plan, decoding, shards, engines, and readers of the results."""
+"""Explain the pictures of a source: plan the run, read and explain pictures, write shards of rows, and read them."""
 
 from gradcam_kit.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary

@@ -23,8 +23,8 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
     factory or a class again, unless this process itself made the run.
 
     Raises:
-        OptionError: a model or method that has to be named again.
-        InputError: a `run.json` without the request.
+        OptionError: the model or a method comes from a Python module and was not named again.
+        InputError: `run.json` does not contain a valid request.
     """
     manifest = run.manifest
     asked = manifest["about"].get("request", {"model": manifest["model"], "methods": list(manifest["methods"])})
@@ -69,7 +69,7 @@ def _methods(asked: Sequence[str], named: Sequence[str], place: str) -> tuple[st
     """Return the methods of a run; user-defined classes must have been named again.
 
     Raises:
-        OptionError: a user-defined class that was not named again, or a method that the run does not have.
+        OptionError: a user-defined class was not named again, or the run does not have a named method.
     """
     for name in named:
         if name not in asked:

@@ -1,4 +1,4 @@
-"""The requested targets as text: the predicted class, the label's class, a given class, or the top K."""
+"""Parse the requested targets: the predicted class, the class of the label, a given class, or the top K classes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ TargetKind = Literal["predicted", "label", "class", "top", "name"]
 
 @dataclass(frozen=True)
 class Targets:
-    """The explained classes of each picture; `number` is the class index of "class" and K of "top".
+    """The classes to explain for each picture.
 
-    `name` is a class name, which `of_names` replaces by the class index.
+    `number` is the class index if `kind` is "class", and K if `kind` is "top". `name` is a class name, which
+    `of_names` replaces by the class index.
     """
 
     kind: TargetKind
@@ -27,15 +28,15 @@ class Targets:
 
     @property
     def policy(self) -> str:
-        """The origin of the classes, as stored with numbers that depend on it."""
+        """How the classes are chosen, in words that are stored with the settings of metrics."""
         return {"class": "given", "name": "given", "top": f"top {self.number}"}.get(self.kind, self.kind)
 
     @classmethod
     def parse(cls, text: str) -> Targets:
-        """Read `predicted`, `label`, an integer, `top:K`, a class name, or one that looks like these as `class:NAME`.
+        """Parse `predicted`, `label`, a class index, `top:K` or a class name; `class:NAME` is always a class name.
 
         Raises:
-            OptionError: anything else.
+            OptionError: the text has none of these forms.
         """
         match text.partition(":"):
             case ("predicted" | "label") as kind, "", "":
@@ -54,8 +55,8 @@ class Targets:
         """Return the targets with the class index in place of a class name.
 
         Raises:
-            UnknownNameError: a name of no class or of several classes.
-            OptionError: a name for a model whose class names are unknown, or a number that is both an index and a name.
+            UnknownNameError: the name belongs to no class, or to several classes.
+            OptionError: the class names of the model are unknown, or a number is both an index and a class name.
         """
         if self.kind == "class" and names is not None and self.name in names and names.index(self.name) != self.number:
             other = f"{self.number}, {names[self.number]!r}," if 0 <= self.number < len(names) else str(self.number)

@@ -38,7 +38,9 @@ _LARGEST = 448  # largest displayed size in pixels
 
 @dataclass(frozen=True)
 class SheetRequest(ModelRequest):
-    """The options of `compare`; `layers` are compared too, and layers joined by + are fused.
+    """The options of `compare`.
+
+    Several `layers` are compared like methods. The maps of layers that are joined by `+` are fused.
 
     Attributes:
         sources: pictures, folders, globs or list files.
@@ -69,7 +71,7 @@ class _Ready:
 
 @exits_refused()
 def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
-    """Explain pictures with several methods and write the results into one file; skip pictures that fail.
+    """Explain pictures with several methods, and write the results into one file without pictures that fail.
 
     Raises:
         GradCamKitError: the request is invalid, or no picture could be explained.
@@ -105,10 +107,10 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
-    """Refuse to overwrite an input file, even under another name of the same file.
+    """Refuse to overwrite an input file, even if `out` is another path of this file.
 
     Raises:
-        OptionError: `out` is read by the comparison.
+        OptionError: `out` is an input of the comparison.
     """
     if not os.path.exists(request.out):
         return
@@ -167,7 +169,7 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """Return the name of the picture, or the shortest tail of its path for which there is a mask.
+        """Return the name of the picture, or the shortest tail of its path for which a mask exists.
 
         A picture that is given as a single file has no folder to which its name would be relative. A tail shorter than
         the name is never tried, because it might match the mask of another picture.
@@ -179,10 +181,10 @@ class _Sheet:
         return next(filter(self.masks.has, [name, *ends]), name)
 
     def _choose(self, one: _Ready) -> None:
-        """Set up the methods; if none was requested, leave out those that do not suit the model.
+        """Set up the requested methods or, if none was requested, those that suit the model.
 
         Raises:
-            GradCamKitError: a method, layer or model that cannot be used.
+            GradCamKitError: a method, a layer or the model cannot be used.
         """
         layers = [name.split("+") if "+" in name else name for name in self.request.layers]
         options = {"batch_size": self.request.batch_size}
@@ -198,7 +200,7 @@ class _Sheet:
         self.compared_methods = fitting
 
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
-        """Explain all pictures in one pass; if it fails, one by one, so that only faulty pictures are left out."""
+        """Explain all pictures in one pass or, if it fails, one by one, so that only faulty pictures are left out."""
         try:
             found = [self._compare(group)]
         except Exception as error:  # whatever the error, explain the other pictures
@@ -226,7 +228,7 @@ class _Sheet:
                 names=[self.names[one.entry] for one in group],
                 class_names=self.explainer.loaded.class_names,
                 scores=self.explainer.scores,
-                # Draws are derived from names, so that they do not depend on the other pictures.
+                # Random numbers are derived from names, so that they do not depend on the other pictures.
                 identities=torch.tensor([crc32(self.names[one.entry].encode()) for one in group]),
                 batch_size=self.request.batch_size,
             )
@@ -238,7 +240,7 @@ class _Sheet:
 
 
 def _distinct_names(entries: Sequence[Entry]) -> dict[Entry, str]:
-    """Return the keys; if a key occurs twice, return all paths relative to their common folder."""
+    """Return distinct names of the pictures: their keys or, if a key occurs twice, paths below a common folder."""
     if len({entry.key for entry in entries}) == len(entries):
         return {entry: entry.key for entry in entries}
     root = os.path.commonpath([os.path.dirname(entry.path) for entry in entries])

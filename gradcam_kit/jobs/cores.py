@@ -12,9 +12,9 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use: its affinity, and the CPU quota of its container.
+    """Return how many cores this process may use, given its CPU affinity and the CPU quota of its container.
 
-    A quota of 1.5 cores counts as 2, because both are used, one of them half of the time.
+    A quota of 1.5 cores counts as 2 cores, because the second one can be used half of the time.
 
     Returns:
         At least 1.
@@ -28,7 +28,7 @@ def cpu_quota(groups: Path = _GROUPS, own: Path = _OWN) -> float | None:
     """Return the smallest CPU quota of this process's control groups, in cores; None = no quota.
 
     Args:
-        groups: where the control groups are mounted, version 1 or 2.
+        groups: the folder where control groups of version 1 or 2 are mounted.
         own: the file that names the groups of this process.
     """
     try:
@@ -46,7 +46,7 @@ def cpu_quota(groups: Path = _GROUPS, own: Path = _OWN) -> float | None:
 
 
 def _quotas(root: Path, path: str) -> Iterator[float]:
-    """Yield the quotas of a group and of its parents; a container may see itself as the root."""
+    """Yield the CPU quotas of a control group and of its parents; a container may see its own group as the root."""
     group = root / path.lstrip("/")
     for folder in (group, *group.parents):
         quota = _quota(folder)

@@ -36,7 +36,7 @@ from gradcam_kit.jobs.work.special_parts import special_parts
 __all__ = ["Diagnosis", "DoctorRequest", "examine"]
 
 _ALONE = 8  # number of random images if there are no pictures
-_DISTINCT = 128  # number of random images in the training
+_DISTINCT = 128  # number of random images to train on
 _OVERFIT = 16  # number of images to overfit
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
@@ -100,7 +100,7 @@ def _examine_model(
     request: DoctorRequest,
     done: Diagnosis,
 ) -> None:
-    """Examine outputs, loss, training and memory of the model; random labels replace missing ones."""
+    """Examine the outputs, loss, training and memory of the model, with random labels if the images have none."""
     model = explainer.model
     with done.timed("outputs"):
         done.findings += check_output(model, (images, labels))
@@ -125,7 +125,7 @@ def _examine_model(
         done.skipped.append(("first value of the loss", "it is judged only for untrained weights"))
     batch = images[:_OVERFIT], labels[:_OVERFIT]
     are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
-    loss = _loss_of_shares if are_shares else _loss  # so that a fault is not reported twice
+    loss = _loss_of_shares if are_shares else _loss  # a softmax in the model has been reported already
     with done.timed("loss"):
         done.findings += check_loss(model, batch, loss, trained=trained is not False)
     if any(finding.kind == "no-gradient" and finding.value is None for finding in done.findings):
@@ -153,7 +153,7 @@ def _examine_model(
 
 
 def _of_random_images(finding: Finding) -> Finding:
-    """Lower a warning to a note: units that are silent or alike for noise may well respond to pictures."""
+    """Turn a warning into a note, because units that are silent or alike on random images may respond to pictures."""
     if finding.level == "warn" and finding.kind in ("dead", "redundant"):
         return replace(finding, level="note", message=f"{finding.message.rstrip('.')}; seen only with random images")
     return finding

@@ -34,7 +34,10 @@ from gradcam_kit.models.checkpoints import weights_hash
 from gradcam_kit.renamed import former_arguments
 
 DEFAULT_METRICS = ("average-drop", "average-increase", "average-gain", "adcc-complexity")
-"""Two forward passes per heatmap; complexity is included because a heatmap of ones also has a low drop."""
+"""The default metrics, which together need two forward passes per heatmap.
+
+Complexity is among them, because a heatmap of ones, which explains nothing, also has a low average drop.
+"""
 
 
 @former_arguments(controls="baselines")
@@ -46,18 +49,19 @@ class EvaluateRequest:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
         masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
-        model: the model of the run, as a module or a specification; None = the one named in `run.json`, unless that is
-            a Python module, which is not imported for safety.
-        methods: methods of the run of the form `package.module:Class`, which are not imported from `run.json` either.
-        transform: the transform for a `model` that is a module without its own.
-        checkpoint: the present place of the weights; None = the place at the time of the run.
-        device: as in a run.
+        model: the model of the run, as a module or a specification; None = the model that `run.json` names, unless it
+            is a Python module, which is not imported for safety.
+        methods: methods of the run of the form `package.module:Class`; for safety, classes that only `run.json` names
+            are not imported.
+        transform: the transform for a `model` that is a module without a transform of its own.
+        checkpoint: the path of the weights; None = their path at the time of the run.
+        device: the device, as for `RunRequest`.
         batch_size: the largest number of images in one forward pass.
         workers: number of workers that decode pictures; 0 = one per core, at most 8.
         overwrite: replace earlier measurements.
         baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method, except the
             random one, which is drawn `RANDOM_DRAWS` times. `controls`, the former name, is accepted for one release.
-        processes: as in a run.
+        processes: decode pictures in processes, as for `RunRequest`.
     """
 
     directory: str
@@ -81,14 +85,15 @@ class Evaluation:
 
     Attributes:
         means: one line per method and metric, see `MetricMeans.lines`.
-        notes: for each metric, the better direction and all settings of its numbers; then the differences.
+        notes: for each metric, the better direction and all settings of its numbers; then the lines of `differences`.
         differences: one line per metric and pair of methods, see `pair_lines`.
         pictures: the number of pictures in the run.
         failed: number of pictures that could not be measured, including those that the run could not explain.
         problems: the first few failures, one line each.
         before: number of pictures that earlier calls measured.
         agreement: one line per metric: how similarly it and each other metric rank methods and baselines, and how
-            consistent its own ranking is from picture to picture, see `RankAgreement`. Empty for a single map.
+            consistent its own ranking is from picture to picture, see `RankAgreement`. Empty for a single metric with a
+            better direction, or for fewer than three methods and baselines.
     """
 
     out: str
@@ -113,7 +118,7 @@ class Evaluation:
         return self.pictures - self.failed
 
     def add(self, counts: Counts) -> None:
-        """Count the pictures of a shard."""
+        """Add the counts of a shard."""
         self.pictures += counts.pictures
         self.failed += counts.failed
         self.problems = [*self.problems, *counts.problems][:SHOWN]
@@ -121,14 +126,14 @@ class Evaluation:
 
 @exits_refused()
 def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
-    """Measure the heatmaps of all complete shards not measured yet, into one file of rows per shard.
+    """Measure the heatmaps of all complete shards that are not measured yet, and write a file of rows per shard.
 
     Args:
         request: what to measure.
         console: terminal on which progress is shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is invalid, or the model is not the one of the run.
+        GradCamKitError: the request is invalid, or the model differs from the model of the run.
     """
     start = time.monotonic()
     console = console or Console(quiet=True)
@@ -164,7 +169,7 @@ def _prepare(request: EvaluateRequest, console: Console) -> _Prepared:
     """Check the request, and load the model of the run.
 
     Raises:
-        GradCamKitError: the request is invalid, or the model is not the one of the run.
+        GradCamKitError: the request is invalid, or the model differs from the model of the run.
     """
     masks = None if request.masks is None else Masks(request.masks)
     metrics = chosen_metrics(request.metrics or DEFAULT_METRICS, masks)

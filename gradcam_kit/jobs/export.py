@@ -53,15 +53,15 @@ def export_run(
         to: a name in `FORMATS`.
         out: output folder, possibly on remote storage; None = `export/FORMAT` in the folder of the run.
         methods: methods to export; none = all.
-        threshold: for boxes, the share of the maximum above which a heatmap counts.
+        threshold: for boxes, the share of a heatmap's maximum above which positions are inside a box.
         overwrite: also replace files that no export wrote.
 
     Returns:
         The output folder.
 
     Raises:
-        GradCamKitError: there is no run, no such format or method, no heatmap because all pictures failed, or a file
-            that no export wrote; then nothing is written.
+        GradCamKitError: the folder holds no run, the format or a method does not exist, all pictures failed, or a file
+            that no export wrote would be replaced. In these cases, nothing is written.
     """
     if to not in FORMATS:
         raise UnknownNameError(
@@ -91,7 +91,7 @@ def export_run(
 
 
 def on_picture(row: Row) -> np.ndarray:
-    """Return a row's heatmap as float32 in [0, 1] at the size of the whole picture; 0 outside the model's view."""
+    """Return a row's heatmap as float32 in [0, 1] at the size of the whole picture, 0 where the model did not look."""
     height, width = row["picture_height"], row["picture_width"]
     x0, y0, x1, y1 = box = row["box"]
     if not (0 < height * width <= _LARGEST and height > 0 and all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
@@ -113,7 +113,7 @@ def on_picture(row: Row) -> np.ndarray:
 def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], float]]:
     """Return boxes `[x, y, width, height]` around connected regions above a share of the maximum, hottest first.
 
-    Each comes with the largest value inside it.
+    Each box comes with the largest value of the heatmap inside it.
     """
     if heatmap.max() <= 0:
         return []
@@ -147,7 +147,7 @@ def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float
 
 
 def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write one file per method: pictures, classes (counted from 1), and boxes with class score and heat."""
+    """Write a COCO file per method: pictures, classes (counted from 1), and boxes with class score and peak value."""
     found: dict[str, dict[str, Any]] = {}
     categories: dict[str, dict[int, str]] = defaultdict(dict)
     for row in rows:
@@ -257,7 +257,7 @@ def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
     """Refuse to replace files that no export wrote, judged by their first bytes.
 
     Raises:
-        OptionError: names the first of them; nothing is written then.
+        OptionError: such a file exists; the message names the first one, and nothing is written.
     """
     for name in names:
         if not target.holds(name):

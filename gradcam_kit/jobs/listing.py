@@ -13,7 +13,7 @@ from gradcam_kit.types import Evidence, LayerCandidate
 
 
 def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
-    """Return all layers of a model with positions, found on a bundled picture, the chosen one, and the reason.
+    """Run the model on a bundled picture, and return its layers with positions and the reason for the default layer.
 
     Raises:
         GradCamKitError: the request is invalid.

@@ -1,4 +1,4 @@
-"""Complete the metrics of one shard, for its methods and the baselines: keep stored ones, add missing ones."""
+"""Complete the metrics of one shard: keep the stored numbers of methods and baselines, and measure missing ones."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ KEYS = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
 )
-"""The first columns of `metrics/NNNNN.parquet`, which has the rows of the shard with this number, in its order.
+"""The first columns of `metrics/NNNNN.parquet`, whose rows are the rows of shard NNNNN in the same order.
 
-The rows of the baselines follow, under their names as methods, where they were measured.
+If baselines were measured, their rows follow, with the name of the baseline as the method.
 """
 
 
@@ -70,7 +70,7 @@ class MeasuredShard:
     def read(
         cls, run: Run, number: int, settings: Mapping[str, Any], with_baselines: bool, overwrite: bool
     ) -> MeasuredShard:
-        """Read measurements with the same settings, made by an earlier `evaluate` or by the run itself."""
+        """Read the measurements of a shard, by the run or an earlier `evaluate`, that have the same settings."""
         wanted = json.loads(json.dumps(settings))
         table, stored = run.store.read_metrics(number)
         stored_rows = [] if table is None else table.to_pylist()
@@ -100,14 +100,14 @@ class MeasuredShard:
             missing = [name for name in missing if name not in known]
             kept |= known
         for row in rows:
-            _clear_error(row, kept)  # including the run's message about the overlay
+            _clear_error(row, kept)  # also removes the run's message about a missing overlay
         if lacking and not baselines:
             baselines = [row for _, own in _by_picture(rows) if own[0]["status"] == "ok" for row in baseline_rows(own)]
         return cls(number, rows, baselines, {**kept, **wanted}, missing, lacking)
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything is measured."""
+        """Whether no measurement is missing."""
         return not (self.missing or self.missing_baselines)
 
     def counts(self, names: Iterable[str]) -> Counts:
@@ -127,7 +127,7 @@ class MeasuredShard:
         bar: ProgressBar,
         masks: Masks | None = None,
     ) -> None:
-        """Add the columns that are missing."""
+        """Measure the missing metrics, and add their columns to the rows."""
         ours = replace(explainer, metrics=chosen_metrics(self.missing, masks))
         of_baselines = replace(explainer, metrics=chosen_metrics(self.missing_baselines, masks))
         pictures, baselines = dict(_by_picture(self.rows)), dict(_by_picture(self.baselines))
@@ -156,13 +156,13 @@ def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
-    """Whether a metric needs masks, and some explained pictures had none."""
+    """Whether a metric needs masks that were missing for some pictures in the earlier measurement."""
     status = columns_of(metric)[1]
     return METRICS[metric].needs_masks and any(row["status"] == "ok" and row.get(status) == "error" for row in rows)
 
 
 def _clear_error(row: Row, kept: Iterable[str]) -> None:
-    """Forget an error unless it belongs to the picture, or to a metric that is kept."""
+    """Remove the error of a row unless it is about the picture, or about a metric whose numbers are kept."""
     if row["status"] == "ok" and not any(row.get(columns_of(name)[1]) == "error" for name in kept):
         row["error"] = None
 
@@ -178,7 +178,7 @@ def _measure_batch(
     masks: Mapping[str, Tensor | str],
     baselines: bool = False,
 ) -> None:
-    """Measure the explained pictures that could be read again; the rows of the others get the reason.
+    """Measure the explained pictures that could be read again, and write the reason into the rows of other pictures.
 
     `masks` holds the mask of each picture, or the reason why there is none, if a metric needs masks.
     """
@@ -226,7 +226,7 @@ def _alike(ready: Sequence[Decoded]) -> Iterator[list[Decoded]]:
 
 
 def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
-    """Return the picture, or a failure if its size differs from that of the explained picture."""
+    """Return the picture, or a failure if its size has changed since it was explained."""
     before = row["picture_height"], row["picture_width"]
     if isinstance(one, Decoded) and one.size != before:
         now = f"{one.size[1]} x {one.size[0]}"
@@ -235,5 +235,5 @@ def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
 
 
 def entry_of(run: Run, key: str) -> Entry:
-    """Return the picture of a key at its place at the time of the run."""
+    """Return the entry of a key, with the path of its picture at the time of the run."""
     return Entry(key, run.path_of(key))

@@ -22,14 +22,14 @@ from gradcam_kit.capture import counting_rows
 
 
 class ProgressBar:
-    """Shows pictures done, pictures per second, failures and the time left; a context manager.
+    """A context manager that shows the number of finished pictures, the speed, failures and the time left.
 
-    Between two pictures it tells how many changed images slow methods and metrics have scored.
+    While slow methods and metrics work on a picture, it also shows how many masked images they have scored.
 
     Args:
         console: where to show the progress, if it is a terminal.
         total: the number of pictures.
-        doing: what is done with the pictures, in one word.
+        doing: a word for what is done with the pictures.
     """
 
     def __init__(self, console: Console, total: int, doing: str = "explaining") -> None:
@@ -46,7 +46,7 @@ class ProgressBar:
         self._task = self._progress.add_task(doing, total=total, failed=0, rows=0)
 
     def add(self, pictures: int, failed: int) -> None:
-        """Count pictures."""
+        """Add finished pictures, and the failures among them, to the counts."""
         failed += self._progress.tasks[0].fields["failed"]
         self._progress.update(self._task, advance=pictures, failed=failed, rows=0)
 
@@ -64,7 +64,7 @@ class ProgressBar:
 
 
 class MethodProgress:
-    """Shows the running method and how many changed images it has scored; a context manager.
+    """A context manager that shows the running method and how many masked images it has scored.
 
     On a terminal, a bar advances within a method. Everywhere, a line reports each finished method.
 
@@ -91,7 +91,7 @@ class MethodProgress:
 
     @contextmanager
     def method(self, name: str) -> Iterator[None]:
-        """Show the method that runs in this block, and count the rows that it scores."""
+        """Show the method that runs in this block, and count the masked images that it scores."""
         self._rows = 0
         self._progress.update(self._task, description=name, rows="")
         start = time.perf_counter()

@@ -30,16 +30,17 @@ class ModelRequest:
         model: a specification (see `gradcam_kit.models.load_model`, also for the attributes up to `std`), or a module,
             which is copied.
         class_names: a file with one class name per line, or the names.
-        transform: the transform of a module without one; any value that its attribute `transform` could have.
+        transform: the transform for a module that does not carry one; any value is accepted that the attribute
+            `transform` of a module could have.
         device: a device of torch; None = CUDA if it is available, else the CPU.
         dtype: one of `PRECISIONS`, for model and images; heatmaps are always computed in float32.
-        layers: target layers; none = chosen once, for all pictures.
+        layers: target layers; none = chosen automatically, once for all pictures.
         targets: `predicted`, `label` (the class that the picture's folder or table names), a class index or name, or
             `top:K`.
         scores: the kind of `score`: `softmax` or `sigmoid` of the outputs, or `raw`, the unchanged outputs (for models
             that return probabilities); None = detected from the model.
         batch_size: the largest number of images in one forward pass, masked images included.
-        gradient_rule: `exact` or `balanced`, see `BaseCAM`; the latter for methods that use gradients.
+        gradient_rule: `exact` or `balanced`, see `BaseCAM`; methods without gradients accept only `exact`.
     """
 
     model: str | nn.Module
@@ -78,7 +79,7 @@ class ModelRequest:
 
     @property
     def files(self) -> list[str]:
-        """The input files besides the pictures."""
+        """The files that the request reads besides the pictures."""
         return [str(path) for path in (self.checkpoint, self.class_names) if isinstance(path, str | Path)]
 
 
@@ -138,7 +139,7 @@ class RunRequest(ModelRequest):
             if not isinstance(name, str):
                 raise InputError(f"a run stores the names of its methods and metrics, but {name!r} is not a name")
         if not self.methods:
-            raise OptionError("no method is given; name at least one of those that 'gradcam-kit methods' lists")
+            raise OptionError("no method is given; name at least one of the methods that 'gradcam-kit methods' lists")
         part, parts = self.part
         if not 0 <= part < parts:
             raise OptionError(f"the shard is {part}/{parts}; expected I/N with I from 0 to N - 1, such as 0/4")
@@ -152,10 +153,10 @@ class RunRequest(ModelRequest):
 
     @classmethod
     def parse_part(cls, text: str) -> tuple[int, int]:
-        """Read `I/N`.
+        """Parse `I/N` into a pair of integers.
 
         Raises:
-            OptionError: anything else.
+            OptionError: the text does not have this form.
         """
         part, _, parts = text.partition("/")
         if not (part.isdecimal() and parts.isdecimal()):
@@ -180,7 +181,7 @@ class RunSummary:
             "" if nothing was written, so that the same command starts the run.
         report: the page about the run, if it was written.
         means: the means of the metrics, see `MetricMeans.lines`.
-        notes: settings of the numbers, one line per metric.
+        notes: the settings of the metrics, one line per metric.
     """
 
     out: str
@@ -215,13 +216,13 @@ class RunSummary:
 
 @dataclass
 class Problems:
-    """Counts of pictures and failures, with a line for each of the first few failures."""
+    """The number of failed pictures, with a line for each of the first few failures."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, key: str, error: Exception) -> None:
-        """Count a picture."""
+        """Count a failed picture, and keep a line about each of the first few."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(one_line(f"{key}: {error}"))
@@ -232,7 +233,7 @@ class Problems:
 
 
 def one_line(text: object) -> str:
-    """Return a text as a single line that can be encoded, whatever bytes a file name contains."""
+    """Return a text as a single line that can be encoded as UTF-8, even with undecodable bytes of a file name."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
@@ -242,7 +243,7 @@ def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: 
         bounds = "in [0, 1]" if least == 0 else "above 0, up to 1"
         raise OptionError(
             f"{option} is {given}; expected three numbers {bounds}, one per channel of a picture scaled to [0, 1], or "
-            "a single one for gray"
+            "a single number for gray pictures"
         )
 
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Run:
-    """A run on disk: a sequence of rows, one per picture and method; one shard is in memory at a time.
+    """A run on disk: a sequence of rows, one per picture and method, of which one shard is in memory at a time.
 
-    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. Rows have the same index in `to_pandas()`, so a row
-    selected there can be viewed here: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
+    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. Rows have the same index in the DataFrame of
+    `to_pandas()`, so that rows can be selected in it: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
 
     Attributes:
         manifest: the content of `run.json`.
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def left(self) -> int:
-        """The number of pictures of the source without rows."""
+        """The number of pictures of the source that do not have rows yet."""
         return int(self.manifest["pictures"]) - self._pictures
 
     @property
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics in the rows, measured by the run or later; some rows may lack later ones."""
+        """The metrics of the rows, of which some rows may lack metrics that were measured after the run."""
         return list(self._settings)
 
     @property
@@ -113,10 +113,10 @@ class Run:
         return {**self.manifest.get("metrics", {}), **self._later}
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all rows, or some of their columns, as an Arrow table; heatmaps take most of the memory.
+        """Return all rows, with all or some of their columns, as an Arrow table, mostly filled by heatmaps.
 
         Raises:
-            UnknownNameError: no such column.
+            UnknownNameError: a column does not exist.
         """
         fields = self._fields()
         for name in columns or ():
@@ -131,7 +131,7 @@ class Run:
 
         Raises:
             MissingExtraError: pandas is not installed.
-            UnknownNameError: no such column.
+            UnknownNameError: a column does not exist.
         """
         try:
             import pandas  # noqa: F401
@@ -153,10 +153,10 @@ class Run:
         return found.lines()
 
     def heatmap(self, index: SupportsIndex) -> Float[np.ndarray, "h w"]:
-        """Return a row's heatmap in [0, 1], at the size of the model's input, over the part `box` of the picture.
+        """Return a row's heatmap in [0, 1] at the size of the model's input; it covers the part `box` of the picture.
 
         Raises:
-            PictureError: the row is a failure.
+            PictureError: the picture of the row could not be explained.
         """
         row = self._explained(index)
         return enlarged(row, self._normalization(row))
@@ -165,12 +165,12 @@ class Run:
         """Return the stored heatmap of a row, at the layer's resolution.
 
         Raises:
-            PictureError: the row is a failure.
+            PictureError: the picture of the row could not be explained.
         """
         return heatmap_of(self._explained(index)).astype(np.float32)
 
     def picture(self, index: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the picture of a row, read from its place at the time of the run.
+        """Return the picture of a row, read from its path at the time of the run.
 
         Raises:
             PictureError: the picture no longer exists.
@@ -181,7 +181,7 @@ class Run:
         """Return the picture of a row with its heatmap, at the picture's original size.
 
         Raises:
-            PictureError: the row is a failure, or the picture no longer exists.
+            PictureError: the picture could not be explained, or no longer exists.
         """
         row = self._explained(index)
         return overlay_of(row, self.picture(index), self._normalization(row))
@@ -218,15 +218,15 @@ class Run:
         columns: Sequence[str] | None = None,
         found_later: tuple[pa.Table | None, dict[str, Any]] | None = None,
     ) -> pa.Table:
-        """Return the rows of a shard; later measurements replace those of the run.
+        """Return the rows of a shard, in which later measurements replace the measurements of the run.
 
-        `found_later` is the result of `read_metrics`; None = read it if needed.
+        `found_later` is the result of `read_metrics`; None = call it if needed.
         """
         fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
         measured = self.manifest.get("metrics", {})
         own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
         asked = {*fields.names}
-        if self._later and "error" in asked:  # the statuses of the metrics give the reason
+        if self._later and "error" in asked:  # the new messages are made from the statuses of the metrics
             asked |= {"status", *own} - {"heatmap"}
         table = self.store.shard_table(number, list(dict.fromkeys(["path", *(name for name in own if name in asked)])))
         found = {name: table[name] for name in table.column_names}
@@ -246,7 +246,7 @@ class Run:
 
 
 def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], again: Iterable[str]) -> pa.ChunkedArray:
-    """Return the messages of rows about missing parts, without those about metrics that were measured again."""
+    """Return the messages about missing parts of rows, without messages about metrics that were measured again."""
 
     def failed(metrics: Iterable[str]) -> pa.ChunkedArray:
         statuses = [own[columns_of(name)[1]] for name in metrics]
@@ -264,7 +264,7 @@ def load_run(directory: str | Path) -> Run:
     A run folder may come from somebody else, so it is treated as data: nothing that it names is imported.
 
     Raises:
-        OptionError: there is no run.
+        OptionError: the folder holds no run.
         InputError: its `run.json` or a shard was not written by a run.
     """
     store = Store.at(os.fspath(directory))

@@ -98,7 +98,7 @@ class _Tally:
         self.problems = [*self.problems, *counts.problems][:SHOWN]
 
     def add_shard(self, store: Store, number: int, counts: Counts) -> None:
-        """Add an existing shard; read its failures only if they would be shown."""
+        """Add the counts of an existing shard, and read its failures only if they would be shown."""
         self.add(store.counts(number) if counts.failed and len(self.problems) < SHOWN else counts)
 
 
@@ -107,9 +107,9 @@ class _Todo:
     """The remaining work of this part of a run.
 
     Attributes:
-        known: the complete shards by number, of all parts.
+        known: the complete shards of all parts, by number.
         again: the complete shards of this part whose failures are retried.
-        tally: counts of explained pictures, without the shards to retry.
+        tally: counts of the pictures in complete shards, except shards to retry.
     """
 
     prepared: _Prepared
@@ -129,7 +129,7 @@ class _Todo:
         return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
 
     def shards(self) -> Iterator[Shard]:
-        """Read from the plan the shards to be written; for retried shards, only their failed pictures."""
+        """Yield the shards to be written, reduced to the failed pictures where a shard is retried."""
         for number in self.numbers:
             shard = self.prepared.plan.shard(number)
             yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard
@@ -137,7 +137,7 @@ class _Todo:
 
 @dataclass
 class _Work:
-    """The finished work.
+    """What this call has finished so far.
 
     Attributes:
         tally: counts of all explained pictures of this part.
@@ -172,7 +172,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
     """
     metrics = chosen_metrics(request.metrics)
     store = Store.at(request.out, metric_fields(request.metrics))
-    classes = [method.rpartition(":")[2] for method in request.methods]  # overlays are named after it
+    classes = [method.rpartition(":")[2] for method in request.methods]  # overlays are named after the class
     there = store.check_free(classes, request.overwrite)
     with ExitStack() as unfinished:
         plan = unfinished.enter_context(closing(make_plan(request.source, request.out, request.shard_size)))
@@ -185,7 +185,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
         explainer = replace(explainer, metrics=metrics, say=partial(note, console))
         request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
-            note(console, unknown)  # if labels are the targets, such labels become error rows
+            note(console, unknown)  # if labels are the targets, pictures with such labels get error rows
         manifest = make_manifest(request, explainer, plan)
         goes_on = there is not None and not request.overwrite
         if there is not None and goes_on:
@@ -195,7 +195,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
 
 
 def _find_todo(prepared: _Prepared) -> _Todo:
-    """Find the complete shards, and those among them to retry."""
+    """Find the complete shards, and those whose failed pictures are to be retried."""
     store, mine = prepared.store, prepared.mine
     complete = store.complete() if prepared.goes_on else {}
     own = [number for number in mine if number in complete]
@@ -226,7 +226,7 @@ def _work(todo: _Todo) -> _Work:
     work = _Work(todo, replace(todo.tally), begun=not overwrite)
     if not todo.numbers:
         return work
-    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a request that has worked before is valid
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a resumed request has worked before
     check = partial(verify, explainer, first)
     try:
         with ExitStack() as stack:
@@ -271,7 +271,7 @@ def _sum_up(todo: _Todo, work: _Work, start: float) -> RunSummary:
 
 
 def _found(store: Store, numbers: Container[int]) -> _Tally:
-    """Count the existing shards among these numbers, including those written just before the end."""
+    """Count the pictures of the existing shards with these numbers, even shards written just before the run stopped."""
     tally = _Tally()
     for number, counts in sorted(store.complete().items()):
         if number in numbers:

@@ -93,14 +93,14 @@ def load_model(
         image_size: side of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
         std: overrides the transform's standard deviation, in the same units.
-        class_names: overrides the model's, see `read_class_names`; for a model built by name, their number sets its
-            number of classes.
+        class_names: overrides the model's class names, see `read_class_names`; for a model that is built by name, the
+            number of names sets the number of classes.
 
     Raises:
-        UnknownNameError: no such kind of specification, model, weights or factory.
-        MissingExtraError: a library that is not installed.
-        CheckpointError: weights that cannot be downloaded or read, or do not fit.
-        OptionError: options that exclude each other.
+        UnknownNameError: the kind of specification, the model, the weights or the factory does not exist.
+        MissingExtraError: a library that the model needs is not installed.
+        CheckpointError: the weights cannot be downloaded or read, or do not fit the model.
+        OptionError: two of the options exclude each other.
     """
     if checkpoint is not None and weights is not None:
         raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
@@ -132,7 +132,7 @@ def load_model(
 
 
 def _same_name(spec: str) -> str:
-    """Return a hint at libraries that have a model of a bare name, such as "resnet50"."""
+    """Return a hint about libraries that offer a model under a name without a library, such as "resnet50"."""
     import torchvision
 
     found = [f"torchvision:{spec}"] if spec in torchvision.models.list_models() else []
@@ -147,7 +147,7 @@ def from_module(model: nn.Module, transform: Any = None, class_names: Any = None
     """Return a copy of a module in eval mode, with the given transform and class names, or its own.
 
     Raises:
-        GradCamKitError: an invalid transform or invalid class names.
+        GradCamKitError: the transform or the class names are invalid.
     """
     parts = _from_module(copied(model), "the transform that the model carries", "its own")
     if transform is not None:
@@ -205,7 +205,7 @@ def is_code(spec: str) -> bool:
 
 
 def _from_module(model: nn.Module, source: str, weights: str) -> ModelParts:
-    """Return a module that may carry `transform` and `class_names`."""
+    """Return the parts of a module, which may carry `transform` and `class_names`."""
     transform, names = carried_transform(model), carried_names(model)
     return ModelParts(
         model=model,

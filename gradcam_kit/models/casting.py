@@ -23,7 +23,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
         path: the file, for errors.
 
     Raises:
-        CheckpointError: values that are not tensors, have another shape, or would change by more than a rounding.
+        CheckpointError: a value is not a tensor, has another shape, or would change by more than rounding.
     """
     wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
@@ -88,7 +88,7 @@ def _problem(name: str, given: Any, own: Tensor) -> str | None:
 
 
 def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
-    """Return the loss of a value in another type, beyond rounding of floats."""
+    """Describe what a cast to another type would lose beyond rounding of floats; None = nothing."""
     kinds = f"{name} is {_short(given.dtype)} in the file, {_short(dtype)} in the model"
     if given.is_complex() and not dtype.is_complex:
         return f"{kinds}, and its imaginary part would be lost"
@@ -111,7 +111,7 @@ def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
 
 
 def _plain(given: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the values cast to another type, in a type that can be compared."""
+    """Cast values to another type, and return the result in a type that supports comparisons."""
     cast = given.to(dtype)
     return cast.float() if cast.is_floating_point() and cast.element_size() < 4 else cast
 

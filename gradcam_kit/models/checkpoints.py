@@ -29,7 +29,7 @@ _HARMLESS = re.compile(
     r"decimal\.Decimal|fractions\.Fraction|uuid\.UUID|enum\.|torch\.torch_version\.|"
     r"omegaconf\.|yacs\.|easydict\.|addict\.|box\.|ml_collections\.|pytorch_lightning\.|lightning\.|lightning_fabric\."
 )
-"""Classes that training scripts store beside weights: settings, numbers, paths."""
+"""Classes of objects that training scripts store besides weights: settings, numbers, paths."""
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
 _FORMER = 4  # number of pickles at the beginning of a file in the former format; the last one has the keys
@@ -49,7 +49,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
         Notes on weights that were left out or rounded, one line for each kind.
 
     Raises:
-        CheckpointError: a file that cannot be read, holds code, or does not fit the model; the message names what.
+        CheckpointError: the file cannot be read, holds code, or does not fit the model; the message names the cause.
     """
     content = read_checkpoint(path)
     own = dict(model.state_dict())
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Any:
     """Read a safetensors file (by its suffix) or a PyTorch file with `weights_only=True`.
 
     Raises:
-        CheckpointError: no such file, or a file that is damaged or would run code.
+        CheckpointError: the file does not exist, is damaged, or would run code.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
@@ -94,7 +94,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], path: Path) -> None:
-    """Copy the fitting weights; if a module still refuses them, restore its own values."""
+    """Copy weights that fit into the model; if a module still refuses them, restore the model's own values."""
     before = {name: value.detach().clone() for name, value in own.items() if _is_plain(value)}
     try:
         model.load_state_dict(ready)
@@ -112,12 +112,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _refused(path: Path, error: Exception) -> str:
-    """Return an error that names the objects that prevent loading, and how to save only the weights."""
+    """Return a message that names the objects that prevent loading, and tells how to save only the weights."""
     names = _objects(path, error)
     harmless = [name for name in names if _HARMLESS.match(name)]
     if names and len(harmless) == len(names):
         return (
-            f"{path} holds {few(names)} beside its weights, and loading such objects could run code from "
+            f"{path} holds {few(names)} besides its weights, and loading such objects could run code from "
             f"the file; if you trust it, save only its weights: {_saving(path, _state_key(path))}"
         )
     if any(_MODULES.match(name) for name in names):

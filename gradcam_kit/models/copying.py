@@ -21,7 +21,7 @@ def copied(model: nn.Module) -> nn.Module:
     copied by value. A `forward` that was replaced by a compiled one is copied uncompiled.
 
     Raises:
-        InputError: an attribute that cannot be copied, or whose copy would run the original; the message names it.
+        InputError: an attribute cannot be copied, or its copy would run the original; the message names the attribute.
     """
     memo: dict[int, Any] = {}
     _check_forwards(model)
@@ -129,6 +129,6 @@ def _uncopied(model: nn.Module, error: Exception) -> InputError:
 
 
 def carried_transform(model: nn.Module) -> Any:
-    """Return the `transform` that a model carries; None for that of a detector, which is part of its forward pass."""
+    """Return the `transform` that a model carries; None for a detector, whose transform is part of its forward pass."""
     transform = getattr(model, "transform", None)
     return None if type(transform).__module__.startswith("torchvision.models.") else transform

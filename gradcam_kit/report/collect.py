@@ -21,10 +21,10 @@ MOST_PICTURES = 10_000
 """Maximum number of pictures on the page; larger runs are sampled evenly. The figures cover all pictures."""
 
 MOST_FAILURES = 10_000
-"""Maximum number of failures that the page shows besides this sample."""
+"""Maximum number of failures that the page shows besides the sample of pictures."""
 
 ENTRIES = 200
-"""Classes, and pairs of label and prediction, that the page shows: the most frequent."""
+"""Maximum number of classes, and of pairs of label and prediction, that the page shows: the most frequent ones."""
 
 _INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 
@@ -34,7 +34,7 @@ Keep = Callable[[str, bytes], None]
 
 @dataclass
 class Collected:
-    """Everything that the page shows."""
+    """The data that the page shows."""
 
     figures: Figures
     methods: list[str]
@@ -63,7 +63,7 @@ class _Page:
         self.total: int = self.manifest["pictures"]
 
     def add(self, position: int, rows: list[Row], label: str | None, thumbnail: bytes | None) -> None:
-        """Show a picture if it belongs to the sample, or failed."""
+        """Put a picture on the page if it belongs to the sample, or failed."""
         if not has_thumbnail(position, self.total, MOST_PICTURES):
             if rows[0]["error"] is None:
                 return

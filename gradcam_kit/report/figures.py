@@ -14,10 +14,10 @@ from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.report.maps import packed, resized
 
 BINS = 20
-"""Bars of the histogram of confidence."""
+"""Number of bars of the histogram of confidence."""
 
 _MEAN = 16  # side of a mean heatmap
-_REASON = 100  # letters
+_REASON = 100  # maximum number of characters of a displayed reason
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Figures:
     Attributes:
         judged: number of pictures whose label names a class.
         unjudged: number of pictures whose label names no class.
-        confidence: counts by the bin of the first score, one of `BINS` bins in [0, 1], and by "right", "wrong" or
-            "other".
+        confidence: number of pictures by the bin of the predicted class's score, one of `BINS` bins in [0, 1], and by
+            "right", "wrong" or "other".
     """
 
     pictures: int = 0
@@ -46,7 +46,7 @@ class Figures:
 
     @property
     def histogram(self) -> list[dict[str, int]]:
-        """The number of pictures by bin of the first score and by verdict."""
+        """The number of pictures by bin of the score of the predicted class, and by verdict."""
         return [{kind: self.confidence[place, kind] for kind in ("right", "wrong", "other")} for place in range(BINS)]
 
     @property
@@ -103,11 +103,11 @@ class Means:
                 self.counts[key] += 1
 
     def mean(self, *key: str) -> Float[np.ndarray, "h w"] | None:
-        """Return the mean heatmap of a method and a class, or a method, a label and a class; None without pictures."""
+        """Return the mean heatmap for a method and a class, or a method, a label and a class; None without pictures."""
         return self.sums[key] / self.counts[key] if key in self.sums else None
 
     def packed(self, *key: str) -> str | None:
-        """Return a mean as the page reads it; its largest value becomes the hottest color."""
+        """Return a mean heatmap encoded for the page, scaled so that its largest value gets the hottest color."""
         mean = self.mean(*key)
         return None if mean is None else packed(mean / max(float(mean.max()), 1e-9))
 

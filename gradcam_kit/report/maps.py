@@ -17,7 +17,7 @@ _BYTES = 16_000_000  # total bytes for the heatmaps of all pictures on the page
 
 
 def side_of(maps: int) -> int:
-    """Return the largest side of heatmaps for a page with this number of them."""
+    """Return the largest side of heatmaps for a page with this number of heatmaps."""
     return max(_COARSEST, min(FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
 
 
@@ -37,7 +37,7 @@ def shown_map(row: Row, finest: int) -> dict[str, Any]:
 
 
 def rounded(score: float | None) -> float | None:
-    """Return a score for the page; JSON has no infinity."""
+    """Return a score with four decimals for the page; None if it is not finite, because JSON has no infinity."""
     return round(score, 4) if score is not None and math.isfinite(score) else None
 
 

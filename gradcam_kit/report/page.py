@@ -24,7 +24,7 @@ from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities
 
-_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # tables look like those of a comparison
+_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # the latter has the style of the tables of a comparison
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for color-blind readers, and gray
 _SPEED = "report/speed.json"
 _THUMBNAIL = re.compile(r"\d+\.jpg")
@@ -36,11 +36,11 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
     Args:
         out: the folder of the run.
         pictures: number of pictures explained since the page was last written.
-        seconds: how long that took.
+        seconds: the time that their explanation took.
         overwrite: replace a `report.html` that is not the page of a run.
 
     Raises:
-        OptionError: there is no run, or a `report.html` that is not the page of a run.
+        OptionError: the folder holds no run, or `report.html` is not the page of a run.
         InputError: `run.json` or a shard is damaged, or was not written by a run.
     """
     store = Store.at(out)
@@ -67,7 +67,7 @@ def is_current(out: str) -> bool:
 
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
-    """Return the page as text; `speed` in pictures per second, `digest` of the rows."""
+    """Return the page as text; `speed` is in pictures per second, and `digest` identifies the rows."""
     layers = {name: layers_in_short(own) for name, own in manifest["layers"].items()}
     data = {
         "methods": collected.methods,
@@ -107,7 +107,7 @@ def render(collected: Collected, manifest: dict[str, Any], speed: float | None, 
 
 
 def _keeper(store: Store) -> Keep:
-    """Return a function that writes files beside the page, after removing those of an earlier page."""
+    """Return a function that writes files beside the page, after removing the files of an earlier page."""
     begun: set[str] = set()
 
     def keep(name: str, content: bytes) -> None:

@@ -117,6 +117,6 @@ def test_a_browser_is_opened_where_there_is_a_display(display: str, monkeypatch:
     address = said[0].split()[2]
     assert address.startswith("http://127.0.0.1:")
     assert opened == ([address] if display else [])
-    assert said[1:] == ([] if display else [f"--open: no display or browser here; the page is at {address}"])
+    assert said[1:] == ([] if display else [f"--open: no display or browser is available; the page is at {address}"])
     assert shown.closed
     assert "NO_PROXY" not in os.environ

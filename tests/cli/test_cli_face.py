@@ -119,7 +119,7 @@ def test_open_says_where_the_page_is_when_there_is_no_display(monkeypatch: pytes
     status, _, notes = cli(*run, "--open")
     assert status == 0
     page = Path("out/report.html").resolve()
-    assert notes.splitlines()[-1] == f"--open: no display or browser here; the page is at {page}"
+    assert notes.splitlines()[-1] == f"--open: no display or browser is available; the page is at {page}"
     status, _, problem = cli(*run, "--open", "--no-report", "--overwrite")
     assert (status, "--no-report leaves it out" in problem) == (2, True)
 

@@ -74,8 +74,8 @@ def test_wrong_types_say_what_is_expected() -> None:
 @pytest.mark.parametrize(
     ("registry", "name", "says"),
     [
-        (METHODS, "gradcam", "there is no method 'gradcam'; here it is 'grad-cam'"),
-        (METRICS, "pointinggame", "there is no metric 'pointinggame'; here it is 'pointing-game'"),
+        (METHODS, "gradcam", "there is no method 'gradcam'; in gradcam_kit: 'grad-cam'"),
+        (METRICS, "pointinggame", "there is no metric 'pointinggame'; in gradcam_kit: 'pointing-game'"),
         (METRICS, "?", "there is no metric '?'; known are "),
     ],
 )

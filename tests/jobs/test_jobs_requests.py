@@ -42,8 +42,8 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"model": "shop:never"}, InputError, "shop:never cannot take these pictures: RuntimeError:"),
-        ({"model": "shop:never", "layers": ("stage2",)}, InputError, "shop:never cannot take these pictures"),
+        ({"model": "shop:never"}, InputError, "shop:never does not accept these pictures: RuntimeError:"),
+        ({"model": "shop:never", "layers": ("stage2",)}, InputError, "shop:never does not accept these pictures"),
         ({"targets": "3"}, ClassIndexError, "class 3 for a model with 3 output"),
         ({"targets": "-1"}, ClassIndexError, "class -1"),
         ({"targets": "predict"}, UnknownNameError, "the targets are 'predict'; did you mean 'predicted'?: there is no"),
@@ -135,7 +135,7 @@ def test_a_method_in_another_precision_is_another_method() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     explain(methods=("shop:Rounded",))
     sys.modules["shop"].precision = torch.bfloat16  # type: ignore[attr-defined]
-    with pytest.raises(OptionError, match=r'different methods\.Rounded\.dtype: null there, "torch\.bfloat16" now'):
+    with pytest.raises(OptionError, match=r'different methods\.Rounded\.dtype: null before, "torch\.bfloat16" now'):
         explain(methods=("shop:Rounded",))
 
 

@@ -26,8 +26,8 @@ def refusal(**changes: Any) -> str:
 
 def test_every_field_that_differs_is_named() -> None:
     assert refusal(model="shop:net", transform={"mean": (0.1,), "std": (0.2,)}, scores="raw") == (
-        '\'out\' holds a run with different model: "demo" there, "shop:net" now; transform.mean: [0.5] there, [0.1] '
-        'now; transform.std: [0.5] there, [0.2] now; scores: "softmax" there, "raw" now; choose another folder, use '
+        '\'out\' holds a run with different model: "demo" before, "shop:net" now; transform.mean: [0.5] before, [0.1] '
+        'now; transform.std: [0.5] before, [0.2] now; scores: "softmax" before, "raw" now; choose another folder, use '
         "the same settings, or replace it with --overwrite"
     )
 
@@ -35,8 +35,8 @@ def test_every_field_that_differs_is_named() -> None:
 def test_of_objects_with_other_keys_the_keys_are_named_and_what_both_have() -> None:
     settings = {"grad-cam": {"normalize": "max"}, "layer-cam": {"normalize": "max"}}
     assert refusal(methods=settings).startswith(
-        '\'out\' holds a run with different methods: "grad-cam" there, "grad-cam, layer-cam" now; '
-        'methods.grad-cam.normalize: "minmax" there, "max" now; choose'
+        '\'out\' holds a run with different methods: "grad-cam" before, "grad-cam, layer-cam" now; '
+        'methods.grad-cam.normalize: "minmax" before, "max" now; choose'
     )
 
 

@@ -83,7 +83,7 @@ def test_whatever_is_not_0_is_the_object_and_opacity_is_none() -> None:
         np.testing.assert_array_equal(found, mask > 0, name)
 
     inverted.save("m/inverted.png")
-    with pytest.raises(PictureError, match="save it as gray"):
+    with pytest.raises(PictureError, match="save it as a gray image"):
         Masks("m").of("inverted.png", (4, 6), (0.0, 0.0, 6.0, 4.0), (4, 6))
 
 

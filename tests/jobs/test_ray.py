@@ -120,7 +120,7 @@ def test_every_file_is_that_of_the_local_engine_although_readers_memory_and_a_no
 
 @pytest.mark.exhaustive
 def test_a_model_that_cannot_take_the_pictures_is_named_and_leaves_no_folder(folder: Path, cluster: object) -> None:
-    with pytest.raises(InputError, match="cannot take these pictures"):
+    with pytest.raises(InputError, match="does not accept these pictures"):
         explain("wrong", "ray", model="shop:never", layers=("stage2",))
     assert not Path("wrong").exists()
 
@@ -130,7 +130,7 @@ def test_our_errors_come_back_from_workers_and_others_say_how_to_go_on() -> None
 
     from gradcam_kit.jobs.engines.ray_engine import _failure
 
-    ours = InputError("the model cannot take these pictures")
+    ours = InputError("the model does not accept these pictures")
     assert _failure(RayTaskError("map", "Traceback", ours).as_instanceof_cause()) is ours
     other = _failure(RayTaskError("map", "Traceback\nZeroDivisionError: zero", ZeroDivisionError("zero")))
     assert str(other).startswith("Ray gave up: ZeroDivisionError: zero; complete results stay valid")

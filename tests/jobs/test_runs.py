@@ -77,12 +77,12 @@ def test_of_two_parts_that_begin_at_once_only_those_that_ask_the_same_go_on(out:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"methods": ("hires-cam",)}, 'different methods: "grad-cam" there, "hires-cam" now'),
-        ({"targets": "1"}, 'different targets: "predicted" there, "1" now'),
-        ({"shard_size": 3}, "different shard_size: 2 there, 3 now"),
-        ({"dtype": "bfloat16"}, 'different dtype: "float32" there, "bfloat16" now'),
-        ({"layers": ("stage1",)}, 'different layers.grad-cam: ["stage2"] there, ["stage1"] now'),
-        ({"overlays": 0}, "different overlays: null there, 0 now"),
+        ({"methods": ("hires-cam",)}, 'different methods: "grad-cam" before, "hires-cam" now'),
+        ({"targets": "1"}, 'different targets: "predicted" before, "1" now'),
+        ({"shard_size": 3}, "different shard_size: 2 before, 3 now"),
+        ({"dtype": "bfloat16"}, 'different dtype: "float32" before, "bfloat16" now'),
+        ({"layers": ("stage1",)}, 'different layers.grad-cam: ["stage2"] before, ["stage1"] now'),
+        ({"overlays": 0}, "different overlays: null before, 0 now"),
         ({"model": "shop:nameless"}, "different model"),
         ({"mean": (0.5, 0.5, 0.5)}, "different transform.mean"),
     ],
@@ -102,7 +102,7 @@ def test_other_pictures_are_refused_and_overwritten_when_asked() -> None:
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     explain()
     disk.write_picture(Path("pictures/b.png"), disk.CAT)
-    with pytest.raises(OptionError, match=r"different pictures: 1 there, 2 now"):
+    with pytest.raises(OptionError, match=r"different pictures: 1 before, 2 now"):
         explain()
     Path("pictures/a.png").rename("pictures/c.png")
     Path("pictures/b.png").unlink()
@@ -126,7 +126,7 @@ def test_a_wrong_request_keeps_the_run_that_it_would_overwrite() -> None:
     before = content("out")
     with pytest.raises(UnknownNameError, match="no method 'grad_cam'; did you mean 'grad-cam'"):
         explain(methods=("grad_cam",), overwrite=True)
-    with pytest.raises(InputError, match="cannot take these pictures"):
+    with pytest.raises(InputError, match="does not accept these pictures"):
         explain(model="shop:never", layers=("stage2",), overwrite=True)
     assert content("out") == before
 

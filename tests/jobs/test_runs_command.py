@@ -84,7 +84,7 @@ def test_it_stops_at_the_first_failure_goes_on_and_tries_again() -> None:
     assert command("pictures", *options)[0] == 1
     assert command("pictures", *options, "--retry-failed")[0] == 0
     status, _, problem = command("pictures", "--shard-size", "3")
-    assert (status, "different shard_size: 2 there, 3 now" in problem) == (2, True)
+    assert (status, "different shard_size: 2 before, 3 now" in problem) == (2, True)
     assert command("pictures", "--shard-size", "3", "--overwrite")[0] == 0
     assert len(list(Path("out/shards").iterdir())) == 2
 

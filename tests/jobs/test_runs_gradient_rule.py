@@ -38,8 +38,8 @@ def test_the_rule_is_part_of_the_run_and_another_one_is_refused() -> None:
     assert manifest["gradient_rule"] == manifest["methods"]["grad-cam"]["gradient_rule"] == "balanced"
     status, problem = run()
     assert status == 2
-    assert 'different methods.grad-cam.gradient_rule: "balanced" there, null now' in problem
-    assert 'gradient_rule: "balanced" there, "exact" now; choose another folder' in problem
+    assert 'different methods.grad-cam.gradient_rule: "balanced" before, null now' in problem
+    assert 'gradient_rule: "balanced" before, "exact" now; choose another folder' in problem
     assert Path("out/run.json").read_bytes() == before
 
 

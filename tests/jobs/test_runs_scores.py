@@ -94,7 +94,7 @@ def test_what_is_asked_for_is_kept_and_agrees_on_resuming_and_measuring() -> Non
     assert run.manifest["metrics"]["average-drop"]["score"] == "ClassProbability, sigmoid"
     plain = explain(model, "plain", scores="sigmoid", report=False)
     assert [row["score"] for row in plain] == [row["score"] for row in run]
-    with pytest.raises(OptionError, match='a run with different scores: "sigmoid" there, "softmax" now'):
+    with pytest.raises(OptionError, match='a run with different scores: "sigmoid" before, "softmax" now'):
         explain(model, "plain", report=False)
     request = EvaluateRequest("out", metrics=("average-gain",), model=model, workers=1, baselines=False)
     assert evaluate(request).failed == 0

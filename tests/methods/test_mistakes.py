@@ -121,8 +121,8 @@ def test_models_that_convert_images_themselves_are_left_alone() -> None:
 
 FOREIGN = {
     "target": "does not accept the argument 'target'; pass targets=",
-    "class_idx": "here it is targets",
-    "input_tensor": "here it is images, the first argument",
+    "class_idx": "in gradcam_kit: targets",
+    "input_tensor": "in gradcam_kit: images, the first argument",
     "aug_smooth": r"a wrapper: TestTime\(cam\)",
     "eigen_smooth": r"a wrapper: EigenSmooth\(cam\)",
     "reshape": r"when the CAM is made: GradCAM\(model, reshape=\.\.\.\)",

@@ -97,7 +97,7 @@ def test_the_way_out_works_as_it_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({key: STATE, "extra": extra}, "best.ckpt")
-    with pytest.raises(CheckpointError, match="beside its weights") as caught:
+    with pytest.raises(CheckpointError, match="besides its weights") as caught:
         load_checkpoint(make(1), Path("best.ckpt"))
     found = re.search(r"torch\.save\(.*\)$", str(caught.value))
     assert found is not None

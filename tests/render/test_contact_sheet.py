@@ -110,9 +110,9 @@ def test_sheet_titles_replace_what_the_font_lacks(text, same):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"titles": ["one"]}, ShapeError, "1 titles where 3"),
-        ({"titles": ["a", "b", "c"], "column_titles": []}, ShapeError, "0 column_titles where 3"),
-        ({"row_titles": ["a", "b"]}, ShapeError, "2 row_titles where 1"),
+        ({"titles": ["one"]}, ShapeError, "1 titles; expected 3"),
+        ({"titles": ["a", "b", "c"], "column_titles": []}, ShapeError, "0 column_titles; expected 3"),
+        ({"row_titles": ["a", "b"]}, ShapeError, "2 row_titles; expected 1"),
         ({"cell_size": 0}, OptionError, "cell_size=0"),
         ({"columns": 0}, OptionError, "columns=0"),
         ({"margin": -1}, OptionError, "margin=-1"),
@@ -128,5 +128,5 @@ def test_sheet_errors_of_rows():
         contact_sheet([])
     with pytest.raises(OptionError, match="columns=2 for nested pictures"):
         contact_sheet([[plain(RED)]], columns=2)
-    with pytest.raises(ShapeError, match="1 titles in row 1 where 2"):
+    with pytest.raises(ShapeError, match="1 titles in row 1; expected 2"):
         contact_sheet([[plain(RED)], [plain(RED)] * 2], titles=[["a"], ["b"]])

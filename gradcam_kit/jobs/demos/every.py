@@ -25,17 +25,17 @@ from gradcam_kit.methods import METHODS
 from gradcam_kit.pixels.pictures import write_picture
 from gradcam_kit.render import contact_sheet, overlays
 
-# With the settings of its paper, each of these would take as long as all other methods together.
+# With the settings of its paper, each of these methods would take as long as all other methods together.
 _OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}, "rise": {"masks": 200}}
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One method, or a model-independent map (then `seconds` is None).
+    """The result of a method, or of a model-independent map, whose `seconds` is None.
 
     Attributes:
         share: mean share of the heatmap that lies on the object, in [0, 1].
-        seconds: for all pictures.
+        seconds: the time for all pictures.
     """
 
     name: str
@@ -45,7 +45,7 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Result of the demo; `rows` are sorted by the share of the heatmaps on the objects, largest first.
+    """The result of the demo, with `rows` sorted by the share of the heatmaps on the objects, largest first.
 
     `unsuited` are the methods that do not suit this model.
     """
@@ -57,7 +57,7 @@ class DemoResult:
 
 
 def run_demo(out: Path, console: Console | None = None, overwrite: bool = False) -> DemoResult:
-    """Explain the bundled pictures with every method; write each overlay, and all of them on one sheet.
+    """Explain the bundled pictures with every method, and write each overlay and a sheet with all overlays.
 
     Args:
         out: folder for the pictures.
@@ -65,8 +65,8 @@ def run_demo(out: Path, console: Console | None = None, overwrite: bool = False)
         overwrite: replace files that were not written by a demo.
 
     Raises:
-        OptionError: an address of remote storage, a file of somebody else's in the way, or a folder that cannot be
-            written.
+        OptionError: `out` is on remote storage, cannot be written, or holds a file that no demo wrote and that would
+            be replaced.
     """
     check_local(out, "demo")
     samples = sample_pictures()

@@ -53,7 +53,7 @@ class DemoPicture:
     Attributes:
         title: subject of the picture.
         note: hint at what to look for.
-        second: name of the class explained beside the predicted one; None = the runner-up.
+        second: name of the class that is explained besides the predicted class; None = the runner-up.
     """
 
     title: str
@@ -69,7 +69,7 @@ class ShownMethod:
     Attributes:
         title: its name and options.
         passes: cost per picture for both classes, in forward passes of the model.
-        seconds: for all pictures and classes.
+        seconds: the time for all pictures and both classes.
         heatmaps: maps of the predicted and the second class for every picture.
     """
 
@@ -83,7 +83,7 @@ class ShownMethod:
 
 @dataclass(frozen=True)
 class DemoPage:
-    """Result of the demo; `missing` tells how to get photographs, if they could not be explained."""
+    """The result of the demo; if photographs could not be explained, `missing` tells how to get them."""
 
     methods: tuple[ShownMethod, ...]
     page: Path
@@ -95,7 +95,7 @@ def make_demo_page(out: Path, console: Console | None = None, overwrite: bool = 
     """Explain pictures by six methods for two classes each, and write OUT/demo.html.
 
     With the weights of `mobilenet-v2` the pictures are photographs, else the bundled model explains bundled pictures.
-    Without the model itself it takes about 45 forward passes per picture.
+    Together, the methods take about 45 forward passes per picture.
 
     Args:
         out: folder for the page.
@@ -103,8 +103,8 @@ def make_demo_page(out: Path, console: Console | None = None, overwrite: bool = 
         overwrite: replace files that were not written by a demo.
 
     Raises:
-        OptionError: an address of remote storage, a file of somebody else's in the way, or a folder that cannot be
-            written.
+        OptionError: `out` is on remote storage, cannot be written, or holds a file that no demo wrote and that would
+            be replaced.
         CheckpointError: the file with the weights is damaged.
     """
     check_local(out, "demo")
@@ -134,7 +134,7 @@ def _explained(
     forward: float,
     console: Console | None,
 ) -> Iterator[ShownMethod]:
-    """Yield each method with its maps and its cost, without the time to choose layers."""
+    """Yield each method with its maps and its cost, excluding the time for choosing layers."""
     good_for, quick = recommended(), single_pass_methods()
     layers = list(METHODS["grad-cam"](explainer.model).explain(images[:1]).layers)
     with MethodProgress(console, len(_METHODS)) as progress:
@@ -143,7 +143,7 @@ def _explained(
             title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
             with progress.method(title):
                 if name in quick:
-                    cam(images[:1])  # the empty name lets the method choose its layers
+                    cam(images[:1])  # chooses the layers, so that the measured call need not
                 with Meter(images.device) as meter:
                     heatmaps = cam(images, targets)
                     cost = meter.lap()
@@ -169,15 +169,15 @@ def _photographs() -> list[DemoPicture]:
     return [
         DemoPicture(
             "A cat and a cup",
-            "Two photographs in one image: maps that explain a class move from the cup to the cat. Eigen-CAM does not "
-            "look at the class, so its map stays.",
+            "Two photographs in one image: maps that depend on the class move from the cup to the cat. Eigen-CAM "
+            "ignores the class, so its map does not change.",
             np.concatenate([cat, cup]),
             "Egyptian cat",
         ),
         DemoPicture(
             "A rocket on its pad",
-            "The top class is wrong, the second one is nearly right. For the first, the maps point to the masts and "
-            "the ground.",
+            "The top class is wrong, the second class is nearly right. For the top class, the maps highlight the "
+            "masts and the ground.",
             data.rocket(),
             "space shuttle",
         ),
@@ -211,7 +211,7 @@ def _render(
     methods: tuple[ShownMethod, ...],
     missing: str | None,
 ) -> str:
-    """Return the page as one HTML text that needs no network."""
+    """Return the page as one HTML text, which loads nothing from the network."""
     names = explainer.loaded.class_names or ()
     shown = [
         _picture(explainer, one, index, [(names[k], float(row[k])) for k in classes.tolist()], methods)

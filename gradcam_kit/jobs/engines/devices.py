@@ -1,4 +1,4 @@
-"""Use several devices of one machine: one process for each, which takes shards from a queue."""
+"""Run on several devices of one machine, with one process per device that takes shards from a queue."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def work_on_devices(
 
 def _next_answer(answers: Any, processes: Sequence[BaseProcess]) -> Any:
     while True:
-        # before the check, so that their last answers have arrived
+        # Look at the processes before the queue, so that the last answers of ended processes are not missed.
         ended = not any(process.is_alive() for process in processes)
         try:
             return answers.get(timeout=0.5)

@@ -57,7 +57,7 @@ class FirstFailureError(Exception):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that turns shards into files.
+    """The stages that turn shards of pictures into files, and what they need.
 
     Attributes:
         pictures: number of pictures in the whole plan, which determines the pictures with thumbnails.
@@ -75,7 +75,7 @@ class Pipeline:
     progress: Progress = lambda explained, failed: None
 
     def work(self, shards: Iterable[Shard]) -> Generator[Done, None, None]:
-        """Write shards in order; each write is atomic.
+        """Write shards in order, each atomically, and yield them.
 
         Raises:
             GradCamKitError: the model or a method accepts none of the first pictures.

@@ -1,7 +1,7 @@
 """Run on a Ray cluster: tasks read pictures, actors hold the model, tasks render, and the driver writes shards.
 
-Stages, batches, rows and shards are the same as in the local pipeline. The index comes from the plan; Ray does not list
-files.
+Stages, batches, rows and shards are the same as in the local pipeline. The pictures come from the plan; Ray does not
+list files.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TRIES = 3  # maximum number of tries to render a batch, if each try kills its w
 _SILENT = logging.CRITICAL + 1
 
 Table = dict[str, np.ndarray]
-"""A batch of Ray Data; ours always have one row."""
+"""A batch of Ray Data; in this module, a batch always has one row."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Item:
     """One batch of a shard on its way through the cluster.
 
     Attributes:
-        batch: its number in the shard, of `batches`.
+        batch: the number of this batch among the `batches` of the shard.
         entries: the pictures, and whether each gets a thumbnail and overlays.
         notes: messages for the user.
     """
@@ -84,7 +84,7 @@ def work_on_ray(
     """Write shards on the cluster of `RAY_ADDRESS`, on one already connected, or on a new local one.
 
     Raises:
-        GradCamKitError: the cluster gave up.
+        GradCamKitError: the cluster could not complete all shards.
     """
     absolute = request.out if is_remote(request.out) else os.path.abspath(request.out)
     checkpoint = None if request.checkpoint is None else Path(request.checkpoint).absolute()
@@ -154,7 +154,7 @@ def _explained(request: RunRequest, explainer: Explainer, store: Store, items: S
 
 
 def _failure(error: Exception) -> GradCamKitError:
-    """Return the error that a worker raised if it is one of ours, otherwise one with what Ray says."""
+    """Return the error of a worker if it is a GradCamKitError, otherwise a CaptureError with Ray's message."""
     cause = getattr(error, "cause", None) or error.__cause__
     if isinstance(cause, GradCamKitError):
         return cause
@@ -168,7 +168,7 @@ _SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_
 def _decode(table: Table, packed: bytes) -> Table:
     item = _item(table)
     marked = [(entry, small) for entry, small, _ in item.entries]
-    if _deaths():  # perhaps because of a picture, which would kill one worker after another
+    if _deaths():  # a picture may have killed the worker, and would kill one worker after another
         [decoded] = _guarded_reader(packed).read([marked], 1)
     else:
         silence_decoders()
@@ -285,5 +285,5 @@ def _table(item: _Item) -> Table:
 
 
 def _item(table: Table) -> _Item:
-    item: _Item = pickle.loads(bytes(table["item"][0]))  # another process of the same run has written the shard
+    item: _Item = pickle.loads(bytes(table["item"][0]))  # safe, because a process of the same run has pickled it
     return item

@@ -23,7 +23,7 @@ KINDS = "a picture, a folder, a glob, a list file (.txt) or a table (.csv, .tsv,
 
 
 class Entry(NamedTuple):
-    """One picture: `key` names it in rows and overlays, `path` opens it, `label` is its class if a table says so."""
+    """A picture: its `key` in rows and overlays, the `path` that opens it, and its `label` if a table has one."""
 
     key: str
     path: str
@@ -44,7 +44,7 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
     runs: `out` and those below the source. Symbolic links are followed, but cycles are not.
 
     Raises:
-        InputError: no such file or folder, or a table without paths.
+        InputError: the source does not exist, or is a table without a column of paths.
     """
     if is_remote(source):
         yield from _remote_pictures(source, out, left_out)
@@ -75,7 +75,7 @@ def index_pictures(source: str, out: str) -> list[Entry]:
     """Return all pictures as a list, sorted by key, without duplicates; for sources that fit into memory.
 
     Raises:
-        InputError: no pictures.
+        InputError: the source holds no pictures.
     """
     found = {entry.key: entry for entry in find_pictures(source, out, Skipped())}
     if not found:
@@ -90,22 +90,22 @@ def no_pictures(source: str, left_out: Skipped | None = None) -> InputError:
 
 
 def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
-    """Yield the pictures that a list file or table names; a relative path starts at its folder.
+    """Yield the pictures that a list file or table names, with relative paths resolved from its folder.
 
     Raises:
-        InputError: pictures in different storages, which have no common folder.
+        InputError: the pictures are on different storages, which have no common folder.
     """
     parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
     root = "" if parent == "/" else parent
     if any(not path.startswith(root + "/") for path, _ in _lines(source, parent, Skipped())):
-        common: list[str] | None = None  # some are elsewhere, so use only the common folder of the pictures
+        common: list[str] | None = None  # some pictures are outside the list's folder
         for path, _ in _lines(source, parent, Skipped()):
             folder = path.split("/")[:-1]
             pairs = zip(folder if common is None else common, folder, strict=False)
             common = [ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
             if (is_remote(path) and len(common) < 3) or not common:
                 raise InputError(
-                    f"the pictures that {source!r} names have no folder or bucket in common; use a list each"
+                    f"the pictures that {source!r} names have no folder or bucket in common; make one list per storage"
                 )
         root = "/".join(common or [])
     for path, label in _lines(source, parent, left_out):
@@ -125,10 +125,10 @@ def _lines(source: str, parent: str, left_out: Skipped) -> Iterator[tuple[str, s
 
 
 def _as_on_disk(source: str, parent: str, path: str) -> str:
-    """Return a path by the real name of its file; a list may add blanks or use another Unicode form.
+    """Return a path as its file is named on disk, because a list may add blanks or use another Unicode form.
 
     Raises:
-        InputError: bytes that are not UTF-8, as in a list with another encoding, and no file of that name.
+        InputError: the path has bytes that are not UTF-8, as in a list with another encoding, and names no file.
     """
     place = _resolved(parent, path)
     plain = path.strip(BLANKS)
@@ -144,7 +144,7 @@ def _as_on_disk(source: str, parent: str, path: str) -> str:
 
 
 def _check_listed(source: str, path: str, own: str | None) -> None:
-    """Refuse an address that a list must not name, because lists may come from others; `own` is the list's storage.
+    """Refuse an address that a list must not name, because lists may be untrusted; `own` is the list's storage.
 
     Raises:
         InputError: the address must not be named in a list.
@@ -152,7 +152,7 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
     try:
         check_address(path, own or "file")
     except InputError as error:
-        raise InputError(f"{source!r} names a picture that is not read: {error}") from error
+        raise InputError(f"{source!r} names a picture that a list must not name: {error}") from error
 
 
 def _resolved(parent: str, path: str) -> str:

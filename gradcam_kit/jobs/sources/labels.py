@@ -16,7 +16,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels as the model's classes; `names` is None for a model whose class names are unknown."""
+    """Maps labels to the model's classes; `names` is None for a model whose class names are unknown."""
 
     names: Sequence[str] | None
     _indices: dict[str, int] = field(init=False, repr=False)
@@ -28,7 +28,7 @@ class Labels:
         object.__setattr__(self, "_counts", Counter(names))
 
     def of(self, entry: Entry) -> str | None:
-        """Return the label of a picture: from its table, else its innermost folder that names a class.
+        """Return the label of a picture from its table, else the name of its innermost folder that names a class.
 
         If no folder names a class, the innermost one is the label, so that the user sees the unmatched name.
         """
@@ -38,7 +38,7 @@ class Labels:
         return next(known, entry.folders[-1])
 
     def index(self, entry: Entry) -> int | None:
-        """Return the class that a picture's label names; None if it names none or several.
+        """Return the index of the class that a picture's label names; None for a label of no class or several classes.
 
         A label may be the number of a class if it comes from a table, or if the model's class names are unknown.
         """
@@ -52,7 +52,7 @@ class Labels:
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
     def unknown(self, entries: Iterable[Entry]) -> str | None:
-        """Return a note on labels that match no class; it explains why accuracy omits them."""
+        """Return a note on labels that match no class, which explains why accuracy leaves them out."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
         for _, group in groupby(entries, _place):  # sorted, so that pictures of a class follow each other
             for count, entry in enumerate(group, 1):  # noqa: B007
@@ -71,10 +71,10 @@ class Labels:
         return f"{unknown} of {labeled} labels match no class of the model, so accuracy leaves them out: {named}"
 
     def require(self, entry: Entry) -> int:
-        """Return the class that a picture's label names, for targets that are labels.
+        """Return the index of the class that a picture's label names, for targets that are labels.
 
         Raises:
-            UnknownNameError: a label that names no class, or several.
+            UnknownNameError: the label is missing, or names no class or several classes.
         """
         index = self.index(entry)
         if index is None:

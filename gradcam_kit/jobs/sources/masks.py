@@ -24,13 +24,13 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 @dataclass(frozen=True)
 class Masks:
-    """A folder of masks: pictures of the same size under the same names, `a/1.png` for `a/1.jpg`.
+    """A folder of masks, each with the size and name of its picture, such as `a/1.png` for `a/1.jpg`.
 
     Every nonzero pixel belongs to the object: a gray value, a color, or the index of a class or an instance. If the
     model's input is smaller than the picture, masks are resized by nearest neighbor.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: the folder does not exist.
     """
 
     folder: str
@@ -68,16 +68,16 @@ class Masks:
         return self.folder if is_remote(self.folder) else os.path.abspath(self.folder)
 
     def has(self, key: str) -> bool:
-        """Whether there is a mask of a picture, usable or not."""
+        """Whether a file with the mask of a picture exists, even if it cannot be read."""
         return any(self._opens(name) for name in _names(key))
 
     def of(self, key: str, size: tuple[int, int], box: Box, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-        """Return the mask in the model's view of a picture; padding outside the picture counts as no object.
+        """Return the mask of the part of a picture that the model sees; padding does not belong to the object.
 
         Args:
             key: the path of the picture, relative to the common folder.
-            size: its height and width.
-            box: the part of it that the model sees.
+            size: height and width of the picture.
+            box: the part of the picture that the model sees.
             shape: height and width of the model's input.
 
         Raises:
@@ -134,19 +134,19 @@ def _names(key: str) -> list[str]:
 
 
 def _object(image: Image.Image) -> Bool[np.ndarray, "height width"]:
-    """Return where a mask is not 0; opacity does not count."""
+    """Return where a mask is not 0, regardless of its opacity."""
     values = np.asarray(image)
     if image.mode in ("LA", "PA", "RGBA"):
         values = values[..., :-1]
     found = np.asarray(values if values.ndim == 2 else values.any(-1), dtype=bool)
     if image.mode == "P" and (found != np.asarray(image.convert("RGB")).any(-1)).any():
         raise PictureError(
-            "its palette has a color other than black for 0, or black for another number; save it as gray"
+            "its palette has a color other than black at index 0, or black at another index; save it as a gray image"
         )
     return found
 
 
 def _samples(start: float, end: float, count: int) -> np.ndarray:
-    """Return the pixels at the centers of this number of equal parts."""
+    """Return the indices of the pixels at the centers of `count` equal parts between start and end."""
     places: np.ndarray = np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(int)
     return places

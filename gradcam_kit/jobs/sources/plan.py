@@ -27,9 +27,9 @@ class Shard:
     """A slice of the plan.
 
     Attributes:
-        entries: its pictures; only those to retry if other rows are kept.
+        entries: the pictures of the slice; only the pictures to retry if other rows are kept.
         positions: positions of these pictures in the plan.
-        kept: all rows of an earlier run, if there was one.
+        kept: all rows of the slice from an earlier run, if there was one.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """The pictures of a source, sorted by key, without duplicates; the same for any number of workers.
+    """The pictures of a source, without duplicates and sorted by key, so that the order is the same in every run.
 
     Attributes:
         pictures: number of pictures.
@@ -93,16 +93,16 @@ class Plan:
 
 
 def make_plan(source: str, out: str, shard_size: int) -> Plan:
-    """List the pictures of a source; memory does not grow with their number.
+    """List the pictures of a source, in memory that does not grow with their number.
 
     Raises:
-        InputError: no pictures, or a source that cannot be read.
-        OptionError: no room for temporary files.
+        InputError: the source holds no pictures, or cannot be read.
+        OptionError: the disk has no room for temporary files.
     """
     with _room_needed(), ExitStack() as unfinished:
         lines = unfinished.enter_context(tempfile.TemporaryFile())
         plan = _written(lines, source, out, shard_size)
-        unfinished.pop_all()  # from here on the plan closes it
+        unfinished.pop_all()  # from here on the plan closes the file
     return plan
 
 
@@ -124,7 +124,7 @@ def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     if not pictures:
         raise no_pictures(source, left_out)
     offsets.append(position)
-    lines.flush()  # here, where a full disk is reported with its path
+    lines.flush()  # flushed here, where a full disk is reported with its path
     return Plan(shard_size, pictures, digest.hexdigest(), left_out, lines, offsets)
 
 

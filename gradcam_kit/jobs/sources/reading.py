@@ -21,18 +21,18 @@ from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits
 from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
-_LARGE = 2**26  # number of pixels, more than a camera has
+_LARGE = 2**26  # number of pixels of a large picture, more than most cameras have
 
 
 def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Picture:
-    """Read a picture; the error message does not repeat its name.
+    """Read a picture, with error messages that do not repeat the picture's name.
 
     Args:
         entry: the picture.
         admit: called with the number of pixels before memory is allocated.
 
     Raises:
-        PictureError: no such file, not a picture, or cut short.
+        PictureError: the file does not exist, is not a picture, or is truncated.
     """
     try:
         with opened(entry.path) as file:
@@ -60,9 +60,9 @@ def depth_note(entry: Entry) -> str | None:
 
 @contextmanager
 def picture_of(entry: Entry) -> Iterator[Picture]:
-    """Open a picture for the duration of the block; meanwhile other large pictures wait.
+    """Open a picture for the duration of the block, in which other large pictures wait if it is large.
 
-    So any number of workers needs memory for small pictures and a single large one.
+    Thus any number of workers together needs memory for small pictures and a single large one.
 
     Raises:
         PictureError: see `read_entry`.
@@ -78,7 +78,7 @@ def picture_of(entry: Entry) -> Iterator[Picture]:
 def _alone() -> Iterator[None]:
     """Wait for the large pictures of all other threads and processes, which share the machine's memory.
 
-    The lock is a file lock, because such a lock ends with its process, even if the picture kills it.
+    The lock is a file lock, which the system releases even if decoding the picture kills the process.
     """
     with ExitStack() as held:
         if fcntl is not None:
@@ -115,7 +115,7 @@ def decoders_quiet() -> Iterator[None]:
 def silence_decoders() -> None:
     """Keep messages of decoders off the terminal; errors of a picture are in its row.
 
-    PIL refuses pictures above its limit (179 megapixels) and does not warn of those above half of it.
+    PIL refuses pictures above its limit (179 megapixels), and does not warn of pictures above half of this limit.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     set_log_level()

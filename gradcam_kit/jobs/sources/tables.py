@@ -23,13 +23,13 @@ _Rows = Iterator[tuple[str, str | None]]
 
 
 def listed_rows(source: str) -> _Rows:
-    """Yield paths and labels unchanged; a row of a table without a path gives an empty path.
+    """Yield paths and labels as they are written; a table row without a path yields an empty path.
 
     Args:
         source: a list file or table, on this machine or on remote storage.
 
     Raises:
-        InputError: a table without paths, or one that cannot be read.
+        InputError: the file cannot be read, or the table has no column of paths.
     """
     suffix = PurePosixPath(source).suffix.lower()
     try:

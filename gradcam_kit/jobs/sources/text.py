@@ -1,4 +1,4 @@
-"""Read text that people and programs save: UTF-8 with or without a byte order mark; anything else is refused."""
+"""Read text files in UTF-8, with or without a byte order mark, and refuse files in other encodings."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def read_text(source: str, content: bytes) -> str:
 
 
 def check_encoding(source: str, head: bytes) -> None:
-    """Raise InputError for the first bytes of a file that are UTF-16 or UTF-32, with a mark or without."""
+    """Raise InputError if the first bytes of a file are UTF-16 or UTF-32, with or without a byte order mark."""
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             raise not_utf8(source, f"it is {name}")
     if b"\0" in head:
-        raise not_utf8(source, "it has zero bytes, as UTF-16 has")
+        raise not_utf8(source, "it contains NUL bytes, as UTF-16 does")
 
 
 def not_utf8(source: str, found: str) -> InputError:

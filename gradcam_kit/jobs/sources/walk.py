@@ -1,4 +1,4 @@
-"""Find the pictures below a folder: all, or those that match a glob."""
+"""Find all pictures below a folder, or the pictures that match a glob."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Skipped:
         endings: number of files that are not pictures, by extension.
         runs: folders of earlier runs.
         closed: folders without read permission.
-        repeated: number of pictures named before.
+        repeated: number of repetitions of pictures that were already named.
         relabeled: number of repeated pictures with a different label.
-        first_relabeled: description of the first of them.
+        first_relabeled: description of the first relabeled picture.
         nameless: number of table rows without a path.
     """
 
@@ -165,13 +165,13 @@ class Walk:
                 self.left_out.closed.append(key_of(os.path.relpath(folder, self.root)))
 
     def _parent(self, folder: str) -> str:
-        """Return the parent folder; by its plain name if that is certainly the same folder."""
+        """Return the parent folder, by its plain path if that path certainly leads to the same folder."""
         if folder == self.root or folder.endswith(os.sep + "..") or os.path.islink(folder):
             return os.path.join(folder, "..")
         return os.path.dirname(folder)
 
     def _takes(self, child: _Child) -> bool:
-        """Whether it has a picture's extension; pipes are skipped, and a broken link will become a failure."""
+        """Whether a file is taken as a picture, by its extension: pipes are not, broken links are and fail later."""
         ending = os.path.splitext(child.name)[1].lower()
         if ending in PICTURE_SUFFIXES:
             return child.is_symlink() or child.is_file()
@@ -188,7 +188,7 @@ class Walk:
 
 
 def key_of(relative: str) -> str:
-    """Return a relative path as a key of rows: POSIX, and valid text whatever its bytes are."""
+    """Return a relative path as a key of rows: with POSIX separators, and as valid text even if it is not UTF-8."""
     name = os.fsencode(relative.replace(os.sep, "/"))
     try:
         if "\\x" not in (key := name.decode()):
@@ -221,7 +221,7 @@ def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[i
 
 
 def _children(folder: str, parts: Collection[str]) -> AbstractContextManager[Iterable[_Child]]:
-    """Return the candidates for parts of a pattern; names without wildcards need no listing."""
+    """Return the entries of a folder that may match parts of a pattern; parts without wildcards need no listing."""
     return os.scandir(folder) if any(map(glob.has_magic, parts)) else nullcontext(_named(folder, parts))
 
 
@@ -235,7 +235,7 @@ def _named(folder: str, parts: Collection[str]) -> Iterator[_Child]:
 
 
 def _is_folder(child: _Child) -> bool:
-    """Whether it is a folder, or a link to one that can be reached."""
+    """Whether an entry is a folder, or a link to a folder that can be reached."""
     try:
         return child.is_dir()
     except PermissionError:

@@ -36,7 +36,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
 
     Args:
         out: output of the command; `Path("s3://...")` has lost one of its slashes.
-        command: its name.
+        command: name of the command.
 
     Raises:
         OptionError: `out` is an address of remote storage.
@@ -57,14 +57,15 @@ def local_path(path: str) -> str | None:
 
 
 def check_address(path: str, also: str | None = None) -> None:
-    """Refuse addresses of anything but files on a single storage.
+    """Refuse addresses that do not simply name a file or folder on one storage.
 
     Args:
         path: an address with `://`.
-        also: a kind of storage accepted besides `SIMPLE`; None = kinds that the program itself registered.
+        also: a kind of storage that is accepted besides `SIMPLE`; None = all kinds that fsspec does not know by
+            itself, because the program has registered them.
 
     Raises:
-        InputError: an address of another kind, or one that chains several kinds.
+        InputError: the address is of another kind, or chains several kinds.
     """
     kind = scheme(path)
     if "::" in path:

@@ -20,7 +20,7 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
         overwrite: also replace foreign files.
 
     Raises:
-        OptionError: a file exists that is not in the record; then nothing is written.
+        OptionError: one of the files exists and is not in the record; then nothing is written.
     """
     names = list(dict.fromkeys(names))
     try:
@@ -44,7 +44,7 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
 
 
 def _noted(folder: Folder, notes: str) -> set[str]:
-    """Return the recorded files; none if the record is not ours."""
+    """Return the recorded files; an empty set if this package did not write the record."""
     try:
         found = json.loads(folder.read(notes) or b"[]")
     except (ValueError, RecursionError):

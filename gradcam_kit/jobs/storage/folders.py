@@ -27,7 +27,7 @@ _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error means that no other file can be written there either."""
+    """Whether no further files can be written to the folder: disk full, quota exceeded, or read-only file system."""
     return isinstance(error, OSError) and error.errno in _HOPELESS
 
 
@@ -36,7 +36,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     """Open a file of this machine or of remote storage for reading.
 
     Raises:
-        PictureError: not a regular file, so that reading might block forever.
+        PictureError: the path is not a regular file, so that reading might block forever.
     """
     if is_remote(path):
         system, inner = remote(path)
@@ -50,7 +50,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
 
 class LocalFolder:
-    """A folder of this machine or of a mounted file system; names in it are relative, with `/`."""
+    """A folder of this machine or of a mounted file system; names of files are relative to it and use `/`."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -62,7 +62,7 @@ class LocalFolder:
         return Path(self.root, name)
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file; None if there is none."""
+        """Return the content of a file; None if the file does not exist."""
         path = self.path(name)
         try:
             if not stat.S_ISREG(path.stat().st_mode):
@@ -86,7 +86,7 @@ class LocalFolder:
                     raise
 
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file unless it exists; return False if it does, even if another process was just faster.
+        """Write a file unless it exists; return False if it exists, even if another process has just created it.
 
         Without hard links, a reader may briefly see a partial file.
         """
@@ -101,7 +101,7 @@ class LocalFolder:
         return True
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file that nobody reads before a later `write` refers to it; never through a link."""
+        """Write a file, not atomically, that is read only once a later `write` refers to it; never follow a link."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -206,7 +206,7 @@ def _is_left_over(temporary: Path) -> bool:
     process = rest.partition("-")[0]
     try:
         if os.name == "posix" and host == _HOST and process.isdecimal():
-            os.kill(int(process), 0)  # only asks
+            os.kill(int(process), 0)  # signal 0 only checks that the process exists
         return time.time() - temporary.stat().st_mtime > _OLD
     except ProcessLookupError:
         return True

@@ -24,7 +24,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], root: str) -> 
     unsaid = {"scores": "softmax", "gradient_rule": "exact"}  # fields that earlier versions did not write
     before, now = {**before, **unsaid, **before}, {**now, **unsaid, **now}
     differences = [
-        f"{name}: {_short(old)} there, {_short(new)} now"
+        f"{name}: {_short(old)} before, {_short(new)} now"
         for name, old, new in _differences(before, now)
         if name.split(".")[0] != "about"
     ]
@@ -43,7 +43,7 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
         place: its path, for messages.
 
     Raises:
-        InputError: another format, or a field that no run writes; the message names the first.
+        InputError: the format is unknown, or a field has a value that no run writes; the message names the field.
     """
     if manifest.get("format") != FORMAT:
         raise InputError(f"{place} has the format {_short(manifest.get('format'))}; expected {FORMAT}")
@@ -58,7 +58,7 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the fields that differ, with both values; for objects of objects with different keys, the keys."""
+    """Yield the fields that differ, with both values, or with the keys of objects of objects if the keys differ."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         if before != now:
             yield name, before, now

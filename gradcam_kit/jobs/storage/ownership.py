@@ -35,7 +35,7 @@ def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
 
 
 def is_run_manifest(manifest: Any) -> bool:
-    """Whether the content of a `run.json` is the manifest of a run of this package, of whatever version."""
+    """Whether the content of a `run.json` is the manifest of a run by any version of this package."""
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("format"), int):
         return False
     versions = manifest.get("versions")
@@ -48,7 +48,7 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
     Args:
         folder: the folder of the run, without a `run.json`.
         methods: methods of the run.
-        overwrite: whether a run was to be replaced, so that all folders with names of a run's folders count.
+        overwrite: whether a run was to be replaced; then all files in folders with the names of a run's folders count.
 
     Raises:
         OptionError: such files exist; the message names them.

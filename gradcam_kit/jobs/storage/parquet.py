@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from gradcam_kit.errors import raise_interruption
 
 _DAMAGE = (OSError, pa.ArrowException, ValueError, KeyError, OverflowError, MemoryError)
-"""Exceptions that Arrow raises while decompressing and decoding damaged files; it has no special type for them."""
+"""Exceptions that Arrow raises for damaged files while decompressing and decoding; it has no special type for this."""
 
 
 class DamagedTableError(Exception):

@@ -22,7 +22,7 @@ class RemoteFolder:
         return f"{self._base}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file; None if there is none."""
+        """Return the content of a file; None if the file does not exist."""
         try:
             content: bytes = self._system.cat_file(self.path(name))
         except FileNotFoundError:
@@ -40,9 +40,9 @@ class RemoteFolder:
     put = write
 
     def create(self, name: str, content: bytes) -> bool:
-        """Upload a file unless it exists; return False if it does, even if another process was just faster.
+        """Upload a file unless it exists; return False if it exists, even if another process has just created it.
 
-        The latter is best effort on storages without conditional writes: the file is read back to see whose it is, so
+        Storages without conditional writes cannot guarantee this: the file is read back to see whose content it has, so
         two processes may both believe that the file is theirs if one uploads after the other has checked.
         """
         path = self.path(name)
@@ -54,7 +54,7 @@ class RemoteFolder:
             self._system.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except (TypeError, ValueError, NotImplementedError):  # this file system has no such mode
+        except (TypeError, ValueError, NotImplementedError):  # this file system has no exclusive mode
             self._system.pipe_file(path, content)
         return self.read(name) == content
 

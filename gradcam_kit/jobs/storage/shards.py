@@ -36,13 +36,13 @@ class ShardFiles:
     extra: tuple[pa.Field, ...] = field(default=())
 
     def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
-        """Return the intact shards by number, judged by their file footers; without their problems.
+        """Return the counts of the intact shards by number, read from the file footers, which do not hold problems.
 
         Args:
             but: numbers to skip.
 
         Raises:
-            InputError: an intact table that is not a run's.
+            InputError: an intact table was not written by a run.
         """
         names = (name.removesuffix(".parquet") for name in self.folder.names("shards") if name.endswith(".parquet"))
         numbers = [number for name in names if name.isdecimal() and (number := int(name)) not in but]
@@ -52,7 +52,7 @@ class ShardFiles:
             return {number: counts for number, counts in found if counts is not None}
 
     def sound(self, numbers: Iterable[int]) -> set[int]:
-        """Return the shards whose files are fully intact, thumbnails included; reads all rows."""
+        """Read all rows and thumbnails of some shards, and return the shards whose files are fully intact."""
         numbers = list(numbers)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return {
@@ -82,9 +82,7 @@ class ShardFiles:
         if lacking or not all(text.isdigit() for text in found):
             place = self.place(f"shards/{_shard(number)}")
             said = (
-                f"it has no column {lacking[0]!r} as in a run"
-                if lacking
-                else "it does not state its number of pictures"
+                f"it does not have the column {lacking[0]!r}" if lacking else "it does not state its number of pictures"
             )
             raise InputError(f"{place} is not a shard of a run: {said}; move it away, and the run will write its own")
         return Counts(int(found[0]), int(found[1]))
@@ -236,7 +234,7 @@ class ShardFiles:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Add the folder and the remedy to disk errors."""
+        """Turn disk errors in the block into errors that name the folder and the remedy."""
         try:
             yield
         except OSError as error:
@@ -252,7 +250,7 @@ class ShardFiles:
 
 
 def _settings(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """Return the settings of each metric in a file of measurements; empty if the file is not ours."""
+    """Return the settings of each metric in a file of measurements; empty if this package did not write the file."""
     try:
         found = json.loads((metadata or {}).get(_SETTINGS, b"{}"))
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ from gradcam_kit.jobs.storage.names import overlay_name
 from gradcam_kit.jobs.storage.ownership import PAGE, check_links, check_vacant, has_own_page, is_run_manifest, own_files
 from gradcam_kit.jobs.storage.shards import ShardFiles
 
-_TRIES, _PAUSE = 10, 0.1  # seconds to wait for a manifest that another process is writing
+_TRIES, _PAUSE = 10, 0.1  # tries to read a manifest that another process is writing, and seconds between tries
 _LARGEST = 2**26  # maximum size of a manifest in bytes; one with 20,000 classes has a few megabytes
 
 
@@ -41,7 +41,7 @@ class Store(ShardFiles):
         """Return the manifest of the run in this folder; None if there is no run.
 
         Raises:
-            OptionError: rows without a manifest, or an unreadable or invalid manifest.
+            OptionError: there are rows but no manifest, or the manifest is unreadable or invalid.
         """
         place, read = f"{self.folder.root}/run.json", None
         for tried in range(1, _TRIES + 1):
@@ -80,7 +80,7 @@ class Store(ShardFiles):
         """Return the `manifest` with every field validated; None if there is no run.
 
         Raises:
-            GradCamKitError: as for `manifest`, or an invalid field.
+            GradCamKitError: as for `manifest`, or a field of the manifest is invalid.
         """
         manifest = self.manifest()
         if manifest is not None:
@@ -114,7 +114,7 @@ class Store(ShardFiles):
     def begin(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
         """Begin the run in this folder, or resume it.
 
-        Overwriting a run removes the files that it wrote; other files in its folders stay.
+        Overwriting a run removes the files that it wrote; other files in its folders are kept.
 
         Raises:
             OptionError: the folder holds another run without `overwrite`, or an unreadable `run.json`.
@@ -123,7 +123,7 @@ class Store(ShardFiles):
             content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
             if overwrite:
                 before = self.check_free(manifest.get("methods", ()), overwrite)
-                # empty the folders first: if this is interrupted, the rest still belongs to the old run
+                # empty the folders first: if this is interrupted, the remaining files still belong to the old run
                 if before is not None:
                     page = [PAGE] if has_own_page(self.folder) else []
                     self.folder.remove(*own_files(self.folder, before["methods"]), *page)

@@ -14,7 +14,7 @@ from gradcam_kit.jobs.work.reader import Decoded, Failed
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures, read or failed, with the images of those that were read as one tensor."""
+    """Pictures that were read or failed, with one tensor of the images of the pictures that were read."""
 
     items: Sequence[Decoded | Failed]
     images: Tensor | None = None
@@ -49,7 +49,7 @@ class Fit:
 
     Attributes:
         most: pictures in a batch; None = no limit found.
-        rows: masked rows in one forward pass of a method; None = no limit found.
+        rows: masked images in one forward pass of a method; None = no limit found.
     """
 
     most: int | None = None

@@ -21,10 +21,10 @@ class DoctorRequest:
 
     Attributes:
         model: the options of the model.
-        data: its training pictures: a folder with one subfolder per class, a glob, a list or a table; None = none.
-        test: its test pictures, in the same forms.
-        steps: training steps on a copy of the model.
-        batch_size: images in each of them.
+        data: the training pictures: a folder with one subfolder per class, a glob, a list or a table; None = none.
+        test: the test pictures, in the same forms.
+        steps: number of training steps on a copy of the model.
+        batch_size: number of images in each training step.
         out: the folder for `doctor.html` and `doctor.json`.
     """
 
@@ -48,11 +48,11 @@ class Diagnosis:
     """The result of `doctor`.
 
     Attributes:
-        findings: the worst first.
+        findings: all findings, the worst first.
         inputs: description of the examined inputs.
         skipped: checks that were skipped, with the reasons.
         page: path of the page.
-        seconds: time of each part.
+        seconds: the time that each part of the examination took.
         report: statistics of the layers of the trained copy.
         maps: feature maps of some layers.
         strips: name of a layer -> its plots over time and by unit.

@@ -31,7 +31,7 @@ ClassOf = Callable[[Entry], int | None]
 
 @dataclass(frozen=True)
 class Judged:
-    """The model's probabilities for a labeled picture: of its label and of the predicted class."""
+    """A labeled picture with the model's probabilities of its label and of the predicted class."""
 
     name: str
     label: int
@@ -48,7 +48,7 @@ class Examined:
         split: input of the data checks.
         entries: pictures by their names in messages.
         counts: number of pictures by unchanged label.
-        unknown: the same for labels that match no class of the model.
+        unknown: number of pictures by label, for labels that match no class of the model.
         unreadable: pictures that could not be read, with the reason.
         dim: pictures with fewer than 8 gray levels.
         judged: the model's probabilities, if it is trained.
@@ -67,7 +67,7 @@ class Examined:
     left: int = 0
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
-        """Return the kept images with their labels; if most have a label, drop those without."""
+        """Return the kept images with their labels; if most images have a label, leave out images without a label."""
         labeled = [(image, label) for image, label in self.images if label is not None]
         if len(labeled) * 2 > len(self.images):
             return torch.stack([image for image, _ in labeled]), torch.tensor([label for _, label in labeled])
@@ -80,7 +80,7 @@ def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], li
     A folder with the subfolders `train` and `test` (or `val`) holds both.
 
     Raises:
-        InputError: a folder without pictures.
+        InputError: a folder holds no pictures.
     """
     entries = index_pictures(data, out)
     if test is not None:
@@ -99,7 +99,7 @@ def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> 
     """Return a function from a picture to the class of its label, with a description.
 
     Args:
-        explainer: with the class names of the model, if they are known.
+        explainer: the explainer, which holds the class names of the model if they are known.
         entries: all pictures, whose labels are counted if class names are unknown.
         outputs: number of classes of the model.
     """
@@ -226,5 +226,5 @@ def _spread(entries: Sequence[Entry], class_of: ClassOf) -> Iterator[Entry]:
 
 
 def prefix_of(source: str | None) -> str:
-    """Return the prefixes that distinguish pictures of two folders."""
+    """Return the prefix of names that distinguishes the pictures of a folder from those of another folder."""
     return "" if source is None else f"{os.path.basename(os.path.normpath(source))}/"

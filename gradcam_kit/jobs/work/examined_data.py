@@ -29,7 +29,7 @@ _PAIRS = 12
 
 @dataclass
 class ExaminedData:
-    """The examined pictures."""
+    """The examined training and test pictures, a batch of images for the model, and pairs of similar pictures."""
 
     train: Examined
     test: Examined | None
@@ -160,7 +160,7 @@ def count_outputs(explainer: Explainer, images: Tensor) -> int:
     except Exception as error:
         raise_interruption(error)
         said = one_line(f"{type(error).__name__}: {error}")
-        raise InputError(f"{explainer.loaded.spec} cannot take images {tuple(images.shape)}: {said}") from error
+        raise InputError(f"{explainer.loaded.spec} does not accept images {tuple(images.shape)}: {said}") from error
     if scores is None or len(scores) != len(images) or scores.ndim > 2:
         return 0
     return scores.shape[1] if scores.ndim == 2 else 1

@@ -30,7 +30,7 @@ class RowMaker:
     """Makes the rows of pictures.
 
     Attributes:
-        labels: the classes of labels.
+        labels: maps labels to classes.
         kind: kind of the class scores, see `class_scores`.
     """
 
@@ -73,7 +73,7 @@ class RowMaker:
         return found
 
     def _each_target(self, explanation: Explanation, maps: Float16[np.ndarray, "n m h w"]) -> list[list[Row]]:
-        """Return the columns of one target for each image."""
+        """Return the columns that depend on the target, for each image and each target."""
         n, m = maps.shape[:2]
         empty = explanation.is_empty.reshape(n, -1).tolist()
         classes: list[list[int | None]] = [[None] * m] * n
@@ -129,7 +129,7 @@ def _best(output: Any, n: int, kind: ScoreKind | None) -> tuple[list[tuple[list[
 
 
 def _stored(cam: BaseCAM, explanation: Explanation) -> Float16[np.ndarray, "n m h w"]:
-    """Return the heatmaps at the layer's resolution; fused heatmaps at that of the finest layer."""
+    """Return the heatmaps at the layer's resolution; fused heatmaps have the resolution of the finest layer."""
     leading = explanation.is_empty.ndim
     if len(explanation.layers) == 1:
         saliency = explanation.saliency[explanation.layers[0]]

@@ -70,7 +70,7 @@ class Explainer:
         model: the model on its device.
         cams: the methods.
         targets: the classes to explain.
-        labels: the classes of labels.
+        labels: maps labels to classes.
         device: the device of the model.
         dtype: the precision of the model's passes.
         fit: limits of the device's memory; shared by copies of this explainer.
@@ -78,8 +78,8 @@ class Explainer:
         scores: kind of the class scores.
         say: called with messages for the user.
 
-    Passes without gradients run under `no_grad`, not `inference_mode`, because tensors that a model keeps from the
-    latter, such as a grid of positions, could not enter a graph later.
+    Passes without gradients run under `no_grad`, not `inference_mode`, because tensors that a model keeps from a pass
+    in `inference_mode`, such as a grid of positions, could not enter a graph later.
     """
 
     loaded: LoadedModel
@@ -95,7 +95,7 @@ class Explainer:
     say: Callable[[str], None] = lambda _: None
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
-        """Explain the pictures that could be read, all methods on one pass; results keep the order of the batch.
+        """Explain the pictures that could be read, with all methods in one pass, and yield results in the same order.
 
         A batch that fails is halved until only the faulty pictures fail, or until it fits into the memory of the
         device. A batch with images of different sizes is halved too.
@@ -120,7 +120,7 @@ class Explainer:
         batch = sent if sent is not None and sent.images is not None else Batch.sent(items, self.device)
         images = batch.arrived_images()
         if images is None:
-            raise InputError(f"the transform of {self.loaded.spec} gives images of different sizes")
+            raise InputError(f"the transform of {self.loaded.spec} gives images of different sizes; expected one size")
         return self.loaded.transform.finish(images).contiguous()
 
     @contextmanager
@@ -177,7 +177,7 @@ class Explainer:
         """Return the error of a picture that fails alone; blame the methods if a plain forward pass succeeds.
 
         Raises:
-            Exception: the error itself, if nothing fails again.
+            Exception: the given error, if neither the model nor a method fails again.
         """
         if isinstance(error, GradCamKitError) or is_out_of_memory(error) or not self.takes(one):
             return error
@@ -250,13 +250,13 @@ class Explainer:
         return RowMaker(self.labels, self.scores)
 
     def _fitting_cams(self) -> tuple[BaseCAM, ...]:
-        """Return the methods with at most as many masked rows per forward pass as fit into memory."""
+        """Return the methods, with the masked images per forward pass limited to the number that fits into memory."""
         if (most := self.fit.rows) is None:
             return self.cams
         return tuple(_with_batch_size(cam, min(cam.batch_size, most)) for cam in self.cams)
 
     def _fewer_rows(self) -> bool:
-        """Halve the masked rows per forward pass of methods; return False if there is only one row already."""
+        """Halve the masked images per forward pass of methods; return False if only one image is left."""
         rows = max(cam.batch_size for cam in self._fitting_cams())
         if rows > 1:
             self.fit.rows = rows // 2
@@ -264,7 +264,7 @@ class Explainer:
 
     def _shrink(self, most: int) -> None:
         self.fit.most = most
-        rows = "" if self.fit.rows is None else f", {self.fit.rows} changed images at a time"
+        rows = "" if self.fit.rows is None else f", {self.fit.rows} masked images at a time"
         self.say(f"{self.device} ran out of memory; continuing with batches of {most}{rows}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -144,16 +144,16 @@ def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
 def metric_settings(
     explainer: Explainer, entries: Iterable[Entry], targets: Targets, masks: Masks | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return the settings of each metric, read from measuring the first explainable picture.
+    """Return the settings of each metric, obtained by measuring the first picture that can be explained.
 
     Args:
-        explainer: with metrics.
+        explainer: the explainer, whose metrics are measured.
         entries: the pictures.
         targets: which classes the run explains.
         masks: masks of the objects, for metrics that need them.
 
     Raises:
-        GradCamKitError: a metric that cannot be computed for this picture.
+        GradCamKitError: a metric cannot be computed for this picture.
     """
     if not explainer.metrics:
         return {}
@@ -173,7 +173,7 @@ def metric_settings(
                 raise request_fault(explainer, error) from error
             origin = {name: {"masks": masks.origin} for name in locating} if masks is not None else {}
             return {name: {**result.settings, **origin.get(name, {})} for name, result in results.items()}
-    return {metric.name: {} for metric in explainer.metrics}  # the rows contain the reason
+    return {metric.name: {} for metric in explainer.metrics}  # no picture was explained; the rows contain the reason
 
 
 def note(console: Console | None, text: str) -> None:

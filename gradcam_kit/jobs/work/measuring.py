@@ -1,4 +1,4 @@
-"""Measure stored heatmaps; the numbers are the same whether the run measures them or `evaluate` later."""
+"""Measure stored heatmaps, with equal numbers whether the run measures them or a later `evaluate` does."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Me
         masks: masks of the objects.
 
     Raises:
-        UnknownNameError: no such metric.
-        OptionError: a metric that needs masks, without masks.
+        UnknownNameError: a metric does not exist.
+        OptionError: a metric needs masks, and `masks` is None.
     """
     metrics = tuple(known_metrics(names))
     for metric in metrics:
@@ -197,7 +197,7 @@ def baseline_rows(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass
 class MetricMeans:
-    """Means over rows, accumulated shard by shard."""
+    """Means of metrics over rows, accumulated shard by shard."""
 
     sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -221,10 +221,10 @@ class MetricMeans:
             self.add(({"method": method, **columns} for columns in _columns(metric, one)), [metric])
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return a line per method and metric: the mean over the ok rows, their number, and the number of others.
+        """Return a line per method and metric: the mean over rows with the status "ok", and counts by status.
 
-        The mean is None if no row is ok. The baseline of ones is flagged because it is constant, but on purpose; its
-        mean is the plain value of the formula, with a count of 0.
+        The mean is None if no row has the status "ok". The rows of the baseline of ones have another status, because
+        its heatmap is constant on purpose; their mean is the mean of the metric's formula, with a count of 0.
         """
         found = []
         for (method, metric), statuses in self.statuses.items():

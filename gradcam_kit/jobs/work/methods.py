@@ -33,7 +33,7 @@ def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:
     """Return the methods of these names, without duplicates; a name with a colon is a user-defined class.
 
     Raises:
-        GradCamKitError: no such method.
+        GradCamKitError: a method does not exist.
     """
     return list(dict.fromkeys(map(_method_class, methods)))
 
@@ -49,7 +49,7 @@ def with_methods(
     """Return the explainer with methods at the given layers, or at layers chosen once for this image.
 
     Raises:
-        GradCamKitError: a layer or method that does not suit the model, or a model that does not accept the image.
+        GradCamKitError: a layer or method does not suit the model, or the model does not accept the image.
     """
     images = None if image is None else explainer.images([image])
     chosen: dict[LayerChoice, list[str] | None] = {choice: None for choice in LayerChoice if choice.is_fixed}
@@ -81,7 +81,7 @@ def make_method(
     """Make a method for a model.
 
     Raises:
-        GradCamKitError: the options do not suit the method, or a user-defined class takes different arguments.
+        GradCamKitError: the options do not suit the method, or a user-defined class accepts other arguments.
     """
     try:
         if gradient_rule == "exact":  # the method raises its own error
@@ -103,7 +103,9 @@ def request_fault(explainer: Explainer, error: Exception) -> GradCamKitError:
     if isinstance(error, GradCamKitError):
         return error
     hint = _channels(explainer.loaded.transform, str(error))
-    wrapped = InputError(f"{explainer.loaded.spec} cannot take these pictures: {type(error).__name__}: {error}{hint}")
+    wrapped = InputError(
+        f"{explainer.loaded.spec} does not accept these pictures: {type(error).__name__}: {error}{hint}"
+    )
     wrapped.__cause__ = error
     return wrapped
 

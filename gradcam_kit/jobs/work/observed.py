@@ -30,7 +30,7 @@ from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
-_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # kinds of findings about our own optimizer
+_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # findings about the optimizer of this module
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
 _STRETCH = 1.5  # maximum stretch of a map relative to the image
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
@@ -39,10 +39,10 @@ _FEWEST_UNITS, _MOST_UNITS = 4, 256
 def observed_training(
     model: nn.Module, batches: list[Pair], loss: Loss, steps: int
 ) -> tuple[list[Finding], Report, dict[str, Strips]]:
-    """Train a copy of a model; return what is wrong with it, the report about its layers, and pictures of them.
+    """Train a copy of a model, and return the findings, the report about its layers, and plots of the layers.
 
     Raises:
-        GradCamKitError: layers that cannot be observed.
+        GradCamKitError: the layers cannot be observed.
     """
     watched: list[_Timeline] = []
 
@@ -88,7 +88,7 @@ class _Timeline:
             self.before[name] = counts
 
     def strips(self) -> dict[str, Strips]:
-        """Return the pictures of each layer."""
+        """Return the plots of each layer."""
         tracks = self.diagnostics.state_dict()["ledger"].tracks
         return {name: Strips(_over_time(columns), _units(tracks[name])) for name, columns in self.columns.items()}
 
@@ -137,7 +137,7 @@ def _are_positions(shape: Sequence[int], image: Sequence[int]) -> bool:
 
 
 def chosen_evenly(names: Sequence[str], most: int) -> list[str]:
-    """Return some of the names, the first and the last among them, evenly spread."""
+    """Return at most `most` of the names, evenly spread, including the first and the last one."""
     count = min(most, len(names))
     return list(dict.fromkeys(names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)))
 

@@ -20,7 +20,7 @@ from gradcam_kit.transforms import Picture
 
 
 def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normalization = "minmax") -> Picture:
-    """Return the overlay of a row."""
+    """Return the picture of a row with its heatmap on it."""
     x0, y0, x1, y1 = row["box"]
     return overlay(picture, enlarged(row, normalization).clip(0, 1), box=(x0, y0, x1, y1))
 

@@ -19,7 +19,7 @@ from gradcam_kit.metrics import BASELINES
 
 @dataclass
 class PairedNumbers:
-    """Numbers by metric, method and picture; those of several targets of a picture are averaged.
+    """Numbers by metric, method and picture, averaged over several targets of a picture.
 
     A number takes four bytes, and no path is kept, so a million pictures by ten methods and four metrics take 160 MB.
 
@@ -35,7 +35,7 @@ class PairedNumbers:
     numbers: dict[str, dict[str, dict[int, Float[np.ndarray, " n"]]]] = field(default_factory=dict)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep the numbers of rows that are ok, all rows of some pictures."""
+        """Keep the numbers of the rows whose status is "ok"; `rows` are all rows of some pictures."""
         found: dict[tuple[str, str], dict[str, list[float]]] = {}
         for row in rows:
             for metric in self.better:
@@ -59,7 +59,7 @@ class PairedNumbers:
     def agreement(self) -> list[dict[str, Any]]:
         """Return how alike the metrics rank methods and baselines, see `agreement_rows`.
 
-        Nothing for one metric with a better direction, or for fewer than three methods and baselines.
+        Empty for a single metric with a better direction, or for fewer than three methods and baselines.
         """
         ranking = [metric for metric in self.numbers if self.better[metric]]
         methods = {method for metric in ranking for method in self.numbers[metric]}
@@ -68,7 +68,7 @@ class PairedNumbers:
         return agreement_rows({metric: self._values(metric) for metric in ranking}, self.better)
 
     def _values(self, metric: str) -> dict[str, Float[np.ndarray, " n"]]:
-        """Return method -> a number for each picture that has one in some metric; NaN where the method has none."""
+        """Return method -> one number per picture with a number in any metric; NaN if the method has no number."""
         return {
             method: np.concatenate(
                 [
@@ -81,7 +81,7 @@ class PairedNumbers:
 
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the same lines for comparisons of one set of methods on several batches of pictures."""
+    """Return the lines of `PairedNumbers.lines` for comparisons of the same methods on several batches of pictures."""
     found: dict[str, dict[str, list[Float[np.ndarray, " n"]]]] = {}
     for comparison in comparisons:
         for metric, own in comparison.numbers().items():

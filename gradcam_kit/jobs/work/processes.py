@@ -16,9 +16,9 @@ from gradcam_kit.jobs.sources.reading import silence_decoders
 
 @contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """Block interruptions in processes started in the block, until `init_worker` runs in them.
+    """Block interruptions in processes that are started in the block, until `init_worker` runs in them.
 
-    A terminal sends an interruption to all processes, and those still importing would print a traceback.
+    A terminal sends an interruption to all processes, and processes that are still importing would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -31,7 +31,7 @@ def sigint_blocked() -> Iterator[None]:
 
 
 def init_worker() -> None:
-    """Set up a new process: leave interruptions to its parent, and end with the parent, however that ends."""
+    """Set up a new process to leave interruptions to its parent, and to end when the parent ends, even if killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence_decoders()
     parent = multiprocessing.parent_process()

@@ -40,7 +40,7 @@ class Decoded:
     """A picture ready for the model.
 
     Attributes:
-        image: result of the first half of the transform.
+        image: result of the first half of the transform, which runs in workers.
         box: the part of the picture that the model sees.
         size: height and width of the picture.
         thumbnail: a small JPEG for the report, if requested.
@@ -65,7 +65,7 @@ class Failed:
 
     Attributes:
         reason: the type of the error and its message.
-        by_transform: whether the picture could be read, but the model's transform failed for a reason of its own.
+        by_transform: whether the picture could be read, but the model's transform failed.
     """
 
     entry: Entry
@@ -79,7 +79,7 @@ class Failed:
 
 
 def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decoded | Failed:
-    """Read one picture; whatever goes wrong is returned, not raised."""
+    """Read one picture; return any error as a failure instead of raising it."""
     is_read = False
     try:
         with picture_of(entry) as picture:
@@ -95,7 +95,7 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
 
 
 class Reader:
-    """Reads pictures ahead of their use, in workers; a context manager.
+    """A context manager whose workers read pictures ahead of their use.
 
     Many pictures are read in processes, which avoid the interpreter lock and survive crashes of decoders. Few pictures,
     or pictures whose transform cannot be pickled, are read in threads.
@@ -103,7 +103,7 @@ class Reader:
     Args:
         transform: function from picture to model input.
         workers: number of workers.
-        pictures: approximate number of pictures to read, None = many; few do not start processes.
+        pictures: approximate number of pictures to read, None = many; few pictures are read without processes.
         processes: whether processes may be started.
     """
 
@@ -172,10 +172,10 @@ class Reader:
         return found
 
     def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
-        """Read the pending pictures again after a worker died, one after the other, to find the faulty one.
+        """Read the pending pictures again after a worker died, one after the other, to find the faulty picture.
 
-        A picture is faulty if it kills a worker that has read nothing else. A worker reads on as long as it lives,
-        because starting one takes longer than reading many pictures.
+        A picture is faulty if it kills a worker that has read nothing else. A worker is used as long as it lives,
+        because starting a worker takes longer than reading many pictures.
         """
         if getattr(self._pool, "_broken", False):
             self._pool.shutdown(wait=False)

@@ -28,7 +28,7 @@ class SpecialParts:
 
     Attributes:
         tables: one table for each kind of part that the model has.
-        maps: attention maps of the heads of some layers.
+        maps: attention maps of some layers, averaged over the heads.
         findings: findings about heads, gates and levels.
         skipped: what was not examined, and why.
     """

@@ -1,4 +1,4 @@
-// One picture, large: tabs for its heatmaps, a wipe between two, and what the model said.
+// One picture in large: tabs for its heatmaps, a wipe between two heatmaps, and the predictions of the model.
 const PLAIN_PICTURE = -1, BIG = 256;
 const mapAt = (picture, place) => (place === PLAIN_PICTURE ? null : picture.maps[Math.min(place, picture.maps.length - 1)]);
 const captionAt = (picture, place) => (place === PLAIN_PICTURE ? "picture" : caption(picture, mapAt(picture, place)));
@@ -73,7 +73,7 @@ function facts(picture) {
   return parts;
 }
 
-// Show another heatmap of the picture; the one that it is compared with stays, unless it is the same.
+// Show another heatmap of the picture; if it is the heatmap that is compared with, swap both.
 function turn(place) {
   const picture = data.pictures[state.open];
   if (!picture?.maps.length || place >= picture.maps.length) return;
@@ -82,7 +82,7 @@ function turn(place) {
   open(state.open);
 }
 
-// Compare with the next heatmap, or with the picture if there is one heatmap; again: stop.
+// Compare with the next heatmap, or with the picture if there is only one heatmap; stop if a comparison is on.
 function toggleWipe() {
   const picture = data.pictures[state.open], next = state.tab + 1 < picture.maps.length ? state.tab + 1 : state.tab === PLAIN_PICTURE ? 0 : PLAIN_PICTURE;
   state.against = state.against === "off" ? String(next) : "off";

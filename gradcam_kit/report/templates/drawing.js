@@ -9,7 +9,7 @@ const labelNames = [...new Set(data.pictures.flatMap((one) => one.label ?? []))]
 const mapsOfMethod = Math.max(1, (data.pictures.find((one) => one.maps.length)?.maps.length ?? 0) / data.methods.length);
 const isJudged = data.pictures.some((one) => typeof one.correct === "boolean");
 
-// Every text goes through here: names of files and classes are never read as HTML.
+// Make an element with text; all texts are made with this function, so that names are never read as HTML.
 function make(tag, options = {}, ...children) {
   const { style, role, label, ...rest } = options;
   const element = Object.assign(document.createElement(tag), rest);
@@ -21,7 +21,7 @@ function make(tag, options = {}, ...children) {
 }
 const option = (text, value = text) => make("option", { value, textContent: text });
 const button = (text, onclick) => make("button", { type: "button", textContent: text, onclick });
-const name = (text) => make("bdi", { textContent: text });  // a name that is written from right to left turns nothing else
+const name = (text) => make("bdi", { textContent: text });  // isolated, so that a right-to-left name does not reorder the text around it
 const percent = (value) => (value === null || value === undefined ? "" : data.percent ? `${(100 * value).toFixed(value > .9995 ? 0 : 1)}%` : `score ${Number(value.toPrecision(3))}`);
 const number = (value) => value.toLocaleString("en");
 const counted = (count) => (count === 1 ? "1 picture" : `${number(count)} pictures`);
@@ -71,7 +71,7 @@ function setColors() {
   palette = new Uint32Array(rgba.buffer);
 }
 
-// The part of a picture that is shown: what the model saw, or the whole.
+// Return the part of a picture that is shown: the part that the model saw, or the whole picture.
 function viewOf(picture) {
   const [w, h] = picture.size, [x0, y0, x1, y1] = picture.box, isWhole = byId("whole").checked || x1 <= x0 || y1 <= y0;
   return isWhole ? [0, 0, w, h] : [x0, y0, x1, y1];

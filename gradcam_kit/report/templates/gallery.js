@@ -50,7 +50,7 @@ function find() {
 
 const PLAIN = { search: "", status: "all", predicted: "", label: "", least: "0", most: "100" };
 
-// Set filters, those that are not named to their first value, and show what they leave.
+// Set the named filters, reset all other filters, and show the pictures that match.
 function filter(wanted = {}) {
   for (const [id, value] of Object.entries({ ...PLAIN, ...wanted })) byId(id).value = value;
   showNumbers();
@@ -58,7 +58,7 @@ function filter(wanted = {}) {
   find();
 }
 
-// A chip for each filter that is on; a click takes it away.
+// Show a chip for each active filter; a click on the chip resets the filter.
 function showChips() {
   const said = { search: (value) => `search: ${value.trim()}`, status: (value) => byId("status").selectedOptions[0]?.text ?? value, predicted: (value) => `predicted: ${value}`,
     label: (value) => `labeled: ${value}`, least: (value) => `at least ${value}% confident`, most: (value) => `at most ${value}% confident` };

@@ -37,7 +37,7 @@ function pairRows() {
     { status: "wrong", label: pair.label, predicted: pair.predicted })), data.counts.pairs, "confusions");
 }
 
-// How confident the model was, right and wrong answers on top of each other; a click shows the pictures of a bar.
+// A histogram of the model's confidence, with right and wrong predictions stacked; a click shows the pictures of a bar.
 function histogram() {
   const bins = data.confidence, most = Math.max(...bins.map((bin) => bin.right + bin.wrong + bin.other)), step = 100 / bins.length;
   if (!data.percent || !(most > 0)) return null;

@@ -1,4 +1,4 @@
-// The address of what is shown, and tables and pictures to keep.
+// The address of the current view, and tables and pictures to download.
 const SHARED = { method: "method", colors: "colors", search: "search", status: "status", predicted: "predicted", label: "label", least: "least", most: "most", sort: "sort" };
 const first = {};
 
@@ -13,10 +13,10 @@ function hashOf() {
 
 function writeHash() {
   const hash = hashOf();
-  try { history.replaceState(null, "", hash ? `#${hash}` : location.href.split("#")[0]); } catch { /* a page inside another one has no address of its own */ }
+  try { history.replaceState(null, "", hash ? `#${hash}` : location.href.split("#")[0]); } catch { /* a page in a frame may not change its address */ }
 }
 
-// Show what the address asks for; what this page does not know stays at its first value.
+// Show the view that the address describes; settings with unknown values get their first value.
 function readHash() {
   const wanted = new URLSearchParams(location.hash.slice(1)), view = wanted.get("view"), path = wanted.get("picture");
   for (const [key, id] of Object.entries(SHARED)) {
@@ -59,7 +59,7 @@ function save(blob, filename) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// A text that a spreadsheet would compute gets an apostrophe in front.
+// Put an apostrophe before text that a spreadsheet would compute.
 const cell = (value) => {
   if (value === null || value === undefined) return "";
   const text = typeof value === "string" && /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : String(value);
