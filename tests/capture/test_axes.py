@@ -153,3 +153,35 @@ def test_as_many_samples_as_tokens_tokens_first(n: int) -> None:
     message = "its samples lie along axis 1, not along the first one" if n == 16 else "for 2 images"
     with pytest.raises((ShapeError, ValueError, RuntimeError), match=message):
         GradCAM(model, "norm")(images(n))
+
+
+SEQUENCES = {
+    "convolution and LSTM": lambda: build(
+        lambda m, x: m.fc(m.lstm(m.conv(x.mT).relu().mT)[0][:, -1]),
+        conv=nn.Conv1d(6, 8, 5, padding=2),
+        lstm=nn.LSTM(8, 8, batch_first=True),
+        fc=nn.Linear(8, 3),
+    ),
+    "LSTM": lambda: build(
+        lambda m, x: m.fc(m.lstm(x)[0].mean(1)), lstm=nn.LSTM(6, 8, batch_first=True), fc=nn.Linear(8, 3)
+    ),
+    "transformer": lambda: build(
+        lambda m, x: m.fc(m.encoder(m.embed(x)).mean(1)),
+        embed=nn.Linear(6, 8),
+        encoder=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        fc=nn.Linear(8, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("length", [20, 6])
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_series_with_their_channels_last_get_maps_over_time(kind: str, length: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SEQUENCES[kind]().eval()
+    series = clips(2, length, 6)
+    assert read_inputs(series, {}, model).channels == 2
+    found = GradCAM(model).explain(series, 1)
+    [saliency] = found.saliency.values()
+    assert saliency.shape == found.heatmaps.shape == (2, length)

@@ -23,8 +23,9 @@ def read_inputs(
 ) -> Inputs:
     """Find the images among the inputs, and the axis of their channels.
 
-    The usual layout is `(n, c, *t)`. Video models of other libraries accept `(n, t, c, h, w)`, and spectrogram models
-    `(n, time, frequency)`. If the shape is ambiguous, the channels are on the first axis over which the model sums.
+    The usual layout is `(n, c, *t)`. Video models of other libraries accept `(n, t, c, h, w)`, recurrent models and
+    transformers of series `(n, t, c)`, and spectrogram models `(n, time, frequency)`. If the shape is ambiguous, the
+    channels are on the first axis over which the model sums.
 
     Args:
         images: the images, or all inputs of the model, as passed to a CAM call.
@@ -49,6 +50,8 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
     if inputs.n == 0 or not _is_open(model, inputs.raw):
         return inputs
     evidence = recall(model, inputs) or gather(model, inputs)
+    if inputs.raw.ndim == 3 and evidence.channels is None and not _makes_images(model):
+        return inputs  # (n, c, t), as long as nothing says otherwise
     return replace(inputs, channels=_channels(evidence.channels, inputs.raw))
 
 
@@ -56,19 +59,32 @@ def _is_open(model: nn.Module, raw: Tensor) -> bool:
     """Whether an axis other than the first after the batch axis may be the channels."""
     if raw.ndim not in (3, 5):
         return False
-    kernels = [
-        (weight.ndim, weight.shape[1] * getattr(module, "groups", 1))
-        for module in model.modules()
-        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim in _AXES
-    ]
-    if raw.ndim == 3:  # a signal, unless the model turns it into images
-        return bool(kernels) and all(ndim > 3 for ndim, _ in kernels)
+    kernels = _kernels(model)
+    if raw.ndim == 3 and all(ndim > 3 for ndim, _ in kernels):
+        return _makes_images(model) or any(
+            isinstance(one, nn.RNNBase | nn.MultiheadAttention) for one in model.modules()
+        )
     first = next((channels for ndim, channels in kernels if ndim == raw.ndim), None)
     return first != raw.shape[1] or raw.shape[1] == raw.shape[2]
 
 
+def _makes_images(model: nn.Module) -> bool:
+    """Whether a model that takes series turns them into images, because it has only convolutions of images."""
+    kernels = _kernels(model)
+    return bool(kernels) and all(ndim > 3 for ndim, _ in kernels)
+
+
+def _kernels(model: nn.Module) -> list[tuple[int, int]]:
+    """Return the number of axes and the input channels of each convolution."""
+    return [
+        (weight.ndim, weight.shape[1] * getattr(module, "groups", 1))
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim in _AXES
+    ]
+
+
 def _channels(summed: int | None, raw: Tensor) -> int | None:
-    if raw.ndim == 3:  # a waveform has one channel; the model may compute a spectrogram from it
+    if raw.ndim == 3 and summed != 2:  # a waveform has one channel; the model may compute a spectrogram from it
         return None if summed is None and raw.shape[1] > 1 else 1
     if summed in (1, 2):
         return summed
