@@ -125,6 +125,8 @@ def load_model(
     if class_names is not None:
         loaded = replace(loaded, class_names=class_names)
     loaded.model.eval()
+    if load is not _from_factory and loaded.class_names is not None and not loaded.names_assumed:
+        vars(loaded.model)["class_names"] = loaded.class_names  # so that targets can be names
     if image_size is None and mean is None and std is None:
         return loaded
     transform = _changed(loaded.transform, image_size, mean, std)

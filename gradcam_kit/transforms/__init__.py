@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from operator import index
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,9 @@ class PictureTransform:
         """Convert PIL images to RGB, resize, and crop, with black pixels outside the picture."""
         if isinstance(picture, Image.Image):
             picture = np.asarray(picture.convert("RGB"))
+        if not isinstance(picture, np.ndarray):
+            remedy = f"; read the file first: read_picture({str(picture)!r})" if isinstance(picture, str | Path) else ""
+            raise InputError(f"the picture is {kind_of(picture)}; expected a NumPy array or a PIL image{remedy}")
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ShapeError(f"a picture is uint8 (height, width, 3), got {picture.dtype} {picture.shape}")
         height, width = picture.shape[:2]

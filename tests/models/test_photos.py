@@ -80,6 +80,8 @@ def test_it_knows_what_is_on_photographs() -> None:
     assert (loaded.weights, len(loaded.class_names or ())) == ("mobilenet_v2-b0353104.pth", 1000)
     assert not loaded.model.training
     assert not loaded.names_assumed
+    named = GradCAM(loaded.model).explain(image("chelsea")[None], targets="Egyptian cat")
+    assert named.targets.tolist() == [index_of("Egyptian cat")]
     with torch.no_grad():
         best = loaded.model(torch.stack([image(name) for name in PHOTOGRAPHS])).argmax(1).tolist()
     for name, found in zip(PHOTOGRAPHS, best, strict=True):

@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torch import nn
 from torchvision import models, transforms
 
-from gradcam_kit.errors import (
+from gradcam_kit.errors import InputError, (
     OptionError,
     PictureError,
     ShapeError,
@@ -181,3 +181,8 @@ def test_callables_get_what_they_expect() -> None:
     assert " at 0x" not in CallableTransform(nn.Identity().forward).describe()["callable"]
     with pytest.raises(ShapeError, match=r"returns torch.uint8 \(400, 600, 3\); expected a floating-point tensor"):
         CallableTransform(torch.from_numpy)(picture)
+
+
+def test_a_path_is_no_picture() -> None:
+    with pytest.raises(InputError, match=r"is a str; expected a NumPy array .* read_picture\('cat.jpg'\)"):
+        PictureTransform()("cat.jpg")  # type: ignore[arg-type]
