@@ -20,7 +20,7 @@ _SHOWN = {"name": 28, "type": 18}
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer since the start; `dead` is of the last window.
+    """The statistics of one layer since the start; `dead` is of the last window.
 
     Attributes:
         name: dotted name, with the place in the output if the layer returns several tensors.
@@ -31,11 +31,11 @@ class LayerRow:
         shape: shape of the last output.
         unit_axis: the axis of the units (channels); None for a single unit.
         mean: mean of all finite values.
-        std: their standard deviation, with the divisor m.
+        std: standard deviation of all finite values, with their number as the divisor.
         min: the smallest finite value.
         max: the largest finite value.
-        nan: number of NaN values; on a GPU, of outputs that hold any.
-        inf: number of infinite values; on a GPU, of outputs that hold any but no NaN.
+        nan: number of NaN values; on a GPU, number of outputs with NaN.
+        inf: number of infinite values; on a GPU, number of outputs with infinite values but no NaN.
         zeros: number of zeros; estimated from samples unless `exact=True`, see `Report.zeros_error`.
         dead: number of units that were never active; None if not applicable, or if there was a NaN.
         units: number of units.
@@ -67,7 +67,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """One parameter; NaN until it was measured.
+    """The norms and updates of one parameter; NaN until they are measured.
 
     Attributes:
         name: dotted name.
@@ -98,7 +98,7 @@ class Report:
         skipped: outputs without statistics, and why.
         notes: remarks on what was not observed, and why.
         steps: number of observed steps.
-        sampled: number of values of each layer in which zeros were counted; an estimate if it is less than all.
+        sampled: layer, and number of its values in which zeros were counted; if not all, the count is an estimate.
     """
 
     findings: tuple[Finding, ...]

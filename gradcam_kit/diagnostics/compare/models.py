@@ -69,7 +69,7 @@ class ModelComparison:
         }
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return the matrix as a table.
+        """Return the CKA of all pairs of layers as a table.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -77,7 +77,7 @@ class ModelComparison:
         return frame(self.cka.numpy(), index=self.layers_a, columns=self.layers_b)
 
     def plot(self) -> Figure:
-        """Plot the matrix.
+        """Plot the CKA of all pairs of layers as a matrix.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -124,8 +124,8 @@ def compare_models(
         images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all modules
             without children.
-        layers_b: the same for `b`; None = as `layers`.
-        batch: extracts the images from an item of the loader.
+        layers_b: layers of `b`, in the same forms; None = the same as `layers`.
+        batch: function that extracts the images from an item of the loader.
         batch_size: size of batches taken from a tensor; at least 4.
 
     Raises:
@@ -198,7 +198,7 @@ class _Judged:
         self.features: dict[str, list[Tensor]] = {}
 
     def add(self, reader: FeatureReader) -> None:
-        """Add the last batch."""
+        """Add the features of the last batch of the reader."""
         for name, features in reader.features.items():
             if name in reader.inputs and _mixes(reader.layers[name]) and reader.inputs[name].shape[1] >= FEW_INPUTS:
                 self.pairs.setdefault(name, PairwiseCKA()).add([reader.inputs[name]], [features])
