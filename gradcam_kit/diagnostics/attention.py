@@ -41,7 +41,7 @@ def capture_attention(
     Args:
         model: any model, called any number of times.
         tokens: the words of a text, special tokens included, or one sequence of words for each sample.
-        layers: keep only the attention of these modules and of those inside them: a dotted name, a wildcard, a
+        layers: keep only the attention of these modules and of the modules inside them: a dotted name, a wildcard, a
             module, a type, a sequence of these; None = all.
         keep: "device" keeps attention on the device that computed it, "cpu" moves it to the host.
         max_bytes: maximum memory for captured attention, in bytes.

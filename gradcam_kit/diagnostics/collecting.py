@@ -1,4 +1,4 @@
-"""The hot path of `ModelDiagnostics`: a few passes over each tensor, no graph held, one copy to the host per step."""
+"""The hot path of `ModelDiagnostics`: few passes over each tensor, no reference to the graph, one copy per step."""
 
 from __future__ import annotations
 

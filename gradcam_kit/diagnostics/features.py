@@ -52,7 +52,7 @@ def capture_features(
         max_bytes: maximum memory for the copies, in bytes.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
         MemoryLimitError: the copies would exceed `max_bytes`; raised by the call of the model.
 
     Example:

@@ -41,7 +41,7 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """The nodes of one call of a module: those of its inputs, and those made by its children."""
+    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children made."""
 
     name: str
     module: nn.Module
@@ -51,7 +51,7 @@ class ModuleNodes:
 
 @dataclass(eq=False)
 class _Mark:
-    """Facts about a node: the origin and size of arriving gradients, and whether they leave the model there.
+    """Facts about a node: the origin and size of arriving gradients, and whether gradients leave the model at it.
 
     `passed` is the last gradient that was passed to the node, and its version. If several were passed, their sum
     arrives.

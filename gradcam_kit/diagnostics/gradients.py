@@ -57,10 +57,10 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaves.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaf modules.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -107,7 +107,7 @@ def clip_gradients(
 
     Raises:
         OptionError: neither or both of `max_norm` and `value`, or a negative number.
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
     """
     if (max_norm is None) == (value is None):
         raise OptionError("clip_gradients takes either max_norm= or value=; pass exactly one of them")

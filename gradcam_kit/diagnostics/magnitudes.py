@@ -58,7 +58,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def larger(one: float, other: float) -> float:
-    """Return the larger magnitude; NaN in `one` means that there is none yet."""
+    """Return the larger magnitude; NaN in `one` stands for no magnitude."""
     return other if math.isnan(one) else max(one, other)
 
 

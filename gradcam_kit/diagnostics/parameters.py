@@ -138,7 +138,7 @@ class ParameterWatch:
 
 
 def note_shard(track: ParameterTrack, parameter: Tensor, shard: Shard, observation: Observation | None) -> None:
-    """Note which part of a spread parameter is measured."""
+    """Record and note which part of a sharded parameter is measured."""
     track.shards, track.parts = frozenset([shard.place]), shard.parts
     if not local_part(parameter).numel():
         track.norm = track.gradient_norm = track.reach = 0.0

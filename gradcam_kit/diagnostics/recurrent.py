@@ -49,7 +49,7 @@ def trace_recurrent(
         A mapping: `trace[name].at(layer, reverse=False).gates` has `(n, t, h)` tensors by name.
 
     Raises:
-        LayerNotFoundError: no recurrent layer, or a pattern without a match.
+        LayerNotFoundError: no recurrent layer, or a pattern that matches no module.
         InputError: `layers` names only other layers.
         CaptureError: no layer ran, a module applies dropout between its layers in train mode, or the computed output
             differs from that of the module.

@@ -37,7 +37,7 @@ class LayerRow:
         nan: number of NaN values; on a GPU, number of outputs with NaN.
         inf: number of infinite values; on a GPU, number of outputs with infinite values but no NaN.
         zeros: number of zeros; estimated from samples unless `exact=True`, see `Report.zeros_error`.
-        dead: number of units that were never active; None if not applicable, or if there was a NaN.
+        dead: number of units that were never active; None for layers that cannot die, and after a NaN.
         units: number of units.
         effective_rank: effective rank of the pooled features of a few layers, unscaled; None for the others.
         gradient_norm: median norm of the gradient at the output.
@@ -98,7 +98,7 @@ class Report:
         skipped: outputs without statistics, and why.
         notes: remarks on what was not observed, and why.
         steps: number of observed steps.
-        sampled: layer, and number of its values in which zeros were counted; if not all, the count is an estimate.
+        sampled: names of layers, each with the number of values in which zeros were counted; an estimate if not all.
     """
 
     findings: tuple[Finding, ...]
@@ -111,7 +111,7 @@ class Report:
     sampled: tuple[tuple[str, int], ...] = ()
 
     def zeros_error(self, row: LayerRow) -> int:
-        """Return how far the zeros of a layer may be off (binomial, 95 %); 0 where all values were counted."""
+        """Return the error of the number of zeros of a layer (binomial, 95 %); 0 if all values were counted."""
         counted = dict(self.sampled).get(row.name, row.elements)
         if counted >= row.elements:
             return 0

@@ -239,7 +239,7 @@ class ParameterTrack:
         return self.previous
 
     def merge(self, other: ParameterTrack) -> ParameterTrack:
-        """Merge the tracks of two ranks: other shards are joined, and data-parallel ranks have equal gradients."""
+        """Merge the tracks of two ranks: different shards are joined; data-parallel ranks have equal gradients."""
         if self.shards and not self.shards & other.shards:
             return replace(
                 self,

@@ -53,7 +53,7 @@ class ModelDiagnostics:
         scaler: the `GradScaler`, so that gradients are reported without its scale.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
         InputError: a model whose layers cannot be observed.
         OptionError: an option outside its range.
 

@@ -212,7 +212,7 @@ def test_what_cannot_be_traced_is_one_line() -> None:
     model = text()
     with pytest.raises(CaptureError, match="computed output of 'Louder' differs from its own"):
         trace_recurrent(Louder(3, 4, batch_first=True), x)
-    with pytest.raises(CaptureError, match=r"drops values .* call model.eval\(\) first"):
+    with pytest.raises(CaptureError, match=r"applies dropout .* call model.eval\(\) first"):
         trace_recurrent(nn.LSTM(3, 4, 2, dropout=0.5), x)
     with pytest.raises(LayerNotFoundError, match=r"Linear has no recurrent layer; looked for nn.RNN, nn.LSTM"):
         trace_recurrent(nn.Linear(3, 4), x)

@@ -146,7 +146,7 @@ def is_first() -> bool:
 
 
 def merged(diagnostics: ModelDiagnostics) -> ModelDiagnostics:
-    """Merge the diagnostics of all ranks on rank 0, and return the own ones elsewhere; every rank has to call this."""
+    """Merge the diagnostics of all ranks on rank 0, return unmerged ones elsewhere; every rank has to call this."""
     if not _is_distributed():
         return diagnostics
     gathered: list[Any] | None = [None] * distributed.get_world_size() if is_first() else None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-"""Significance level after correction: how often a shift is reported between equal distributions."""
+"""Significance level after correction: at most how often a shift between equal distributions is reported."""
 SHIFTED = 0.5
 """Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
 _PERMUTATIONS = 500
@@ -153,7 +153,7 @@ def compare_data(
         seed: seed of the draw and of the permutations; global random states are neither used nor changed.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
         InputError: a loader without images.
         ShapeError: fewer than 4 samples in a data set, or a layer whose number of units differs between the data sets.
         NonFiniteError: NaN or infinite features.

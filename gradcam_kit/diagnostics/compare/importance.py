@@ -170,7 +170,7 @@ def layer_importance(
         batch_size: maximum number of rows in one pass of "ablation".
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
         InputError: an empty loader, or a loader without labels although the method needs them.
         OptionError: an unknown method, or a `batch_size` below 1.
 

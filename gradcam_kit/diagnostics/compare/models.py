@@ -45,7 +45,7 @@ class ModelComparison:
             (equal up to rotation and scale); NaN where the features of a layer are constant.
         layers_a: names of the rows, in the order of execution.
         layers_b: names of the columns.
-        findings: layers that change nothing, where a model is compared with itself; else empty.
+        findings: findings about layers that change nothing, if a model is compared with itself; else empty.
         n: number of samples.
         skipped: layer -> why it is not compared.
         notes: remarks on what was not observed, and why.
@@ -129,7 +129,7 @@ def compare_models(
         batch_size: size of batches taken from a tensor; at least 4.
 
     Raises:
-        LayerNotFoundError: a pattern without a match in one of the models.
+        LayerNotFoundError: a pattern that matches no module of a model.
         ShapeError: fewer than 4 images.
         NonFiniteError: NaN or infinite features.
         InputError: a loader without images.
@@ -205,7 +205,7 @@ class _Judged:
                 self.features.setdefault(name, []).append(features.cpu())
 
     def findings(self, reader: FeatureReader, n: int) -> list[Finding]:
-        """Judge all layers except those that make the output; report only the first collapsed one, the likely cause."""
+        """Judge all layers but the output layers; of collapsed layers report only the first one, the likely cause."""
         found: list[Finding] = []
         if n < _JUDGED:
             return found

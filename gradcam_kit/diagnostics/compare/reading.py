@@ -67,7 +67,7 @@ def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False
         inputs: also pool the inputs of the layers.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
     """
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)

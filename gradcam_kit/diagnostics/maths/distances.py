@@ -84,7 +84,7 @@ class PairwiseCKA:
         """Add a batch: features `(n, k)` of the same samples for each representation, as many as in other batches.
 
         Raises:
-            ShapeError: fewer than 4 samples, or different numbers of them.
+            ShapeError: fewer than 4 samples, or different numbers of samples.
             NonFiniteError: NaN or infinite features.
         """
         for one in (*a, *b):

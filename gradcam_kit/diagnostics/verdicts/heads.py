@@ -137,7 +137,7 @@ def _findings(
 
 
 def _sinks(layer: LayerHeads, limit: float) -> list[tuple[float, str]]:
-    """Return, for each head, the largest share of its attention on one token or all separators, and its target."""
+    """Return the share and the name of the token, or of all separators, that each head attends to most."""
     received = attention_received(layer.probabilities)
     n, _, keys = received.shape
     words = layer.tokens if layer.tokens and all(len(own) == keys for own in layer.tokens) else None

@@ -80,7 +80,7 @@ def _dead(
     if not dead or not track.units:
         return None
     if track.activation is None:
-        # Judged at the ReLU module that follows, if there is one before the next layer with weights.
+        # A ReLU module that follows before the next layer with weights is judged instead.
         following = next((own for own in behind if own.activation == "relu" or own.owns_weight), None)
         if following is not None and following.activation == "relu":
             return None
