@@ -33,7 +33,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     Attributes:
         tokens: the words of each sample, or None.
         skipped: module -> why one of its softmaxes is not attention.
-        notes: remarks on what runs differently inside the block.
+        notes: remarks on what the model does differently inside the block.
         order: every call in the order of execution.
         grids: module -> the grid that image patches form among its keys; None if there is none.
     """

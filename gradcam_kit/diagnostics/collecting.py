@@ -41,7 +41,7 @@ def decides_at_once(x: Tensor) -> bool:
 
 
 class Collector(Accumulators, Observer):
-    """Collects statistics of the activations and gradients in one block in a ledger."""
+    """Collects statistics of the activations and gradients in one block into a ledger."""
 
     def __init__(
         self, ledger: Ledger, *, activations: bool, gradients: bool, features: int, exact: bool,

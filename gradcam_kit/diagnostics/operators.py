@@ -76,7 +76,7 @@ class Recorded:
         watch = _Watch()
         with left_as_found(module, self.args), torch.no_grad():
             for part, name, values in self.buffers:
-                part._buffers[name] = values  # the backward pass may need the model's own tensors
+                part._buffers[name] = values  # copies: the backward pass may need the own tensors
             for device, state in self.states:
                 _set_state(device, state)
             try:

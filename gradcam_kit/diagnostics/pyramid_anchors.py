@@ -85,7 +85,7 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
     ]
     notes = [
         f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but the longest side of these images is "
-        f"{largest}."
+        f"{largest} pixels."
         for own, (low, high) in zip(levels, reach, strict=True)
         if high and low > largest
     ]

@@ -35,8 +35,8 @@ def trace_recurrent(
 ) -> Traces:
     """Run a model once, and return every gate and state of its LSTM, GRU and RNN layers at every step.
 
-    Fused kernels return only the states of the last layer. Therefore, each module is computed again step by step, in
-    all layers and directions, with projections and packed sequences, and the result is compared with its own output.
+    Fused kernels return only the states of the last layer. Therefore, each module is recomputed step by step, in all
+    layers and directions, with projections and packed sequences, and the result is compared with its own output.
     The model runs in its current modes; buffers and random states are restored.
 
     Args:
@@ -51,7 +51,7 @@ def trace_recurrent(
     Raises:
         LayerNotFoundError: no recurrent layer, or a pattern that matches no module.
         InputError: `layers` names only other layers.
-        CaptureError: no layer ran, a module applies dropout between its layers in train mode, or the computed output
+        CaptureError: no layer ran, a module applies dropout between its layers in train mode, or the recomputed output
             differs from that of the module.
 
     Example:
@@ -66,7 +66,7 @@ def trace_recurrent(
     for name, module in chosen.items():
         if module.training and module.dropout > 0 and module.num_layers > 1:
             raise CaptureError(
-                f"{name!r} applies dropout between its layers in train mode, so its steps cannot be computed again; "
+                f"{name!r} applies dropout between its layers in train mode, so its steps cannot be recomputed; "
                 "call model.eval() first"
             )
     calls = run_recurrent(model, chosen, inputs)
@@ -116,8 +116,9 @@ def _check_equal(call: RecurrentCall, steps: RecurrentTrace) -> None:
         allowed = loosest * max(1.0, float(expected.abs().max())) if expected.numel() else 0.0
         if difference.numel() and not float(difference.max()) <= allowed:
             raise CaptureError(
-                f"the computed output of {call.name!r} differs from its own by {float(difference.max()):.3g}; expected "
-                f"at most {allowed:.3g}. A subclass, a hook or a parametrization may change it; trace a plain "
+                f"the recomputed output of {call.name!r} differs from the output of the module by "
+                f"{float(difference.max()):.3g}; expected at most {allowed:.3g}. A subclass, a hook or a "
+                "parametrization may change the output; trace a plain "
                 "nn.RNN, nn.LSTM or nn.GRU"
             )
 

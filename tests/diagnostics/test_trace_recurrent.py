@@ -210,7 +210,7 @@ class Louder(nn.LSTM):
 def test_what_cannot_be_traced_is_one_line() -> None:
     x = torch.randn(2, 4, 3)
     model = text()
-    with pytest.raises(CaptureError, match="computed output of 'Louder' differs from its own"):
+    with pytest.raises(CaptureError, match="recomputed output of 'Louder' differs"):
         trace_recurrent(Louder(3, 4, batch_first=True), x)
     with pytest.raises(CaptureError, match=r"applies dropout .* call model.eval\(\) first"):
         trace_recurrent(nn.LSTM(3, 4, 2, dropout=0.5), x)

@@ -146,7 +146,7 @@ def is_first() -> bool:
 
 
 def merged(diagnostics: ModelDiagnostics) -> ModelDiagnostics:
-    """Merge the diagnostics of all ranks on rank 0, return unmerged ones elsewhere; every rank has to call this."""
+    """Return the merged diagnostics on rank 0, and a rank's own on other ranks; every rank has to call this."""
     if not _is_distributed():
         return diagnostics
     gathered: list[Any] | None = [None] * distributed.get_world_size() if is_first() else None

@@ -49,7 +49,7 @@ def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Fi
 
     Returns:
         Findings, the worst first; of kinds nonfinite, label-range, softmax-twice, constant-output, batch-leak,
-        random-eval and range. An empty list means that nothing is wrong.
+        random-eval and range. An empty list means that nothing was found.
 
     Raises:
         InputError: a batch that is not a pair, or a model that is not a module.

@@ -74,7 +74,7 @@ class Split:
         labels: class indices or names; None for unlabeled samples.
         digests: a hash of the pixels of each sample.
         prints: centered thumbnails of norm 1 in float16; zeros for constant pictures.
-        hashes: average hashes; see `prints_of`.
+        hashes: average hashes of the pictures; see `prints_of`.
         broken: names of samples with NaN or infinite values.
         constant: names of samples whose values are all the same.
         dtypes: types of the inputs.

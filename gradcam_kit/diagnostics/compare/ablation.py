@@ -24,7 +24,7 @@ def ablate(
     loss: Loss | None,
     batch_size: int,
 ) -> tuple[dict[str, Float[Tensor, " _"]], int, tuple[str, ...]]:
-    """Sum the rise of the loss over all samples for each unit of the layers; also return their number, and notes.
+    """Sum the rise of the loss over all samples, for each unit; also return the number of samples, and notes.
 
     Args:
         model: the unwrapped model.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-"""Significance level after correction: at most how often a shift between equal distributions is reported."""
+"""Significance level after correction: the largest rate of shifts reported between equal distributions."""
 SHIFTED = 0.5
 """Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
 _PERMUTATIONS = 500

@@ -1,4 +1,4 @@
-"""Recompute recurrent layers step by step to obtain gates and states that PyTorch's fused kernels do not expose."""
+"""Recompute recurrent layers step by step to obtain the gates and states that PyTorch's fused kernels do not expose."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ _MASKS = ("Softmax", "LogSoftmax")
 def behind_nonfinite(tracks: Sequence[LayerTrack], limits: Thresholds) -> set[str]:
     """Return the names of the first track with NaN or infinities in the judged window, and of all tracks after it.
 
-    These tracks are not judged: a unit without finite values is neither dead nor constant, and a unit after it is not
-    at fault. Layers before the first NaN are still judged, because a dead or constant layer may be its cause.
+    These tracks are not called dead or constant: a unit without finite values is neither, and a unit after it is not at
+    fault. Layers before the first NaN are still judged, because a dead or constant layer may be its cause.
     """
     fed = _feeds_softmax(tracks)
     ordered = sorted(tracks, key=lambda track: track.order)
