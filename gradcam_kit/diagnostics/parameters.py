@@ -145,7 +145,7 @@ def note_shard(track: ParameterTrack, parameter: Tensor, shard: Shard, observati
     if observation is not None:
         observation.note(
             "Parameters are spread over processes, and each process measures its own shards: norms and updates are "
-            "local until the ranks are merged by merge()."
+            "local until the ranks are joined by merge()."
         )
 
 
