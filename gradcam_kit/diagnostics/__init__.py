@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gradcam_kit.diagnostics.writers.tensorboard import TensorBoardWriter
     from gradcam_kit.diagnostics.writers.wandb import WandbWriter
 
-# Everything is loaded on first use.
+# Map each public name to its module, which is imported on first use.
 _HOMES = {
     "CsvWriter": "writers.files",
     "DiagnosticsCallback": "callbacks.lightning",

@@ -1,4 +1,4 @@
-"""Accumulators of a block on their devices, copied to the host once per step."""
+"""Accumulate statistics of observed layers on their devices, and copy them to the host once per step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 @dataclass(eq=False)
 class LiveLayer:
-    """The state of a layer during the block: accumulators on its device, and the way to read its tensors."""
+    """The state of an observed layer: its accumulators on the device, and how its tensors are read."""
 
     track: LayerTrack
     module: weakref.ref[nn.Module]
@@ -40,7 +40,7 @@ class LiveLayer:
 
 
 class Accumulators:
-    """The layers of a block, and the scalars, samples and features that wait on their devices."""
+    """The observed layers, with the scalars, samples and features that are pending on their devices."""
 
     def __init__(self, ledger: Ledger, features: int) -> None:
         self.most_features = features
@@ -66,7 +66,10 @@ class Accumulators:
     @torch.inference_mode(False)
     @torch.no_grad()
     def flush(self, wait: bool = False) -> None:
-        """Count samples, merge extremes, and start the one copy to the host; read the one before."""
+        """Count samples, merge extremes, start copying the scalars to the host, and read the previous copy.
+
+        With `wait`, or if all devices are CPUs, the new copy is read at once, too.
+        """
         for histograms in self.histograms.values():
             histograms.flush()
         for live in self.live.values():
@@ -101,7 +104,10 @@ class Accumulators:
             live.pooled.clear()
 
     def read_window(self, close: bool) -> None:
-        """Bring extremes, features and histograms of the open window to the host."""
+        """Copy extremes, features and histograms of the open window to the host.
+
+        `close` then clears everything except the histograms, for the next window.
+        """
         for live in self.live.values():
             track = live.track
             if live.low is not None and live.high is not None:
@@ -114,7 +120,7 @@ class Accumulators:
                 track.open.features = None if rows is None else rows.float().cpu().numpy()
             for device, (row, gradient_row) in live.rows.items():
                 counts = self.histograms[device].counts
-                # On the host these are views: 32 KiB for each layer would else be held twice.
+                # On a CPU these are views, which saves a second copy of 32 KiB per layer.
                 track.counts, track.gradient_counts = counts[row].cpu().numpy(), counts[gradient_row].cpu().numpy()
             if live.alive is not None:
                 track.open.alive = live.alive.cpu().numpy()
@@ -125,10 +131,10 @@ class Accumulators:
                 live.low = live.high = live.alive = None
 
     def begin_window(self) -> None:
-        """Trace the paths of the graph again, because they may depend on the input."""
+        """Have the paths of the graph traced again in the next step, because they may depend on the input."""
         self.nodes = {}
 
 
 def _is_zero(weight: Tensor) -> bool:
-    """Whether all values are 0; False where not all of them are here."""
+    """Whether all values are 0; False for tensors whose values are not all available (sharded or on "meta")."""
     return weight.device.type != "meta" and not is_spread(weight) and not bool((weight != 0).any())

@@ -22,7 +22,7 @@ SPIKE = "The training became unstable. Lower the learning rate, warm it up, or c
 OVERFLOW = "The largest float16 number is 65,504. Normalize, scale down, or use bfloat16"
 DEPTH = "The scale of the signal changes with depth. Use an initialization that fits the activation, or normalize"
 NONFINITE = (
-    "Run one step inside find_nonfinite(model), which tells whether input, parameter or computation is the cause"
+    "Run one step inside find_nonfinite(model), which tells whether an input, a parameter or a computation is the cause"
 )
 DETACHED = (
     "The parameter is not connected to the loss. Look for detach(), no_grad(), .item() or numpy on the "
@@ -44,7 +44,10 @@ UPDATE_LOST = (
     "in float32 and run under autocast"
 )
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
-AMP = "Normal in the first steps with a GradScaler, which skips them and lowers its scale. Worth a look if it stays"
+AMP = (
+    "Normal in the first steps with a GradScaler, which skips these steps and lowers its scale. Investigate if it "
+    "persists"
+)
 UNCHANGED = (
     "The layer passes on its input unchanged. Fine for a residual branch that starts at 0; otherwise "
     "remove the layer, or train it with a larger learning rate"

@@ -1,4 +1,4 @@
-"""Attention of any transformer, captured while the user's own passes run."""
+"""Capture the attention of any transformer while the user runs the model."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def capture_attention(
     """Capture the attention of every head while the model runs, whichever kernel computes it.
 
     Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and hand-written attention, in any
-    mode. A fused kernel goes on computing the output, and its attention is computed beside it, so outputs, gradients
-    and random draws are the same to the last bit. The exception is the closed fast path of `nn.TransformerEncoder` in
-    eval mode without gradients, which shows nothing: the model leaves it inside the block, which `.notes` says.
+    mode. A fused kernel still computes the output, and its attention is computed separately, so outputs, gradients and
+    random numbers are the same to the last bit. The exception is the fast path of `nn.TransformerEncoder` in eval mode
+    without gradients, which exposes no attention. Inside the block the model does not use it, as `.notes` says.
 
     Args:
         model: any model, called any number of times.
         tokens: the words of a text, special tokens included, or one sequence of words for each sample.
-        layers: keep only the attention of these modules and of those inside them: a dotted name, a wildcard, a
+        layers: keep only the attention of these modules and of the modules inside them: a dotted name, a wildcard, a
             module, a type, a sequence of these; None = all.
-        keep: "device" keeps attention where it was computed, "cpu" on the host.
-        max_bytes: maximum memory for captured attention.
+        keep: "device" keeps attention on the device that computed it, "cpu" moves it to the host.
+        max_bytes: maximum memory for captured attention, in bytes.
         thresholds: limits of the findings.
 
     Yields:
         A mapping: `attention[name].probabilities` is `(n, heads, q, k)`, after the softmax and without dropout.
 
     Raises:
-        CaptureError: the model ran inside the block, and no attention was found; or it did not run.
-        LayerNotFoundError: a pattern of `layers` without a match.
-        MemoryLimitError: attention would exceed `max_bytes`; raised where the model runs.
+        CaptureError: the model did not run inside the block, or no attention was found in the selected layers.
+        LayerNotFoundError: a pattern in `layers` that matches no module.
+        MemoryLimitError: the attention would exceed `max_bytes`; raised by the call of the model.
 
     Example:
         >>> import torch
@@ -82,19 +82,22 @@ def capture_attention(
 
 def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[str, str], seen: int) -> str:
     if not steps and not seen:
-        return f"no attention of {model} was captured, because it did not run inside the block; call the model there"
+        return (
+            f"no attention of {model} was captured, because it did not run inside the block; call the model inside "
+            "the `with` block"
+        )
     if seen:
         return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep all attention"
     found = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) or "no softmax at all"
     return (
         f"no attention found in {model}: looked for {_LOOKED_FOR}, and saw {found}. Kernels of flash-attn, xformers "
-        "and flex attention hide theirs: load the model with scaled_dot_product_attention or explicit attention "
+        "and flex attention hide their weights: load the model with scaled_dot_product_attention or explicit attention "
         '(attn_implementation="eager" in transformers)'
     )
 
 
 class _Recorder:
-    """Keeps the observed attention, within its limits."""
+    """Keeps the attention of the selected layers, up to `max_bytes`."""
 
     def __init__(self, captured: CapturedAttention, selected: set[str] | None, keep: str, max_bytes: int) -> None:
         self.captured, self.selected, self.keep, self.max_bytes = captured, selected, keep, max_bytes
@@ -109,8 +112,8 @@ class _Recorder:
         if self.bytes > self.max_bytes:
             raise MemoryLimitError(
                 f"the attention of {one.name!r} {tuple(probabilities.shape)} would increase the kept memory to "
-                f"{self.bytes / 2**20:.4g} MiB, over max_bytes={self.max_bytes / 2**20:.4g} MiB; name layers=, call "
-                "the model with fewer samples, or raise max_bytes"
+                f"{self.bytes / 2**20:.4g} MiB, over max_bytes={self.max_bytes / 2**20:.4g} MiB; select fewer "
+                "layers with layers=, call the model with fewer samples, or raise max_bytes"
             )
         norm = one.output_norm
         if self.keep == "cpu":
@@ -128,7 +131,7 @@ def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
     if isinstance(tokens, str | bytes | Tensor) or not isinstance(tokens, Sequence):
         raise InputError(
             f"tokens is {kind_of(tokens)}; expected a sequence of words, one for each token, or one sequence for each "
-            "sample (tokenizer.convert_ids_to_tokens gives it)"
+            "sample, such as the result of tokenizer.convert_ids_to_tokens(ids)"
         )
     nested = [tokens] if all(isinstance(own, str) for own in tokens) else list(tokens)
     for own in nested:

@@ -14,12 +14,12 @@ from gradcam_kit.diagnostics.verdicts.heads import HeadRow
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """One call of one layer.
+    """The attention of one call of a layer.
 
     Attributes:
-        step: number of the model's call to which it belongs, from 1.
-        probabilities: attention after the softmax, without dropout, in at least float32; for a window transformer, the
-            rows are the windows.
+        step: number of the model's call in which the layer ran, from 1.
+        probabilities: attention after the softmax, without dropout, in at least float32; for a window transformer,
+            axis 0 holds windows instead of samples.
         output_norm: norm of `probabilities @ values` of each head and sample; None if it was not observed.
     """
 
@@ -37,12 +37,12 @@ class LayerAttention:
 
     @property
     def probabilities(self) -> Float[Tensor, "n heads q k"]:
-        """Attention after the softmax, of the last call."""
+        """Attention after the softmax in the last call."""
         return self.calls[-1].probabilities
 
     @property
     def entropy(self) -> Float[Tensor, "n heads"]:
-        """Entropy of each head in the last call: 0 attends to one key, 1 to all keys equally."""
+        """Entropy of each head in the last call: 0 if it attends to one key, 1 if to all keys equally."""
         return attention_entropy(self.probabilities)
 
     @property
@@ -51,7 +51,10 @@ class LayerAttention:
         return tuple(self.probabilities.shape)
 
     def pooled(self) -> tuple[Tensor, Tensor | None]:
-        """Return the attention of all calls with the shape of the last one, and the norms of its outputs."""
+        """Concatenate the attention of all calls that have the shape of the last call, and the norms of their outputs.
+
+        The norms are None if they were not observed in every one of these calls.
+        """
         same = [call for call in self.calls if call.probabilities.shape[1:] == self.probabilities.shape[1:]]
         norms = [call.output_norm for call in same if call.output_norm is not None]
         probabilities = torch.cat([call.probabilities for call in same])

@@ -1,4 +1,4 @@
-"""All captured attention of a block, by layer: numbers, findings, views on pictures and words, and a page."""
+"""The attention captured in a block, by layer, with its findings, plots, texts and HTML page."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 class CapturedAttention(Mapping[str, LayerAttention]):
     """Attention by module name, in the order in which the modules first ran.
 
-    A module that contains exactly one attention, such as a transformer block, may be named instead.
+    The name of a module that contains exactly one attention layer, such as a transformer block, also works as a key.
 
     Attributes:
         tokens: the words of each sample, or None.
         skipped: module -> why one of its softmaxes is not attention.
-        notes: remarks on differences inside the block.
+        notes: remarks on what the model does differently inside the block.
         order: every call in the order of execution.
-        grids: module -> where the positions of the images lie among its keys, or None.
+        grids: module -> the grid that image patches form among its keys; None if there is none.
     """
 
     def __init__(self, tokens: tuple[tuple[str, ...], ...] | None, thresholds: Thresholds) -> None:
@@ -53,7 +53,9 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         if len(inside) == 1:
             return self.layers[inside[0]]
         if inside:
-            raise UnknownNameError(f"{name!r} has several attentions inside: {', '.join(inside[:6])}; name one of them")
+            raise UnknownNameError(
+                f"{name!r} contains several attention layers: {', '.join(inside[:6])}; name one of them"
+            )
         hint = did_you_mean(name, self.layers) or f"; it was captured in {', '.join(list(self.layers)[:6])}"
         raise UnknownNameError(f"no attention of {name!r} was captured{hint}")
 
@@ -69,7 +71,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
     @property
     def entropy(self) -> dict[str, Float[Tensor, "n heads"]]:
-        """Entropy of each head by module, `(n, heads)`: 0 attends to one key, 1 to all keys equally."""
+        """Entropy of each head by module, `(n, heads)`: 0 if it attends to one key, 1 if to all keys equally."""
         return {name: layer.entropy for name, layer in self.items()}
 
     def heads(self) -> HeadTable:
@@ -93,19 +95,20 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     def rollout(
         self, heads: HeadFusion = "mean", discard: float = 0.0, *, layers: Sequence[str] | None = None
     ) -> Float[Tensor, "n t t"]:
-        r"""Follow attention back through the layers of the last call: $\hat A_L \cdots \hat A_1$.
+        r"""Compute the attention rollout through all layers of the last call: $\hat A_L \cdots \hat A_1$.
 
         Row i holds the weights of the input tokens in output token i; rows sum to 1. Abnar & Zuidema, ACL
-        2020. Attention between different tokens (cross-attention, pooling) is left out.
+        2020. Layers whose queries and keys are different tokens (cross-attention, pooling) are left out.
 
         Args:
             heads: how the heads of a layer are fused: "mean", "max" or "min".
-            discard: the share of the smallest entries of each fused attention that is set to zero, in [0, 1).
-            layers: names of the layers, in this order; None = all in the order of execution.
+            discard: share of the entries of each fused attention that are set to zero, the smallest first, in [0, 1).
+            layers: names of the layers, from the first to the last; None = all, in the order of execution.
 
         Raises:
-            CaptureError: no layer in which the same tokens attend to each other, layers with different numbers, or
-                layers of two parts of the model, such as encoder and decoder.
+            CaptureError: no self-attention layer, layers with different numbers of tokens, or layers of two parts of
+                the model, such as encoder and decoder.
+            OptionError: `discard` outside [0, 1).
         """
         if not 0 <= discard < 1:
             raise OptionError(f"discard is {discard!r}; expected a share of at least 0 and less than 1")
@@ -119,14 +122,14 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         if len(shapes) != 1:
             found = " and ".join(f"{tokens} tokens of {n} samples or windows" for n, tokens in shapes) or "none"
             raise CaptureError(
-                f"rollout follows the same tokens through all layers, and the layers have {found}; name those of one "
+                f"rollout needs the same tokens in all layers, but these layers have {found}; name the layers of one "
                 "stage or encoder with layers="
             )
         kinds = {re.sub(r"\d+", "#", name): name for name, _ in named}
         if layers is None and len(kinds) > 1:  # encoder and decoder may have the same number of tokens
             raise CaptureError(
-                "rollout follows the same tokens through all layers, but it is unclear whether these "
-                f"layers share theirs: {' and '.join(kinds.values())}; name the layers of one encoder with "
+                "rollout needs the same tokens in all layers, but it is unclear whether these layers "
+                f"have the same tokens: {' and '.join(kinds.values())}; name the layers of one encoder with "
                 "layers="
             )
         rolled: Tensor = rollout_step(square[0], heads, discard)
@@ -141,11 +144,11 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
         Args:
             name: the layer; None = the last one.
-            query: the token whose attention is shown; None = the class token, or the mean over all tokens without one.
+            query: index of the query token; None = the class token if there is one, else the mean over all tokens.
             grid: rows and columns of the patches; None = inferred from images and tokens.
 
         Returns:
-            Shares of attention, not normalized; tokens before the patches are left out.
+            The attention to each patch. Tokens before the patches are left out, so the values need not sum to 1.
 
         Raises:
             ShapeError: the tokens fit no grid of the images, or several.
@@ -156,7 +159,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             prefix = layer.shape[-1] - torch.Size(grid).numel()
             if prefix < 0:
                 raise ShapeError(
-                    f"grid is {grid}, and {layer.name!r} has {layer.shape[-1]} keys; expected no more patches"
+                    f"grid {grid} has more patches than {layer.name!r} has keys; expected at most {layer.shape[-1]}"
                 )
             known = TokenGrid(tuple(grid), prefix, known.has_class_token if known else prefix > 0)
         if known is None:
@@ -175,7 +178,9 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         if query is None:
             return attention_received(layer.probabilities)
         if not -layer.shape[2] <= whole("query", query) < layer.shape[2]:
-            raise OptionError(f"query is {query}; {layer.name!r} has {layer.shape[2]} queries")
+            raise OptionError(
+                f"query is {query}; expected the index of one of the {layer.shape[2]} queries of {layer.name!r}"
+            )
         return layer.probabilities[:, :, query]
 
     def plot(
@@ -185,7 +190,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
         Args:
             name: the layer; None = the last one.
-            picture: what `overlay` takes; None = the maps alone.
+            picture: the picture under the maps, in any form that `overlay` accepts; None = only the maps.
             sample: index of the sample in the batch.
             query: as in `maps`.
 
@@ -205,14 +210,14 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         query: int | None = None,
         color: bool = False,
     ) -> str:
-        """Return the words with their attention, for the terminal.
+        """Return the words with their attention as text for the terminal.
 
         Args:
             name: the layer; None = the last one.
             sample: index of the sample in the batch.
             head: index of the head; None = the mean of all heads.
-            query: the token whose attention is shown; None = the mean over all.
-            color: shade the words by escape codes, instead of printing a bar after each.
+            query: index of the query token; None = the mean over all query tokens.
+            color: shade the words with ANSI escape codes instead of adding a bar to each word.
 
         Raises:
             ShapeError: the number of words differs from the number of the layer's keys.
@@ -222,11 +227,11 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         return text(self, self._layer(name), sample, head, query, color)
 
     def to_html(self, path: str | Path | None = None, *, picture: Any = None, sample: int = 0) -> str:
-        """Return one page without network or scripts: findings, entropies, and every head on words or picture.
+        """Return a self-contained HTML page with findings, entropies, and every head on words or picture.
 
         Args:
             path: also write the page to this file.
-            picture: what `overlay` takes; None = the maps alone.
+            picture: the picture under the maps, in any form that `overlay` accepts; None = only the maps.
             sample: index of the sample in the batch.
         """
         from gradcam_kit.diagnostics.show.attention_page import attention_page
@@ -240,10 +245,10 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         return self.to_html()
 
     def words(self, layer: LayerAttention, sample: int) -> tuple[str, ...]:
-        """Return a word for each key of a layer: the given words, else numbers."""
+        """Return a word for each key of a layer: the given words, else the indices of the keys."""
         n, _, _, keys = layer.shape
         if not -n <= whole("sample", sample) < n:
-            raise OptionError(f"sample is {sample}; {layer.name!r} has {n} samples")
+            raise OptionError(f"sample is {sample}; expected the index of one of the {n} samples of {layer.name!r}")
         if self.tokens is None:
             return tuple(map(str, range(keys)))
         own = self.tokens[sample % n % len(self.tokens)]

@@ -1,4 +1,4 @@
-"""The hot path of `ModelDiagnostics`: a few passes over each tensor, no graph held, one copy to the host per step."""
+"""The hot path of `ModelDiagnostics`: few passes over each tensor, no reference to the graph, one copy per step."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _MOST_PENDING = 4096
 
 
 def decides_at_once(x: Tensor) -> bool:
-    """Whether a number of the tensor can be read without waiting, as on the host."""
+    """Whether numbers of the tensor can be read without waiting for a device, because it is on a CPU."""
     return x.device.type == "cpu"
 
 
 class Collector(Accumulators, Observer):
-    """Reads activations and gradients of one block into a ledger."""
+    """Collects statistics of the activations and gradients in one block into a ledger."""
 
     def __init__(
         self, ledger: Ledger, *, activations: bool, gradients: bool, features: int, exact: bool,
@@ -63,7 +63,7 @@ class Collector(Accumulators, Observer):
     # Observer ---------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """End the previous step, if no optimizer did."""
+        """End the previous step, in case no optimizer did, and begin the next one."""
         assert self.observation is not None
         if self.step:
             self.end_step()
@@ -86,12 +86,12 @@ class Collector(Accumulators, Observer):
                 self._read(live, call, leaf)
             if self.gradients and leaf.requires_grad and not leaf.is_leaf and not (call.recomputed and live.had_graph):
                 self._watch_gradient(live, leaf)
-        if len(self.producers) > _MOST_PENDING:  # layers are called directly, outside a step of the model
+        if len(self.producers) > _MOST_PENDING:  # layers were called directly, not by the model
             self.end_step()
             self.forget_step()
 
     def end(self, step: int, output: Any) -> None:
-        """Remember which layer made the output, and once per window, which layers are on all paths."""
+        """Record which layers made the output and, once per window, which layers are on every path."""
         leaves = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
         for leaf in leaves:
             known = self.producers.get(id(leaf))
@@ -107,11 +107,11 @@ class Collector(Accumulators, Observer):
                 live.track.on_path = name in passed if passed else None
 
     def _unread_part(self, leaf: Tensor) -> str | None:
-        """Note that only the local part of a spread output is read; return why an empty one is not."""
+        """Note that only the local part of a sharded output is read; return why, if that part is empty and unread."""
         if not is_spread(leaf):
             return None
         assert self.observation is not None
-        self.observation.note("Outputs are spread over processes (DTensor): each reads its own part alone.")
+        self.observation.note("Outputs are spread over processes (DTensor): each process reads only its own part.")
         return None if local_part(leaf).numel() else "a tensor whose local part is empty"
 
     # Reading ----------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Collector(Accumulators, Observer):
         else:
             two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, m)
             m2 = float(x.var(correction=0)) * m if two_pass else None
-            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes are computed with the units
+            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes come from those of the units
         live.track.open.moments = live.track.open.moments.merge(found)
         return summary
 
@@ -201,7 +201,7 @@ class Collector(Accumulators, Observer):
         self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
 
     def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
-        """Record which layer made the input, recognized by identity within the step."""
+        """Record which layer made the input, which is recognized by its identity within the step."""
         track = live.track
         first = call.args[0] if call.args else None
         known = self.producers.get(id(first))

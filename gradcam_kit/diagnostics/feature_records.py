@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of all values of a layer's outputs; also by key, as in `statistics["mean"]`."""
+    """Statistics of all values of a layer's outputs, as attributes or by key, as in `statistics["mean"]`."""
 
     mean: float
     std: float
@@ -58,12 +58,12 @@ class Gradients:
 
     @classmethod
     def at(cls, output: Any) -> Gradients:
-        """Prepare for the gradients at the tensors of an output, without holding any of them."""
+        """Prepare to receive the gradients at the tensors of an output, without keeping these tensors."""
         places = count()
         return cls(map_output(lambda _: _Place(next(places)), output))
 
     def add(self, place: int, gradient: Tensor) -> None:
-        """Take one gradient; further backward passes add up."""
+        """Add a gradient; the gradients of further backward passes are summed."""
         self.found[place] = self.found[place] + gradient if place in self.found else gradient
 
     def tree(self) -> Any:
@@ -78,7 +78,7 @@ class FeatureCall:
     """Copies of the input and output of one call of a layer, which later operations cannot change.
 
     Attributes:
-        step: the call of the model that it belongs to, the last one after `accumulate`.
+        step: number of the model's call in which the layer ran; with `accumulate`, of the last such call.
         unit_axis: the axis of the units (channels); None where there is a single unit.
         moments: moments of all values of the output, with keep="stats".
     """
@@ -98,7 +98,7 @@ class FeatureCall:
 
     @property
     def input(self) -> Any:
-        """The argument, several as a tuple, keyword arguments as a mapping; None with what="output"."""
+        """The input: an argument, a tuple of several, or a mapping of keyword arguments; None with what="output"."""
         return _joined(self.inputs)
 
     @property
@@ -109,7 +109,7 @@ class FeatureCall:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the output, of its first tensor where it has several."""
+        """Shape of the output, or of its first tensor if it has several."""
         kept = next((leaf for _, leaf in named_leaves("", self.output) if isinstance(leaf, Tensor)), None)
         return self.last_shape if kept is None else tuple(kept.shape)
 
@@ -124,7 +124,7 @@ class FeatureCall:
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Concatenate the records of several calls of the model; the list is shortened to the result."""
+    """Concatenate the records of several calls of the model; the result replaces the items of the list."""
     if len(parts) > 1:
         parts[:] = [
             map_output(lambda *own: torch.cat([one.reshape(1) if one.ndim == 0 else one for one in own]), *parts)

@@ -1,4 +1,4 @@
-"""Feature maps of any layers, copied while the user's own passes run."""
+"""Copy feature maps of any layers while the user runs the model."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def capture_features(
         what: "output", "input" or "both".
         gradients: also keep the gradient at each output when a backward pass runs.
         keep: "device" keeps copies on the device, "cpu" keeps them on the host, "stats" keeps only `.statistics`.
-        accumulate: concatenate along the first axis over the calls of the model, instead of one record for each.
-        max_bytes: maximum memory for the copies.
+        accumulate: concatenate the records of all calls of the model along the first axis.
+        max_bytes: maximum memory for the copies, in bytes.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
-        MemoryLimitError: the copies would exceed `max_bytes`; raised where the model runs.
+        LayerNotFoundError: a pattern that matches no module.
+        MemoryLimitError: the copies would exceed `max_bytes`; raised by the call of the model.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
@@ -93,7 +93,7 @@ class _Recorder(Observer):
         self.inputs.clear()
 
     def finish(self) -> None:
-        """Keep only the requested tensors."""
+        """Release all tensors except the captured ones."""
         self.axes.clear()
         self.inputs.clear()
         self.observation = None
@@ -141,9 +141,7 @@ class _Recorder(Observer):
         return calls[call.index]
 
     def _watch_recomputed(self, call: Call) -> None:
-        """Watch the recomputed output of a reentrant checkpoint, because its first pass had no graph to receive
-        gradients.
-        """
+        """Watch the recomputed output of a reentrant checkpoint, whose first pass had no graph to receive gradients."""
         feature = self.features.features.get(call.name)
         if self.gradients and self.keep != "stats" and feature is not None:
             own = [one for one in feature.calls if one.step == call.step and one.gradients]

@@ -65,7 +65,7 @@ class Finding:
         value: the number behind the verdict, or None.
         threshold: the limit that the value passed, or None.
         n: number of samples behind the verdict, or None.
-        advice: its usual meaning, and what to try.
+        advice: the usual meaning of the finding, and what to try.
         source: source of the threshold: a paper, a convention, a definition.
 
     Raises:
@@ -113,13 +113,13 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings sorted by level; those of one level keep their order."""
+    """Return the findings sorted by severity; findings of one level keep their order."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _number(value: float | int) -> str:
-    """Write a count with all its digits, and everything else with four."""
-    # Beyond 2**24 every float32 is a whole number, so there it tells nothing about counts.
+    """Format a count with all its digits, and any other number with four significant digits."""
+    # Beyond 2**24 every float32 is a whole number, so a whole number need not be a count.
     is_count = isinstance(value, int) or (value.is_integer() and abs(value) <= 2**24)
     return f"{int(value):,}" if is_count else f"{value:.4g}"
 

@@ -1,4 +1,4 @@
-"""The gradients that arrived at outputs and parameters: their norms, measured on the device."""
+"""Record the norms of the gradients at outputs and parameters, measured on the device."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GradientRecord:
 
     @property
     def norm(self) -> float:
-        """Norm of the last gradient; NaN before any."""
+        """Norm of the last gradient; NaN if none has arrived."""
         return self.norms[-1] if self._norms else math.nan
 
     @property
@@ -53,7 +53,7 @@ class GradientRecord:
 
     @property
     def largest(self) -> float:
-        """Largest magnitude in the last gradient; NaN before any."""
+        """Largest magnitude in the last gradient; NaN if none has arrived."""
         return float(self._largest[-1]) if self._largest else math.nan
 
     @property
@@ -71,7 +71,7 @@ class GradientRecords(Mapping[str, GradientRecord]):
         self.records: dict[str, GradientRecord] = {}
 
     def record(self, name: str) -> GradientRecord:
-        """Return the record of a name, made on first use."""
+        """Return the record of a name, which is created on first use."""
         return self.records.setdefault(name, GradientRecord())
 
     def __getitem__(self, name: str) -> GradientRecord:
@@ -81,7 +81,10 @@ class GradientRecords(Mapping[str, GradientRecord]):
                     f"no gradient arrived at {name!r}; run the backward pass inside the block, and for the outputs of "
                     "layers the forward pass too"
                 )
-            raise UnknownNameError(f"{name!r} is not watched{did_you_mean(name, self.names)}")
+            raise UnknownNameError(
+                f"{name!r} is not a watched layer or parameter{did_you_mean(name, self.names)}; `.names` lists "
+                "the watched ones"
+            )
         return self.records[name]
 
     def __contains__(self, name: object) -> bool:
@@ -95,5 +98,5 @@ class GradientRecords(Mapping[str, GradientRecord]):
 
     @property
     def total_norm(self) -> float:
-        """The global norm of the last gradients of all watched parameters; of spread ones, of their local parts."""
+        """The global norm of the last gradients of all watched parameters; of sharded ones, of the local parts."""
         return math.sqrt(sum(own.norm**2 for name, own in self.records.items() if name in self.parameters))

@@ -16,9 +16,9 @@ from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
-# If the gradient at the edge of these is infinite, the gradients of values close to the edge are unbounded too.
+# Operators with an edge: if the gradient at the edge is infinite, gradients close to it are unbounded, too.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
-# These pass on the values that they receive.
+# Operators that pass on gradients without changing their values.
 _VIEWS = frozenset(
     f"{name}Backward0"
     for name in ("Alias", "Permute", "ReshapeAlias", "T", "Transpose", "UnsafeView", "Unsqueeze", "View")
@@ -28,7 +28,7 @@ _KEY = "gradcam_kit.diagnostics"
 
 @runtime_checkable
 class GradientFinder(Protocol):
-    """The interface of an owner of gradient records."""
+    """The receiver of the non-finite gradients that a `GradientTracer` finds."""
 
     def suspect(
         self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str
@@ -41,7 +41,7 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """The nodes of one call of a module: those of its inputs, and those made by its children."""
+    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children made."""
 
     name: str
     module: nn.Module
@@ -51,9 +51,10 @@ class ModuleNodes:
 
 @dataclass(eq=False)
 class _Mark:
-    """Facts about a node: the origin and size of arriving gradients, and whether they leave the model there.
+    """Facts about a node: the origin and size of arriving gradients, and whether gradients leave the model at it.
 
-    `passed` is the last gradient that was passed to the node, and its version; it arrives as a sum if there are others.
+    `passed` is the last gradient that was passed to the node, and its version. If several were passed, their sum
+    arrives.
     """
 
     origin: Origin | None = None
@@ -74,7 +75,7 @@ class _Mark:
         self.passed = weakref.ref(gradient), gradient._version
 
     def arrived(self, gradients: Sequence[Tensor | None]) -> tuple[float, Tensor | None]:
-        """Return the size of what arrived, and the tensor that has it; None if several gradients were summed."""
+        """Return the largest magnitude that arrived, and its tensor, which is None if several gradients were summed."""
         size, passed = self.arriving, self.passed
         self.arriving, self.passed = math.nan, None
         only = gradients[0] if len(gradients) == 1 else None
@@ -84,11 +85,11 @@ class _Mark:
 
 
 class GradientTracer:
-    """Tell which node made a gradient that is not finite, once this gradient reaches a leaf of the graph.
+    """Finds the node that made a non-finite gradient, once the gradient reaches a leaf of the graph.
 
-    A node is the origin if the gradients that it received were finite. What it passes on does harm only if it reaches
-    a parameter or an input of the model: a mask may zero it on the way. A gradient that a ReLU or a clamp zeroes still
-    counts, because the next operator has an infinite slope at its edge.
+    A node is the origin if the gradients that it received were finite. A non-finite gradient does harm only if it
+    reaches a parameter or an input of the model: a mask may set it to zero on the way. A gradient that a ReLU or a
+    clamp sets to zero is reported all the same, because the next operator has an infinite slope at the edge.
     """
 
     def __init__(self, finder: GradientFinder, steps: int) -> None:
@@ -113,7 +114,7 @@ class GradientTracer:
             _Mark.of(node).leaves = True
 
     def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
-        """Watch the nodes that the module itself made, from its outputs to its inputs, not its children's."""
+        """Watch the nodes between outputs and inputs of a module that the module itself made, not its children."""
         ends = set(frame.inputs)
         leaves = [output] if isinstance(output, Tensor) else [leaf for _, leaf in named_leaves("", output)]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -198,10 +199,10 @@ def _following(node: Any) -> _Mark | None:
 def _sizes(
     gradients: Sequence[Tensor | None], following: Sequence[_Mark | None], known: Tensor | None, size: float, view: bool
 ) -> list[float]:
-    """Return the largest magnitude of each gradient that a node passes on; -1 for what has none.
+    """Return the largest magnitude of each gradient that a node passes on; -1 where there is no gradient.
 
-    A gradient of the size that is `known` is not read again, nor is a view of it. Beside the gradient of an activation,
-    those of parameters are only tested: their size is 0, or not finite.
+    `size` is the largest magnitude of `known`, so neither `known` nor a view of it is read again. If the node also
+    passes on the gradient of an activation, gradients of parameters are only tested; if finite, their size is 0.
     """
     sizes = []
     only_parameters = all(after is None or after.is_leaf for after in following)

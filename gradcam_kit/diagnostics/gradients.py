@@ -57,10 +57,10 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaves.
+        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaf modules.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -99,15 +99,15 @@ def clip_gradients(
     """Clip gradients at the end of every backward pass inside the block.
 
     Args:
-        target: a model, whose parameters in `layers` are clipped together; a tensor or several, each clipped
-            separately.
+        target: a model, whose parameters in `layers` are clipped together; or one or several tensors, which are
+            clipped separately.
         layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
-        max_norm: scale the gradients down to this norm of all of them, as `torch.nn.utils.clip_grad_norm_` does.
+        max_norm: scale the gradients to a joint norm of at most this, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
     Raises:
-        OptionError: not exactly one of `max_norm` and `value`, or a negative one.
-        LayerNotFoundError: a pattern without a match.
+        OptionError: neither or both of `max_norm` and `value`, or a negative number.
+        LayerNotFoundError: a pattern that matches no module.
     """
     if (max_norm is None) == (value is None):
         raise OptionError("clip_gradients takes either max_norm= or value=; pass exactly one of them")
@@ -158,7 +158,7 @@ def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm:
 def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> Iterator[None]:
     r"""Replace each gradient by its moving average over the backward passes inside the block.
 
-    $s \leftarrow d s + (1 - d) g$ for each tensor, divided by $1 - d^t$ as Adam does, so that the first one is $g$.
+    $s \leftarrow d s + (1 - d) g$ for each tensor, divided by $1 - d^t$ as Adam does, so that the first average is $g$.
 
     Args:
         target: a tensor, several tensors, or a model for its parameters in `layers`.
@@ -213,5 +213,5 @@ def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
         if not isinstance(tensor, Tensor):
             raise InputError(f"a target is {kind_of(tensor)}; expected a model, a tensor or a sequence of tensors")
         if not tensor.requires_grad:
-            raise InputError(f"a tensor {tuple(tensor.shape)} does not require gradients; there is nothing to change")
+            raise InputError(f"a tensor {tuple(tensor.shape)} does not require gradients; call requires_grad_() first")
     return [own for own in tensors if not own.is_leaf], [own for own in tensors if own.is_leaf]

@@ -51,14 +51,17 @@ class GraphLayer:
 
     @property
     def entropy(self) -> Float[Tensor, "nodes heads"]:
-        """Entropy: 0 attends to one edge, 1 to all; NaN with fewer than two edges, or without shares."""
+        """Entropy of each node's attention: 0 if it is to one edge, 1 if to all edges equally.
+
+        NaN for nodes with fewer than two edges, and if the coefficients are not normalized.
+        """
         call = self.calls[-1]
         if not self.is_normalized:
             return call.alpha.new_full((call.nodes, call.alpha.shape[1]), torch.nan)
         return edge_entropy(call.alpha, call.targets, call.nodes)
 
     def neighbors(self, node: int) -> tuple[Int[Tensor, " edges"], Float[Tensor, "edges heads"]]:
-        """Return the nodes to which a node attends, with the coefficients, the largest mean first.
+        """Return the nodes to which a node attends, with their coefficients, the largest mean over heads first.
 
         Raises:
             OptionError: a node that the layer does not have.
@@ -130,13 +133,13 @@ def graph_attention(
 ) -> GraphAttention:
     """Return the attention coefficients of every attention layer of a graph network, with the edges that it used.
 
-    Works for the layers of torch_geometric that give their coefficients: GATConv, GATv2Conv, TransformerConv,
+    Works for the layers of torch_geometric that return their coefficients: GATConv, GATv2Conv, TransformerConv,
     RGATConv, FAConv, and subclasses. Layers remove and append self-loops, so their edges differ from the caller's. The
     model runs once in eval mode and is left as it was.
 
     Args:
         model: called as `model(x, edge_index, *args, **kwargs)`.
-        x: node features `(nodes, features)`, or what else the model takes first.
+        x: node features `(nodes, features)`, or any other first argument of the model.
         edge_index: `(2, edges)`, from sources to targets, or a sparse matrix.
         args: further arguments of the model.
         thresholds: limits of the findings.
@@ -147,8 +150,8 @@ def graph_attention(
 
     Raises:
         MissingExtraError: torch_geometric is not installed.
-        LayerNotFoundError: no layer of torch_geometric.
-        CaptureError: no layer gives coefficients, or none of them ran.
+        LayerNotFoundError: the model has no layer of torch_geometric.
+        CaptureError: no layer returns coefficients, or none of these layers ran.
 
     Example:
         >>> import torch

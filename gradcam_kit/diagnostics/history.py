@@ -1,4 +1,4 @@
-"""One layer over time in constant memory: at most 96 rows; when full, neighbors are merged."""
+"""Keep the history of a layer in constant memory: at most 96 rows, whose neighbors are merged when it is full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from gradcam_kit.diagnostics.maths.histogram import COARSE
 
 ROWS = 96
-"""A row takes 112 bytes, so that the history of a layer ends at 10.5 KiB."""
+"""Maximum number of rows; a row takes 112 bytes, so the history of a layer takes at most 10.5 KiB."""
 FIELDS = ("step", "elements", "mean", "std", "min", "max", "not_finite", "dead", "gradient_norm", "saturated")
 
 
@@ -55,11 +55,11 @@ class History:
             self.windows *= 2
 
     def column(self, name: str) -> Any:
-        """One number over time."""
+        """Return the values of one field over time."""
         return self.values[:, FIELDS.index(name)]
 
     def merge(self, other: History) -> History:
-        """Merge rank by rank where both have rows of the same resolution; else keep the longer one."""
+        """Merge the histories of two ranks row by row if they have the same resolution; else return the longer one."""
         if self.values.shape != other.values.shape or self.windows != other.windows:
             return self if len(self.values) >= len(other.values) else other
         pairs = [
@@ -73,7 +73,7 @@ class History:
 
 
 def _merged(a: Any, shares_a: Any, b: Any, shares_b: Any) -> tuple[Any, Any]:
-    """One row of two: moments by Chan, extremes, sums; dead units and medians as the later row has them."""
+    """Merge two rows into one: moments, extremes and counts; other numbers come from the later row."""
     one, two = dict(zip(FIELDS, a, strict=True)), dict(zip(FIELDS, b, strict=True))
     total = one["elements"] + two["elements"]
     share = two["elements"] / total if total else 0.5

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
 _SIGMOIDS = (nn.Sigmoid, nn.Hardsigmoid)
 _TANHS = (nn.Tanh, nn.Hardtanh)
-_SIGMOID_FLAT = (0.0127, 0.9873)  # sigmoid' is below 5 % of its maximum outside
-_TANH_FLAT = 0.9747  # and tanh'
+_SIGMOID_FLAT = (0.0127, 0.9873)  # outside this range, the slope of sigmoid is below 5 % of its maximum
+_TANH_FLAT = 0.9747  # the same for the magnitude of tanh
 FEW_INPUTS = 8
 
 
@@ -24,7 +24,7 @@ def activation_of(module: nn.Module) -> str | None:
 
 
 def flat_beyond(module: nn.Module) -> tuple[float, float] | None:
-    """Return the outputs below and above which the slope is less than 5 % of its maximum; None without such ends."""
+    """Return the outputs below and above which the slope is less than 5 % of its maximum; None if there are none."""
     if isinstance(module, nn.ReLU6):
         return None
     if isinstance(module, nn.Hardtanh):

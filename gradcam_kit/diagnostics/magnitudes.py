@@ -1,4 +1,4 @@
-"""Largest magnitudes on the way through a model, which show an overflow in advance."""
+"""Measure the largest magnitudes on the way through a model, which reveal an overflow in advance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradcam_kit.capture import local_part, unobservable
 
 @dataclass(frozen=True)
 class Seen:
-    """Largest magnitudes of the input and output of one module; NaN without any.
+    """Largest magnitudes of the input and output of one module; NaN without a tensor.
 
     In the backward pass `input` is the gradient that arrived at the module's output, and `output` the largest that any
     of its operators passed on.
@@ -50,20 +50,20 @@ def magnitude_between(low: float, high: float) -> float:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all values are finite, by a sum that NaN and infinities survive. Synchronizes."""
+    """Return whether all values are finite, judged by their sum, which keeps NaN and infinities. Synchronizes."""
     values = local_part(tensor.detach())
     total = values.sum(dtype=torch.float32) if values.dtype.itemsize < 4 else values.sum()
-    # Large values overflow a sum, so only a finite one decides.
+    # Large finite values can overflow the sum, so only a finite sum is conclusive.
     return math.isfinite(total.item()) or math.isfinite(largest_magnitude(values))
 
 
 def larger(one: float, other: float) -> float:
-    """Return the larger magnitude; NaN in `one` means that there is none yet."""
+    """Return the larger magnitude; NaN in `one` stands for no magnitude."""
     return other if math.isnan(one) else max(one, other)
 
 
 def magnitudes_of(gradients: Sequence[Tensor | None]) -> list[float]:
-    """Return the largest magnitude of each value; -1 for values without one."""
+    """Return the largest magnitude of each gradient; -1 for None and for gradients that cannot be read."""
     return [largest_magnitude(own) if own is not None and unobservable(own) is None else -1.0 for own in gradients]
 
 

@@ -1,4 +1,4 @@
-"""find_nonfinite: find the module that produced the first NaN or infinity, forward and backward, and the cause."""
+"""Find the module that produced the first NaN or infinity in a forward or backward pass, and the cause."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
     """Watch every module, and name the one that produces the first NaN or infinity.
 
     A module is the origin if its inputs are finite and its output is not; in the backward pass, if the gradients at its
-    output are finite and the gradient that it passes on is not. Functions between modules belong to the enclosing
-    module. -inf that a mask holds or that a softmax receives is not a finding, and neither is a gradient that is zeroed
-    again before it reaches a parameter or an input: that one is in `notes`.
+    output are finite and the gradient that it passes on is not. Functions between modules are attributed to the
+    enclosing module. -inf in a mask or in the input of a softmax is not reported. A non-finite gradient that is set to
+    zero before it reaches a parameter or an input is only mentioned in `notes`.
 
-    The value of a loss outside the model is not observed, only its gradient. The logarithm of a negative output is NaN
-    with a finite gradient: look at `torch.isfinite(loss)`, or use `check_loss`.
+    Of a loss outside the model, only the gradient is observed, not the value. For example, the logarithm of a negative
+    output is NaN but has a finite gradient: test `torch.isfinite(loss)`, or use `check_loss`.
 
     Args:
         model: any model; it is not changed.
-        raise_error: raise at the first one, inside the forward or the backward pass; False only collects.
-        detail: also name operator and line in the forward pass: the guilty module runs once more on copies of its
-            inputs, which are made before every module runs. Buffers and random states are restored; anything else that
-            a `forward` changes, such as a counter, changes twice.
+        raise_error: raise at the first NaN or infinity, inside the forward or backward pass; False only records it.
+        detail: also name the operator and the line of code, in the forward pass. Inputs are copied before each module
+            runs, and the module at fault runs once more on the copies. Buffers and random states are restored; anything
+            else that a `forward` changes, such as a counter, changes twice.
 
     Raises:
         NonFiniteError: the first NaN or infinity; its text names the layer and the cause.
@@ -61,13 +61,13 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
         finally:
             harmless = tracer.gradients.unconfirmed()
             if harmless is not None and not origins:
-                origins.notes.append(f"No parameter or input received it, so this is harmless: {harmless}")
+                origins.notes.append(f"No parameter or input received this gradient, so it is harmless: {harmless}")
             tracer.forget()
             finder.observation = None
 
 
 class _Finder:
-    """Makes an origin from the first record of the tracer."""
+    """Turns the first non-finite value that the tracer reports into an origin."""
 
     def __init__(self, origins: Origins, raise_error: bool) -> None:
         self.origins, self.raise_error = origins, raise_error
@@ -88,8 +88,8 @@ class _Finder:
             found = origin_of(layer, "forward", cause, path, tensor, trail)
             if module is not None and any(map(is_spread, module.parameters())):
                 self.origins.notes.append(
-                    "Parameters are spread over processes: the cause is told from the local shards, so look at the "
-                    "other ranks too."
+                    "Parameters are spread over processes: the cause is determined from the local shards, so look at "
+                    "the other ranks, too."
                 )
             if recorded is not None and module is not None and cause == "computed here":
                 place = self._again(module, recorded, found.kind)
@@ -99,7 +99,7 @@ class _Finder:
                 raise NonFiniteError(str(self.origins.forward))
 
     def _again(self, module: nn.Module, recorded: Recorded, kind: str) -> Place:
-        """Find the operator, without observing the rerun."""
+        """Find the operator by running the module again, without observing this run."""
         assert self.observation is not None
         paused, self.observation.paused = self.observation.paused, True
         try:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gradcam_kit.capture import unobservable
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 
-# These write infinities on purpose, or leave memory uninitialized.
+# Operators that write infinities on purpose, or leave memory uninitialized.
 _FILLS = ("masked_fill", "fill", "full", "where", "scalar_tensor", "new_full", "lift_fresh", "_to_copy")
 _UNWRITTEN = ("empty", "new_empty")
 _HERE, _TORCH = str(Path(__file__)), str(Path(torch.__file__).parent)
@@ -26,7 +26,7 @@ _LIBRARY = sysconfig.get_paths()["stdlib"]
 
 @dataclass(frozen=True)
 class Place:
-    """The operator that made the first value that is not finite, and the line that called it; "" if unknown."""
+    """The operator that produced the first non-finite value, and the line that called it; "" if unknown."""
 
     operator: str = ""
     line: str = ""
@@ -66,8 +66,8 @@ class Recorded:
     def find(self, module: nn.Module, kind: str) -> Place:
         """Run the module again without a graph, and return where the first non-finite value was produced.
 
-        Buffers, modes and generators are restored afterwards. A module that fails the second time, because it
-        changed more than that, leaves the place unknown.
+        Buffers, modes and generators are restored afterwards. If the module fails the second time,
+        because it changed other state, the place is unknown.
 
         Args:
             module: the recorded module.
@@ -76,7 +76,7 @@ class Recorded:
         watch = _Watch()
         with left_as_found(module, self.args), torch.no_grad():
             for part, name, values in self.buffers:
-                part._buffers[name] = values  # the model's own tensors may be needed by the backward pass as they are
+                part._buffers[name] = values  # copies: the backward pass may need the own tensors
             for device, state in self.states:
                 _set_state(device, state)
             try:
@@ -88,9 +88,7 @@ class Recorded:
 
 
 class _Watch(TorchDispatchMode):
-    """Watches every operator: finds the first one with finite inputs and a non-finite output, and the first one that
-    makes NaN.
-    """
+    """Finds the first operator with finite inputs and a non-finite output, and the first one that makes NaN."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -135,7 +133,7 @@ def _has_nan(tensor: Tensor) -> bool:
 
 
 def _calling_line() -> str:
-    """Return file, line and code of the innermost caller: of the user if there is one, else of torch's modules."""
+    """Return file, line and code of the innermost call: in user code if there is any, else in torch's modules."""
     frames = traceback.extract_stack()
     start = max(place for place, frame in enumerate(frames) if frame.filename == _HERE and frame.name == "find")
     inside = [frame for frame in frames[start + 1 :] if frame.filename != _HERE and "jaxtyping" not in frame.filename]

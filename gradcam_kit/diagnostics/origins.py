@@ -23,13 +23,13 @@ class Origin:
         kind: "nan" or "inf".
         phase: "forward" or "backward".
         cause: "input", "parameter NAME", "buffer NAME", "computed here" or "outside of any module".
-        path: name of the tensor: `layer[0]` of an output, or the name of a parameter whose gradient it is.
+        path: name of the tensor, such as `layer[0]` for an output, or a description of the gradient.
         count: number of non-finite values in the tensor.
         sample: the first sample of the batch with such a value; None if samples cannot be distinguished.
-        trail: the last modules with the largest magnitudes of input and output, which show an overflow in advance; in
-            the backward pass those of the gradients that arrived and were passed on.
-        operator: the operator that made it, such as "div"; in the backward pass the node of autograd, such as
-            "SqrtBackward0". "" where it is not known; in the forward pass that takes `detail=True`.
+        trail: the modules that ran last, with the largest magnitudes of their inputs and outputs, which reveal an
+            overflow in advance; in the backward pass, of the gradients that arrived and were passed on.
+        operator: the operator that produced the value, such as "div"; in the backward pass the autograd node, such as
+            "SqrtBackward0"; "" if unknown. In the forward pass, it is known only with `detail=True`.
         line: file, line and code that called the operator, with `detail=True`; else "".
     """
 
@@ -71,7 +71,7 @@ class Origins:
         found = [str(origin) for origin in (self.forward, self.backward) if origin is not None]
         return (
             "\n".join(found)
-            or "all values of the modules and all gradients were finite; the value of the loss is not seen"
+            or "all values of the modules and all gradients were finite; the value of the loss is not observed"
         )
 
 
@@ -88,7 +88,7 @@ def origin_of(
 
 
 def cause_of(module: nn.Module | None) -> str:
-    """Return which of the module's own parameters or buffers is not finite, else "computed here"."""
+    """Return the first parameter or buffer of the module that is not finite, else "computed here"."""
     if module is not None:
         for kind, named in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
             for name, tensor in named:

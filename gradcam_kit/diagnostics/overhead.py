@@ -1,4 +1,4 @@
-"""The cost of a tool: the same step with and without it, alternately."""
+"""Measure the cost of a tool: time the same step with and without it, in turn."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def measure_overhead(
     step: Callable[[nn.Module, Any], Any] | None = None,
     rounds: int = 9,
 ) -> Overhead:
-    """Measure a step with a tool beside the plain step, on a copy of the model.
+    """Compare the time of a step with a tool to the time of a plain step, on a copy of the model.
 
-    Rounds are interleaved, and which of the two comes first alternates.
+    Each round times both steps; the one timed first alternates between rounds.
 
     Args:
-        tool: makes a context manager from a model, such as `ModelDiagnostics`.
-        model: the model, which is copied and so not changed.
-        images: input of the model.
-        step: the measured function `step(model, images)`; by default a forward and a backward pass of the mean square
-            of its output.
-        rounds: pairs of measured steps; one more pair warms up.
+        tool: callable that takes the model and returns a context manager, such as `ModelDiagnostics`.
+        model: the model to copy; the original is not changed.
+        images: the input of the model; a tuple holds several arguments.
+        step: the measured function `step(model, images)`; by default a forward pass, and a backward pass from the
+            mean square of the output.
+        rounds: number of measured pairs of steps, after one pair to warm up.
 
     Example:
         >>> from gradcam_kit.diagnostics import ModelDiagnostics

@@ -38,7 +38,7 @@ class ParameterWatch:
         self.update_membership()
 
     def update_membership(self) -> None:
-        """Note which parameters the optimizers hold, and which train."""
+        """Record which parameters the optimizers hold, and which require gradients."""
         held = {id(own) for optimizer in self.optimizers for group in optimizer.param_groups for own in group["params"]}
         for name, parameter in self.model.named_parameters():
             track = self.ledger.parameters.get(name)
@@ -47,7 +47,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """Return the parameters of one optimizer; the first also gets those that no optimizer holds."""
+        """Return the parameters of one optimizer; the first optimizer also gets the parameters that none holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [
@@ -107,7 +107,7 @@ class ParameterWatch:
             weights = torch._foreach_norm([_wide(weight) for _, weight, _ in own])
             gradients = torch._foreach_norm([_wide(gradient) for _, _, gradient in own])
             for (track, values, _), weight, gradient in zip(own, weights, gradients, strict=True):
-                # The steps of Adam and its like are about as long as the learning rate, whatever the gradient is.
+                # Adam and similar optimizers move each value by about the learning rate, for gradients of any size.
                 unit = None if by_gradient else math.sqrt(values.numel())
                 self.collector.scalars_of(device).add(_norm(track, squares, unit), weight, gradient)
         if measured:
@@ -138,19 +138,19 @@ class ParameterWatch:
 
 
 def note_shard(track: ParameterTrack, parameter: Tensor, shard: Shard, observation: Observation | None) -> None:
-    """Note which part of a spread parameter is measured."""
+    """Record and note which part of a sharded parameter is measured."""
     track.shards, track.parts = frozenset([shard.place]), shard.parts
     if not local_part(parameter).numel():
         track.norm = track.gradient_norm = track.reach = 0.0
     if observation is not None:
         observation.note(
-            "Parameters are spread over processes, and each measures its own shards: their norms and updates are "
+            "Parameters are spread over processes, and each process measures its own shards: norms and updates are "
             "local until the ranks are joined by merge()."
         )
 
 
 def note_scale(ledger: Ledger, observation: Observation) -> None:
-    """Add a note, once, that gradients at outputs carry the scale of a `GradScaler`, if one calls this step."""
+    """Add a note, once, that gradients at outputs carry the scale of a `GradScaler`, if a scaler calls this step."""
     if ledger.scaled or ledger.optimizer_steps:
         return
     frame: FrameType | None = sys._getframe(1)
@@ -159,8 +159,8 @@ def note_scale(ledger: Ledger, observation: Observation) -> None:
             return
         if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
             observation.note(
-                "A GradScaler scales the loss, so gradients at outputs are reported with its scale, and gradients of "
-                "parameters without it. Pass ModelDiagnostics(..., scaler=scaler)."
+                "A GradScaler scales the loss, so gradients at outputs are reported with its scale, but gradients of "
+                "parameters without it. Pass ModelDiagnostics(..., scaler=scaler) to remove the scale."
             )
             return
         frame = frame.f_back
@@ -192,7 +192,7 @@ def after_closure(args: tuple[Any, ...], kwargs: dict[str, Any], measure: Callab
 
 
 def _rates(optimizer: Optimizer) -> dict[int, float]:
-    """Return the learning rate of each parameter, except rates on a device, which would have to be waited for."""
+    """Return the learning rate of each parameter, except rates on a device, which cannot be read without waiting."""
     return {
         id(own): float(group["lr"])
         for group in optimizer.param_groups

@@ -1,4 +1,4 @@
-"""Find layers on every path from input to output, because only their gradients show how deep a signal gets."""
+"""Find the layers on every path from input to output; only their gradients can be compared over depth."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def on_every_path(outputs: Sequence[Any], layers: Mapping[str, Any]) -> set[str]
 
 
 def _topological(starts: Sequence[Any]) -> list[Any]:
-    """Return all nodes reachable from these in topological order."""
+    """Return all nodes that can be reached from `starts`, in topological order."""
     done: set[Any] = set()
     order: list[Any] = []
     for start in starts:

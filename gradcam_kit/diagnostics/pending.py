@@ -16,19 +16,19 @@ _BLOCK = 16
 
 @dataclass(eq=False)
 class Scalars:
-    """Scalars of one device, with the readers that get them on the host."""
+    """Pending scalars of one device, with the functions that receive them on the host."""
 
     device: torch.device
     tensors: list[Tensor] = field(default_factory=list)
     readers: list[tuple[Callable[..., None], int]] = field(default_factory=list)
 
     def add(self, reader: Callable[..., None], *scalars: Tensor) -> None:
-        """Call `reader` with these scalars as floats, later."""
+        """Register a function that is called with these scalars as floats, once they are on the host."""
         self.tensors.extend(scalars)
         self.readers.append((reader, len(scalars)))
 
     def flush(self) -> Copied | None:
-        """Start the copy; the caller reads it later, when it has finished."""
+        """Start copying all pending scalars to the host, and return the copy, which is read later; None without any."""
         if not self.tensors:
             return None
         wide = torch.float64 if self.device.type != "mps" else torch.float32
@@ -39,7 +39,7 @@ class Scalars:
 
 
 class Copied:
-    """Scalars on their way to the host."""
+    """Scalars that are being copied to the host."""
 
     def __init__(self, readers: list[tuple[Callable[..., None], int]], stacked: Tensor) -> None:
         self.readers = readers
@@ -88,7 +88,7 @@ class Histograms:
         return self.used - 1
 
     def add(self, row: int, sample: Tensor) -> None:
-        """Count a sample later."""
+        """Queue a sample, which `flush` counts in its row."""
         self.rows.append(row)
         self.samples.append(sample)
 
@@ -100,10 +100,10 @@ class Histograms:
         places = self._places.get(key)
         if places is None:
             places = torch.tensor(key).T.contiguous().to(self.device, non_blocking=True)
-            if len(self._places) >= _MOST_PLACES:  # lengths that never repeat must not pile up
+            if len(self._places) >= _MOST_PLACES:  # lengths may never repeat, so the cache is bounded
                 self._places.clear()
             self._places[key] = places
-        # The row of each value would take more memory than the histograms, so it is not kept.
+        # The row of each value would take more memory than the histograms, so it is not cached.
         index = torch.repeat_interleave(places[0], places[1], output_size=sum(size for _, size in key))
         add_counts(self.counts, index, torch.cat([sample.float() for sample in self.samples]))
         self.rows, self.samples = [], []
@@ -111,9 +111,9 @@ class Histograms:
 
 @dataclass(eq=False)
 class Reservoir:
-    """Pooled outputs of a few samples of a window, evenly drawn by a generator of its own.
+    """Pooled outputs of a few samples of a window, drawn uniformly by a random generator of its own.
 
-    `size` rows of at most `most` fixed units stay on the device.
+    At most `size` rows, with at most `most` fixed units each, are kept on the device.
     """
 
     units: int
@@ -124,7 +124,7 @@ class Reservoir:
     state: int = 1
 
     def add(self, pooled: Tensor) -> None:
-        """Offer the samples of one call `(n, k)`."""
+        """Offer the samples `(n, k)` of one call to the reservoir."""
         if pooled.shape[1] > self.most:
             step = pooled.shape[1] / self.most
             chosen = [int(i * step) for i in range(self.most)]
@@ -150,11 +150,11 @@ class Reservoir:
         return list(chosen), list(chosen.values())
 
     def take(self) -> Tensor | None:
-        """Return the rows and clear them."""
+        """Return the rows, and clear the reservoir."""
         rows = None if self.rows is None else self.rows[: min(self.seen, self.size)]
         self.rows, self.seen = None, 0
         return rows
 
     def peek(self) -> Tensor | None:
-        """Return the rows."""
+        """Return the rows, and keep them."""
         return None if self.rows is None else self.rows[: min(self.seen, self.size)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = ("small", "medium", "large")
-"""Sizes of boxes as COCO has them: areas up to 32², up to 96², and above, in pixels of the image as it was given."""
+"""Box sizes as COCO defines them: areas up to 32², up to 96², and above, in pixels of the original image."""
 _EDGES = (32.0**2, 96.0**2)
 
 
@@ -35,15 +35,15 @@ class PyramidLevel:
     """One level of a pyramid.
 
     Attributes:
-        name: its name in the detector, such as "0" or "pool".
+        name: name of the level in the detector, such as "0" or "pool".
         shape: `(k, h, w)` of its features.
-        activation: mean of |a| over all images, units and positions.
+        activation: mean magnitude of its activations over all images, units and positions.
         anchors: number of anchors for an image; None if they cannot be read.
-        sizes: smallest and largest side of its anchors, the root of their area, in pixels of the image as the detector
-            resizes it; None if they cannot be read.
-        objects: number of objects that it carries, by box size.
-        strength: share of the score of all objects of a box size that this level carries; NaN where there are none.
-        never: whether it cannot carry any object.
+        sizes: smallest and largest size of its anchors (the square root of the area), in pixels of the resized image;
+            None if they cannot be read.
+        objects: number of objects that the level carries, by box size.
+        strength: share of the score of all objects of a box size that this level carries; NaN without such objects.
+        never: whether the level cannot carry any object.
     """
 
     name: str
@@ -62,9 +62,9 @@ class CarriedObject:
 
     Attributes:
         image: index of the image.
-        box: (x0, y0, x1, y1) in pixels of the image as it was given.
+        box: (x0, y0, x1, y1) in pixels of the original image.
         size: "small", "medium" or "large".
-        score: score by the detector.
+        score: the score that the detector gives the object.
         level: name of the level.
     """
 
@@ -146,11 +146,12 @@ class PyramidLevels:
 def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> PyramidLevels:
     """Find the level of a detector's pyramid that carries each object, by box size, and levels that never carry any.
 
-    Objects are the detections of the model; where it has none at all, as before training, its strongest boxes. In
-    torchvision's Faster R-CNN (and its relatives), RetinaNet, FCOS and SSD an object is carried by the level whose
-    anchor made its box; of two stages that is the first. A level that would be assigned no box of any size up to 1,333
-    pixels never carries an object. Of other detectors, an object is carried by the level at which the gradient of its
-    score, times the activation, is largest, and a level without a gradient from any output never carries an object.
+    Objects are the detections of the model or, if there are none, as before training, its strongest boxes. In
+    torchvision's Faster R-CNN (and its relatives), RetinaNet, FCOS and SSD, the level whose anchor produced an object's
+    box carries the object; in detectors of two stages, that is the anchor of the first stage. A level that would be
+    assigned no box of any size up to 1,333 pixels never carries an object. In other detectors, the level at which the
+    gradient of an object's score, times the activation, is largest carries the object, and a level without a gradient
+    from any output never carries an object.
 
     Args:
         detector: any detector; it runs in eval mode and is not changed.
@@ -160,7 +161,7 @@ def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> P
 
     Raises:
         InputError: a detector without a pyramid, or no images.
-        OptionError: less than one object.
+        OptionError: `objects` is less than 1.
 
     Example:
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large

@@ -1,4 +1,4 @@
-"""Anchors of torchvision's detectors: the level that makes each box, and the box sizes of each level."""
+"""Read the anchors of torchvision's detectors: the level that produces each box, and the box sizes of each level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.diagnostics.pyramid_maps import Detected, PyramidMaps, call_det
 from gradcam_kit.errors import InputError
 
 _CANDIDATES = 4000  # number of strongest boxes of an image to inspect
-_STRONGEST = 20  # number of boxes of an image that stand for objects if the detector finds none
+_STRONGEST = 20  # number of boxes of an image that are used as objects if the detector finds none
 _OVERLAP = 0.5  # minimum overlap of boxes of the same object
 _MATCHED = 0.3  # intersection over union below which anchors are background, Ren et al. 2015
 _SMALLEST, _LARGEST = (
@@ -25,7 +25,7 @@ _SMALLEST, _LARGEST = (
 )  # range of box sides that a level could carry; torchvision resizes images to at most 1333
 _STEPS = 8  # number of box sizes per doubling
 _RATIOS = (0.5, 1.0, 2.0)
-_FCOS_RANGE = (4.0, 8.0)  # a location of FCOS answers for distances of 4 to 8 strides: Tian et al. 2019
+_FCOS_RANGE = (4.0, 8.0)  # a location of FCOS is responsible for distances of 4 to 8 strides: Tian et al. 2019
 
 
 @dataclass
@@ -49,12 +49,12 @@ class _Reader(Observer):
 
 
 def is_anchored(detector: nn.Module) -> bool:
-    """Whether anchors are those of a detector of torchvision, so that each box is known to come from one of them."""
+    """Whether a detector uses torchvision's anchors, so that the anchor of each box is known."""
     return _parts(detector) is not None
 
 
 def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMaps, list[Detected], list[str]]:
-    """Read a detector of torchvision.
+    """Return the levels, the objects and the notes of a detector of torchvision.
 
     Raises:
         InputError: its backbone returns a single map.
@@ -84,14 +84,14 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
         for (name, own), count, shape, (_, high) in zip(maps, counts, shapes, reach, strict=True)
     ]
     notes = [
-        f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but these images have a longest side of "
-        f"{largest}."
+        f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but the longest side of these images is "
+        f"{largest} pixels."
         for own, (low, high) in zip(levels, reach, strict=True)
         if high and low > largest
     ]
     found = [list(output[image]["scores"].detach().cpu()) for image in range(len(output))]
     if not any(found):
-        notes.append("The detector finds nothing in these images, so its strongest boxes stand for objects.")
+        notes.append("The detector finds nothing in these images, so its strongest boxes are used as objects.")
     detected: list[Detected] = []
     for image, size in enumerate(reader.sizes):
         given = images[image].shape[-2:]
@@ -141,7 +141,7 @@ def _candidates(
     detector: nn.Module, parts: _Parts, head: Any, anchors: list[Tensor]
 ) -> tuple[list[Float[Tensor, "a 4"]], list[Float[Tensor, " a"]]]:
     """Return the box and the best score of each anchor for each image, on the host."""
-    if not isinstance(head, dict):  # use the first of two stages
+    if not isinstance(head, dict):  # read the first stage of a detector with two stages
         from torchvision.models.detection.rpn import concat_box_prediction_layers
 
         objectness, deltas = concat_box_prediction_layers(list(head[0]), list(head[1]))
@@ -166,7 +166,7 @@ def _has_background(detector: nn.Module) -> bool:
 
 
 def _clipped(boxes: Float[Tensor, "a 4"], size: tuple[int, int]) -> Float[Tensor, "a 4"]:
-    """Cut boxes off at the borders of an image of height and width `size`."""
+    """Clip boxes to the borders of an image of height and width `size`."""
     limits = torch.tensor([size[1], size[0]]).repeat(2)
     return boxes.clamp(min=0).minimum(limits.to(boxes))
 
@@ -174,7 +174,7 @@ def _clipped(boxes: Float[Tensor, "a 4"], size: tuple[int, int]) -> Float[Tensor
 def _carried(
     image: int, detections: Any, boxes: Float[Tensor, "a 4"], levels: Int[Tensor, " a"], objects: int
 ) -> list[Detected]:
-    """Find, for each detection, the anchor whose box overlaps it most; the stronger one of equals."""
+    """Find, for each detection, the anchor whose box overlaps it most; the stronger box wins ties."""
     from torchvision.ops import box_iou
 
     own, scores = detections["boxes"].detach().float().cpu()[:objects], detections["scores"].detach().cpu()[:objects]
@@ -197,10 +197,10 @@ def _strongest(
 
 
 def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float, float]]:
-    """Return the smallest and the largest box of which an anchor of each level is the best match; (0, 0) for none.
+    """Return, for each level, the smallest and largest box size that its anchors match best; (0, 0) if there is none.
 
-    Anchors are dense, so shapes decide: boxes lie at the center of an anchor. A box in the shape of an anchor is
-    matched best by it, so a level is useless only if all its anchors are out of bounds.
+    Anchors are dense, so only shapes are compared, as if each box were centered on an anchor. An anchor is the best
+    match of a box of its own shape, so a level has no match only if all its anchors are out of bounds.
     """
     doublings = math.log2(_LARGEST / _SMALLEST)
     sides = _SMALLEST * 2 ** torch.linspace(0, doublings, round(_STEPS * doublings) + 1, dtype=torch.float64)
@@ -226,9 +226,10 @@ def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -
 
 
 def _reach_of_distances(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float, float]]:
-    """Return the smallest and the largest box that locations of each level of FCOS answer for; (0, 0) for none.
+    """Return, for each level of FCOS, the smallest and largest box size of its locations; (0, 0) if there is none.
 
-    A location answers for boxes whose farthest side is 4 to 8 strides away; at its center that is half a side.
+    A location is responsible for boxes whose farthest side is 4 to 8 strides away. From the center of a box, this
+    distance is half a side.
     """
     found = []
     for place, own in enumerate(shapes):
@@ -241,7 +242,7 @@ def _reach_of_distances(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[fl
 
 
 def _sides(shapes: Float[Tensor, "a 2"]) -> tuple[float, float] | None:
-    """Return the smallest and the largest root of the area."""
+    """Return the smallest and the largest square root of an area; None without anchors."""
     sides = shapes.clamp(min=0).prod(1).sqrt()
     return (float(sides.amin()), float(sides.amax())) if len(sides) else None
 

@@ -29,7 +29,7 @@ class LevelMap:
 
 @dataclass(frozen=True)
 class PyramidMaps:
-    """The module that returns the levels, and the levels."""
+    """The name of the module that returns a pyramid, and the levels of the pyramid."""
 
     name: str
     levels: tuple[LevelMap, ...]
@@ -37,7 +37,7 @@ class PyramidMaps:
 
 @dataclass(frozen=True)
 class Detected:
-    """A box in pixels of the image as it was given, and the number of the level that carries it."""
+    """A box in pixels of the original image, and the index of the level that carries it."""
 
     image: int
     box: tuple[float, float, float, float]
@@ -81,7 +81,7 @@ def find_pyramid(detector: nn.Module, images: Any) -> str:
     """Return the name of the module that returns the pyramid.
 
     Raises:
-        InputError: there is none.
+        InputError: the detector has no pyramid.
     """
     parts = [module for name, module in detector.named_modules() if name]
     kind = type(detector).__name__
@@ -102,7 +102,7 @@ def find_pyramid(detector: nn.Module, images: Any) -> str:
 def by_gradient(
     detector: nn.Module, pyramid: str, images: Any, objects: int
 ) -> tuple[PyramidMaps, list[Detected], list[str]]:
-    """Read any detector: which map the score of each detection depends on, by gradient times activation."""
+    """Find the level on which each detection of any detector depends most, by gradient times activation."""
     cut: list[Tensor] = []
     names: list[str] = []
 
@@ -162,7 +162,7 @@ def _is_detections(output: Any) -> bool:
 
 
 def _gradients(outputs: list[Tensor], levels: list[Tensor]) -> list[float]:
-    """Return the sum of |gradient x activation| at each level, with more weight where activations are all 0."""
+    """Return the sum of |gradient x activation| at each level; 0 for levels that do not affect the outputs."""
     total = [leaf.float().sum() for leaf in outputs if leaf.requires_grad]
     if not total:
         return [0.0] * len(levels)

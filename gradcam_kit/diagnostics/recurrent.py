@@ -1,4 +1,4 @@
-"""Recurrent layers step by step: every gate and state, verified against the layers' own outputs."""
+"""Trace recurrent layers step by step: every gate and state, verified against the outputs of the layers."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def trace_recurrent(
 ) -> Traces:
     """Run a model once, and return every gate and state of its LSTM, GRU and RNN layers at every step.
 
-    Fused kernels return only the states of the last layer. Here each layer is computed again step by step, for all
-    layers and directions, with projections and packed sequences, and compared with what the module itself returned.
+    Fused kernels return only the states of the last layer. Therefore, each module is recomputed step by step, in all
+    layers and directions, with projections and packed sequences, and the result is compared with its own output.
     The model runs in its current modes; buffers and random states are restored.
 
     Args:
         model: any model with recurrent layers, or such a layer.
-        inputs: its argument, a tuple of arguments, or a mapping of keyword arguments.
+        inputs: the argument of the model, a tuple of arguments, or a mapping of keyword arguments.
         layers: a dotted name, a wildcard, a module, a type, a sequence of these; None = all recurrent layers.
         thresholds: limits of the findings.
 
@@ -49,9 +49,10 @@ def trace_recurrent(
         A mapping: `trace[name].at(layer, reverse=False).gates` has `(n, t, h)` tensors by name.
 
     Raises:
-        LayerNotFoundError: no recurrent layer, or a pattern without a match.
+        LayerNotFoundError: no recurrent layer, or a pattern that matches no module.
         InputError: `layers` names only other layers.
-        CaptureError: no layer ran, or steps and module disagree, as with dropout between layers in train mode.
+        CaptureError: no layer ran, a module applies dropout between its layers in train mode, or the recomputed output
+            differs from that of the module.
 
     Example:
         >>> import torch
@@ -65,7 +66,7 @@ def trace_recurrent(
     for name, module in chosen.items():
         if module.training and module.dropout > 0 and module.num_layers > 1:
             raise CaptureError(
-                f"{name!r} drops values between its layers at random in train mode, so its steps cannot be repeated; "
+                f"{name!r} applies dropout between its layers in train mode, so its steps cannot be recomputed; "
                 "call model.eval() first"
             )
     calls = run_recurrent(model, chosen, inputs)
@@ -115,8 +116,9 @@ def _check_equal(call: RecurrentCall, steps: RecurrentTrace) -> None:
         allowed = loosest * max(1.0, float(expected.abs().max())) if expected.numel() else 0.0
         if difference.numel() and not float(difference.max()) <= allowed:
             raise CaptureError(
-                f"the steps of {call.name!r} do not give its own output: they differ by {float(difference.max()):.3g}, "
-                f"expected at most {allowed:.3g}. A subclass, a hook or a parametrization may change it; trace a plain "
+                f"the recomputed output of {call.name!r} differs from the output of the module by "
+                f"{float(difference.max()):.3g}; expected at most {allowed:.3g}. A subclass, a hook or a "
+                "parametrization may change the output; trace a plain "
                 "nn.RNN, nn.LSTM or nn.GRU"
             )
 

@@ -24,10 +24,10 @@ class Memory:
     """The memory of one direction of a layer.
 
     Attributes:
-        gates: steps after which a state has fallen to 1/e by the mean forget (LSTM) or update gate (GRU), per unit;
-            None for a plain RNN.
-        gradients: norm of d last state / d input at each step.
-        half_life: steps back from the last one until this norm has halved; infinite where it never does.
+        gates: for each unit, the number of steps after which a state has fallen to 1/e, by the mean of the forget gate
+            (LSTM) or update gate (GRU); None for a plain RNN.
+        gradients: norm of the gradient of the last state with respect to the input of each step.
+        half_life: number of steps before the last one at which this norm has halved; infinite if it never halves.
     """
 
     gates: Float[Tensor, " h"] | None
@@ -37,7 +37,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class CallTrace:
-    """One call of a recurrent module; `gates`, `hidden` and `cell` are of layer 0 forward, all is batch first."""
+    """One call of a recurrent module; `gates`, `hidden` and `cell` are of layer 0 forward. Batch first."""
 
     call: RecurrentCall
     steps: RecurrentTrace
@@ -75,7 +75,7 @@ class CallTrace:
 
     @property
     def lengths(self) -> Int[Tensor, " n"]:
-        """The number of steps of each sample; after these, gates are undefined and states stay as they are."""
+        """The number of steps of each sample; after the last step, gates are undefined and states stay constant."""
         return self.steps.lengths
 
     @property
@@ -102,8 +102,8 @@ class CallTrace:
         Args:
             layer: counted from 0.
             reverse: use the reverse direction.
-            probes: backward passes; from as many as there are units on, the norm of the gradient is exact, else it is
-                estimated along random directions.
+            probes: number of backward passes; with at least as many as units, the norm of the gradient is exact, else
+                it is estimated along random directions.
             seed: seed of these directions.
 
         Raises:
@@ -123,7 +123,7 @@ class CallTrace:
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace(CallTrace):
-    """A recurrent module; its properties are those of the last call.
+    """All calls of a recurrent module; its properties are those of the last call.
 
     Attributes:
         calls: all calls in one pass, in order.
@@ -139,8 +139,9 @@ class LayerTrace(CallTrace):
 
 
 class Traces(Mapping[str, LayerTrace]):
-    """Traces by module name, in the order in which the modules first ran. If the model itself is such a module, its
-    name is "".
+    """Traces by module name, in the order in which the modules first ran.
+
+    If the model itself is a recurrent module, "" is also a name of its trace.
 
     Attributes:
         never_ran: recurrent modules that the model did not call.
@@ -197,7 +198,7 @@ def _where(trace: CallTrace, layer: int, reverse: bool) -> str:
 
 
 def _squashed(module: nn.RNNBase, way: DirectionTrace) -> Tensor | None:
-    """Return the states after their tanh; None for another function."""
+    """Return the states after their tanh; None if the module uses ReLU instead."""
     if way.cell is not None:
         return way.cell.tanh()
     return None if getattr(module, "nonlinearity", "tanh") == "relu" else way.hidden

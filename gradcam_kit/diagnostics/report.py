@@ -20,7 +20,7 @@ _SHOWN = {"name": 28, "type": 18}
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer since the start; `dead` is of the last window.
+    """The statistics of one layer since the start; `dead` is of the last window.
 
     Attributes:
         name: dotted name, with the place in the output if the layer returns several tensors.
@@ -31,13 +31,13 @@ class LayerRow:
         shape: shape of the last output.
         unit_axis: the axis of the units (channels); None for a single unit.
         mean: mean of all finite values.
-        std: their standard deviation, with the divisor m.
+        std: standard deviation of all finite values, with their number as the divisor.
         min: the smallest finite value.
         max: the largest finite value.
-        nan: number of NaN values; on a GPU, of outputs that hold any.
-        inf: number of infinite values; on a GPU, of outputs that hold any but no NaN.
+        nan: number of NaN values; on a GPU, number of outputs with NaN.
+        inf: number of infinite values; on a GPU, number of outputs with infinite values but no NaN.
         zeros: number of zeros; estimated from samples unless `exact=True`, see `Report.zeros_error`.
-        dead: number of units that were never active; None if not applicable, or if there was a NaN.
+        dead: number of units that were never active; None for layers that cannot die, and after a NaN.
         units: number of units.
         effective_rank: effective rank of the pooled features of a few layers, unscaled; None for the others.
         gradient_norm: median norm of the gradient at the output.
@@ -67,7 +67,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """One parameter; NaN until it was measured.
+    """The norms and updates of one parameter; NaN until they are measured.
 
     Attributes:
         name: dotted name.
@@ -98,7 +98,7 @@ class Report:
         skipped: outputs without statistics, and why.
         notes: remarks on what was not observed, and why.
         steps: number of observed steps.
-        sampled: number of values of each layer in which zeros were counted; an estimate if it is less than all.
+        sampled: names of layers, each with the number of values in which zeros were counted; an estimate if not all.
     """
 
     findings: tuple[Finding, ...]
@@ -111,7 +111,7 @@ class Report:
     sampled: tuple[tuple[str, int], ...] = ()
 
     def zeros_error(self, row: LayerRow) -> int:
-        """Return how far the zeros of a layer may be off (binomial, 95 %); 0 where all values were counted."""
+        """Return the error of the number of zeros of a layer (binomial, 95 %); 0 if all values were counted."""
         counted = dict(self.sampled).get(row.name, row.elements)
         if counted >= row.elements:
             return 0

@@ -9,7 +9,7 @@ from gradcam_kit.options import non_negative
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Limits of the verdicts of `ModelDiagnostics`. Those without a source are conventions.
+    """Limits of the verdicts of `ModelDiagnostics`; limits without a source are conventions.
 
     Attributes:
         dead_warn: share of a layer's units that are never active.
@@ -23,23 +23,23 @@ class Thresholds:
         between: share of the mean square that differs between samples, below which features have collapsed.
         collapsed_samples: with fewer samples, collapse is not judged.
         correlation: absolute correlation above which two units repeat each other.
-        redundant: share of such units.
+        redundant: share of a layer's units that repeat another unit.
         gradient_warn: factor by which the norm of the gradient changes over the depth of the model.
         gradient_bad: the same, for a bad finding.
-        spike: factor of the gradient norm over the median of the last windows.
-        scale: largest activation in half precision, whose largest number is 65,504.
-        depth: ratio of the standard deviations of activations over the depth of the model.
+        spike: ratio of the gradient norm to the median of the previous windows.
+        scale: largest activation in float16, whose largest number is 65,504.
+        depth: factor by which the standard deviation of activations changes over the depth of the model.
         update_low: relative update of a parameter below which it hardly learns (aim: 1e-3, CS231n notes).
         update_high: relative update of a parameter above which training is unstable.
-        accumulated: correlation of the gradient norm with the step number.
-        accumulated_steps: measured steps for that correlation.
+        accumulated: correlation of the gradient norm with the step number, above which gradients accumulate.
+        accumulated_steps: minimum number of measured steps for this correlation.
         head_distance: Jensen-Shannon distance of two attention heads below which they repeat each other.
         uniform: entropy above which a head counts as uniform.
-        sink: share of its attention that a head gives to one token (Clark et al., BlackboxNLP 2019; Xiao et al., ICLR
+        sink: share of attention that a head gives to one token (Clark et al., BlackboxNLP 2019; Xiao et al., ICLR
             2024).
-        stuck_margin: mean of a gate below which, or as near to 1, it may be stuck.
-        stuck_std: standard deviation over samples and steps below which such a gate is stuck.
-        stuck_warn: share of the units with such a gate.
+        stuck_margin: distance of the mean of a gate from 0 or 1, below which the gate may be stuck.
+        stuck_std: standard deviation over samples and steps below which this gate is stuck.
+        stuck_warn: share of a layer's units with a stuck gate.
     """
 
     dead_warn: float = 0.1

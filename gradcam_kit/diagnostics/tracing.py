@@ -41,7 +41,7 @@ class Finder(GradientFinder, Protocol):
 
 @dataclass(eq=False)
 class _Frame(ModuleNodes):
-    """One running module: whether its inputs were finite, and masked scores among them."""
+    """One running module: its inputs, whether they are finite, and scores among them that contain -inf."""
 
     finite_input: bool = True
     input: tuple[float, float] = (math.nan, math.nan)
@@ -51,7 +51,7 @@ class _Frame(ModuleNodes):
 
 
 class Tracer(Observer):
-    """Test the inputs and outputs of every module; a `GradientTracer` follows the gradients."""
+    """Tests the inputs and outputs of every module; a `GradientTracer` follows the gradients."""
 
     def __init__(self, model: nn.Module, finder: Finder, detail: bool = False) -> None:
         self.model, self.finder, self.detail = model, finder, detail
@@ -100,7 +100,7 @@ class Tracer(Observer):
             if math.isfinite(largest) or _is_mask(path, leaf):
                 continue
             if _has_only_minus_infinity(leaf):
-                frame.scores = leaf.detach().clone()  # judge the output, because the module may work in place
+                frame.scores = leaf.detach().clone()  # copied, because the module may change it in place
                 continue
             frame.finite_input = False
             if not call.name and not self.frames:
@@ -127,7 +127,7 @@ class Tracer(Observer):
         magnitudes = [magnitude_between(*self._extremes(leaf)) for _, leaf in leaves]
         if all(map(math.isfinite, magnitudes)):
             if frame.scores is not None or len(self.frames) < self.masked_depth:
-                self.masked = None  # a softmax took the masked scores
+                self.masked = None  # a softmax consumed the masked scores
         else:
             for (path, leaf), largest in zip(leaves, magnitudes, strict=True):
                 if not math.isfinite(largest) and frame.finite_input and not _is_mask("", leaf):
@@ -135,7 +135,7 @@ class Tracer(Observer):
         self.trail.append(Seen(call.name, frame.largest_input, magnitudes[0] if magnitudes else math.nan))
 
     def _judge(self, frame: _Frame, call: Call, path: str, leaf: Tensor) -> None:
-        """Report finite inputs, apart from masked scores, with a non-finite output."""
+        """Judge a non-finite output of a module whose inputs are finite, apart from masked scores."""
         if call.name and _has_only_minus_infinity(leaf):
             # Masked scores are fine before a softmax, so the next operation decides.
             if self.masked is None:

@@ -27,7 +27,7 @@ class RunningMedian:
     seen: int = 0
 
     def add(self, value: float) -> None:
-        """Take one value."""
+        """Add one value."""
         if self.seen % self.stride == 0:
             self.values.append(value)
         self.seen += 1
@@ -36,7 +36,7 @@ class RunningMedian:
 
     @property
     def value(self) -> float:
-        """The median; NaN before any value."""
+        """The median; NaN without values."""
         return float(median(self.values)) if self.values else float("nan")
 
     def merge(self, other: RunningMedian) -> RunningMedian:
@@ -115,7 +115,7 @@ class WindowStats:
 
 @dataclass
 class LayerTrack:
-    """One output tensor of a layer: `layer` for a plain output, `layer[0]` and similar names for others.
+    """Statistics of one output tensor of a layer: `layer` for a single tensor, else `layer[0]` and so on.
 
     `counted` is False where NaN and infinities were seen on a GPU: an exact count would wait for the device, so each
     output that holds any counts as one.
@@ -165,7 +165,7 @@ class LayerTrack:
         return windows[0].moments.std if windows else 0.0
 
     def merge(self, other: LayerTrack) -> LayerTrack:
-        """Return the track of both."""
+        """Return the merged statistics of both tracks."""
         steps = [own for own in (self.first_bad_step, other.first_bad_step) if own is not None]
         windows = [own.closed for own in (self, other) if own.closed is not None]
         return replace(
@@ -190,9 +190,9 @@ class LayerTrack:
 class ParameterTrack:
     """One parameter: norms and updates at measured steps, and how often a gradient was missing.
 
-    `missing` and `zero` count the measured steps of the window without a gradient, or with one of zeros. `reach` is
-    about how far the last measured step should have moved it, NaN where that is not known, and `epsilon` the precision
-    of its type. `shards` are the places of those of `parts` that were measured, if the parameter is spread.
+    `missing` counts the measured steps of the window without a gradient, `zero` those with a gradient of zeros. `reach`
+    estimates the norm of the last measured step (NaN if unknown), and `epsilon` is the precision of the data type. If
+    the parameter is sharded into `parts`, `shards` are the places of the shards that were measured.
     """
 
     name: str
@@ -228,9 +228,7 @@ class ParameterTrack:
 
     @property
     def is_lost(self) -> bool:
-        """Whether steps are so small that rounding swallows them: the parameter does not move although it is not
-        frozen.
-        """
+        """Whether steps are lost to rounding, so that the parameter does not move although it is not frozen."""
         return 0 < self.reach < _LOST * self.epsilon * self.norm
 
     @property
@@ -241,7 +239,7 @@ class ParameterTrack:
         return self.previous
 
     def merge(self, other: ParameterTrack) -> ParameterTrack:
-        """Return the track of both ranks; the gradients of data parallel ranks are equal after their reduction."""
+        """Merge the tracks of two ranks: different shards are joined; data-parallel ranks have equal gradients."""
         if self.shards and not self.shards & other.shards:
             return replace(
                 self,

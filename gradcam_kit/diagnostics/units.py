@@ -26,7 +26,7 @@ _TIME_FIRST = (nn.RNNBase, nn.MultiheadAttention)
 
 
 def own_unit_axis(module: nn.Module, tensor: Tensor) -> int | None:
-    """Return the axis determined by the kind of module; None if its input determines the axis."""
+    """Return the unit axis that the kind of module determines; None if it depends on the input of the module."""
     if isinstance(module, _FIRST):
         return 1
     if isinstance(module, _LAST):
@@ -39,14 +39,14 @@ def own_unit_axis(module: nn.Module, tensor: Tensor) -> int | None:
 
 
 def default_unit_axis(tensor: Tensor) -> int | None:
-    """Return the axis by the number of axes: axis 1 for 2, 4 or 5 axes, else the last; None for a scalar."""
+    """Return the usual unit axis: 1 for 2, 4 or 5 axes, else the last axis; None for fewer than 2 axes."""
     if tensor.ndim < 2:
         return None
     return 1 if tensor.ndim in (2, 4, 5) else tensor.ndim - 1
 
 
 def sample_axis(module: nn.Module, leaf: str) -> int:
-    """Return the axis of the samples of a leaf of an output: 0, or 1 where recurrent layers put time first."""
+    """Return the sample axis of a leaf of an output: 0, or 1 where recurrent and attention layers put time first."""
     if isinstance(module, _TIME_FIRST):
         if isinstance(module, nn.RNNBase) and "[1]" in leaf:
             return 1  # states are (layers, n, h)
@@ -55,7 +55,7 @@ def sample_axis(module: nn.Module, leaf: str) -> int:
 
 
 class UnitAxes:
-    """Unit axes of the tensors of one step; modules without an axis of their own take that of their input."""
+    """Unit axes of the tensors of one step; modules without an axis of their own inherit the axis of their input."""
 
     def __init__(self, override: Mapping[str, int] | None = None) -> None:
         self.override = dict(override or {})

@@ -32,7 +32,7 @@ class ModelDiagnostics:
     """Observe the passes of a model, and report what is wrong, in which module, and with what evidence.
 
     The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the
-    last bit. Memory is constant, and no tensor of the graph is held. Only the gradient of the loss is observed, not its
+    last bit. Memory is bounded, and no tensor of the graph is held. Only the gradient of the loss is observed, not its
     value; use `check_loss` to find a NaN in the loss.
 
     Args:
@@ -43,8 +43,8 @@ class ModelDiagnostics:
         gradients: observe the gradients at the outputs of layers.
         parameters: measure the parameters around every tenth observed step of the optimizer.
         every: observe each `every`-th call of the model.
-        window: observed steps in a window. Dead, saturated and constant layers are those of the last window.
-        features: number of layers of which pooled features of up to 256 samples are kept (rank, redundancy).
+        window: number of observed steps in a window; dead, saturated and constant layers are judged in the last one.
+        features: number of layers whose rank and redundancy are judged, by pooled features of up to 256 samples.
         thresholds: the limits of the verdicts.
         writer: a `Writer` or a sequence of them; gets numbers and histograms at the end of each window, findings when
             they change, and tables at the end. A writer that fails is dropped with one warning.
@@ -53,7 +53,7 @@ class ModelDiagnostics:
         scaler: the `GradScaler`, so that gradients are reported without its scale.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
         InputError: a model whose layers cannot be observed.
         OptionError: an option outside its range.
 
@@ -103,10 +103,10 @@ class ModelDiagnostics:
     # Running ----------------------------------------------------------------------------------------------------
 
     def start(self) -> ModelDiagnostics:
-        """Begin to observe without a `with` block; `stop` ends it.
+        """Start observing without a `with` block; call `stop` to end.
 
         Raises:
-            CaptureError: it was started already.
+            CaptureError: this object was started already.
         """
         if self._stack is not None:
             raise CaptureError(
@@ -128,7 +128,7 @@ class ModelDiagnostics:
         return self
 
     def stop(self) -> None:
-        """End observing; the report is kept. A no-op if not running.
+        """Stop observing, and keep the report; a no-op if not running.
 
         Raises:
             CaptureError: modules were replaced, moved or cast while they were observed.
@@ -158,7 +158,7 @@ class ModelDiagnostics:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Pause inside the block, for example during validation."""
+        """Pause observing inside the block, for example during validation."""
         observation = self._observation
         before = observation.paused if observation is not None else False
         if observation is not None:
@@ -170,7 +170,7 @@ class ModelDiagnostics:
                 observation.paused = before
 
     def reset(self) -> None:
-        """Discard all observations, and continue."""
+        """Discard all observations, and continue observing."""
         observation, watch = self._observation, self._watch
         self._ledger = self._new_ledger()
         self._collector.restart(self._ledger)
@@ -186,7 +186,7 @@ class ModelDiagnostics:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         note_scale(self._ledger, self._observation)
-        # A closure computes the gradients inside the step, so they are measured after it.
+        # With a closure, gradients are computed inside `step()`, so measure them right after the closure returns.
         return after_closure(args, kwargs, partial(self._measure, optimizer))
 
     def _measure(self, optimizer: Any) -> None:
@@ -260,7 +260,7 @@ class ModelDiagnostics:
         return target
 
     def merge(self, other: ModelDiagnostics | Mapping[str, Any]) -> ModelDiagnostics:
-        """Return the diagnostics of both ranks (or of a rank's `state_dict()`); neither is changed."""
+        """Return the merged diagnostics of this rank and another one, or its `state_dict()`; neither is changed."""
         self._catch_up()
         theirs = other.state_dict() if isinstance(other, ModelDiagnostics) else other
         merged = ModelDiagnostics(

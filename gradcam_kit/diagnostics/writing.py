@@ -21,7 +21,7 @@ class GuardedWriters:
     """One or several writers; a writer that fails is dropped with one warning, and the others go on.
 
     Args:
-        given: a writer, a sequence of writers, or None. A writer may lack methods, and then gets nothing of that kind.
+        given: a writer, a sequence of writers, or None. A writer without one of the methods gets no such records.
 
     Raises:
         InputError: an object that has none of the methods of a writer.
@@ -66,7 +66,7 @@ class GuardedWriters:
                 continue
             try:
                 function(*args)
-            except Exception as error:  # the training continues whatever a logger does
+            except Exception as error:  # a failing logger must not end the training
                 raise_interruption(error)
                 self.writers.remove(writer)
                 _log.warning(
@@ -82,12 +82,12 @@ class WindowWriter:
         self.restart()
 
     def restart(self) -> None:
-        """Discard the state, because the block starts over."""
+        """Forget what was written, because observing starts over."""
         self._before: dict[str, Any] = {}
         self._findings: set[tuple[Any, ...]] = set()
 
     def write(self, ledger: Ledger, report: Callable[[], Report], *, at_end: bool = False) -> None:
-        """Write the window that was closed last; at the end the open one, and the tables of the report."""
+        """Write the last closed window; with `at_end`, write the open window and the tables of the report."""
         if not self.writers:
             return
         step, limits = ledger.steps, edges()

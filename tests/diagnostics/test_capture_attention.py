@@ -210,7 +210,7 @@ def test_what_is_kept_is_chosen() -> None:
         capture_attention(model, layers="head"),
     ):
         model(IMAGES)
-    with pytest.raises(UnknownNameError, match="has several attentions inside"):
+    with pytest.raises(UnknownNameError, match="contains several attention layers"):
         run(model, IMAGES)[0]["blocks"]
     with pytest.raises(UnknownNameError, match=r"did you mean 'blocks.1.attn'"):
         attention["blocks.1.atn"]

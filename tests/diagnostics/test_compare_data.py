@@ -95,7 +95,7 @@ def test_many_layers_get_more_permutations() -> None:
     images = torch.randn(8, 3)
     assert compare_data(model, images, images).permutations == 640
     few = compare_data(model, images, images, permutations=100)
-    assert "no shift can be found; use 640" in few.notes[0]
+    assert "no shift can be found; use permutations=640" in few.notes[0]
     assert few.permutations == 100
 
 

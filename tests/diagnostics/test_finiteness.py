@@ -107,11 +107,11 @@ def test_a_loss_that_is_nan_with_finite_gradients_is_found_by_check_loss_alone()
         value = loss(model(inputs), labels)
         value.backward()
     assert not value.isfinite()
-    assert "the value of the loss is not seen" in str(origin)
+    assert "the value of the loss is not observed" in str(origin)
     assert not any(kind == "nonfinite" for kind, _ in found(diagnostics.report()))
     [finding] = check_loss(model, (inputs, labels), loss)
     assert finding.kind == "nonfinite"
-    assert "If that names none, the loss makes it itself" in finding.advice
+    assert "If none is named, look for a logarithm" in finding.advice
 
 
 class WithLoss(nn.Module):

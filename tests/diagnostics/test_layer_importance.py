@@ -136,7 +136,7 @@ def test_it_shows_itself() -> None:
         found.least(2)
     with pytest.raises(UnknownNameError, match="importance of layer '1'"):
         found["1"]
-    with pytest.raises(ShapeError, match="has 6 units here and 32 there"):
+    with pytest.raises(ShapeError, match="has 6 units in one result and 32 in the other"):
         found.agreement(layer_importance(mlp(), [torch.zeros(4, 16)], "activation"))
 
 
@@ -146,7 +146,7 @@ def test_images_without_labels_suffice_for_activations() -> None:
         layer_importance(model(), [images], "activation")["0"],
         layer_importance(model(), images, "activation")["0"],
     )
-    with pytest.raises(InputError, match="'taylor' needs the loss, and so labels"):
+    with pytest.raises(InputError, match="'taylor' needs labels for the loss"):
         layer_importance(model(), [images], "taylor")
 
 
@@ -154,7 +154,7 @@ def test_images_without_labels_suffice_for_activations() -> None:
     ("loader", "options", "error", "message"),
     [
         ([], {}, InputError, "the loader yields nothing"),
-        (batches()[0][0], {}, InputError, "the loader is a Tensor.*needs the loss"),
+        (batches()[0][0], {}, InputError, "the loader is a Tensor.*needs labels for the loss"),
         ([{"x": 1}], {}, InputError, "gives a mapping with keys 'x'"),
         ([(torch.zeros(2, 3, 8, 8), torch.zeros(2))], {}, InputError, r"labels are torch.float32 \(2,\)"),
         ([(torch.zeros(2, 3, 8, 8), torch.full((2,), 4))], {}, InputError, "labels go from 4 to 4"),

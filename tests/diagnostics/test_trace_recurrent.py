@@ -210,9 +210,9 @@ class Louder(nn.LSTM):
 def test_what_cannot_be_traced_is_one_line() -> None:
     x = torch.randn(2, 4, 3)
     model = text()
-    with pytest.raises(CaptureError, match="steps of 'Louder' do not give its own output"):
+    with pytest.raises(CaptureError, match="recomputed output of 'Louder' differs"):
         trace_recurrent(Louder(3, 4, batch_first=True), x)
-    with pytest.raises(CaptureError, match=r"drops values .* call model.eval\(\) first"):
+    with pytest.raises(CaptureError, match=r"applies dropout .* call model.eval\(\) first"):
         trace_recurrent(nn.LSTM(3, 4, 2, dropout=0.5), x)
     with pytest.raises(LayerNotFoundError, match=r"Linear has no recurrent layer; looked for nn.RNN, nn.LSTM"):
         trace_recurrent(nn.Linear(3, 4), x)

@@ -1,4 +1,4 @@
-"""Lightning: `Trainer(callbacks=[DiagnosticsCallback()])`."""
+"""Observe a Lightning training: `Trainer(callbacks=[DiagnosticsCallback()])`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ except ImportError as _error:
 
 
 class DiagnosticsCallback(SessionCallback, Callback):
-    """Observe the training of a Lightning trainer; validation is left out.
+    """Observe a training by a Lightning `Trainer`, except for its validation.
 
-    The report of all ranks is merged on rank 0 when the training ends. After an error or an interruption every rank
-    keeps its own, because the others may be gone.
+    When the training ends, the reports of all ranks are merged on rank 0. After an error or an interruption, each rank
+    keeps its own report, because other ranks may have stopped.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
         writer: a `Writer` or a sequence of them, used on rank 0 and closed at the end.
         heatmaps: a `HeatmapLogger`, whose `step()` is called after each batch on rank 0.
-        options: options of `ModelDiagnostics`, such as `layers`, `every` and `window`. Without `layers`, all leaves are
-            observed but the metrics of torchmetrics.
+        options: options of `ModelDiagnostics`, such as `layers`, `every` and `window`. Without `layers`, all leaf
+            modules except metrics of torchmetrics are observed.
 
     Raises:
         MissingExtraError: lightning is not installed.
@@ -41,7 +41,7 @@ class DiagnosticsCallback(SessionCallback, Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to observe."""
+        """Start observing."""
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._session.start(pl_module, list(trainer.optimizers), scaler=scaler, layers=_without_metrics(pl_module))
 
@@ -50,24 +50,24 @@ class DiagnosticsCallback(SessionCallback, Callback):
         self._session.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pause during a validation."""
+        """Pause observing during a validation."""
         self._session.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Resume after a validation."""
+        """Resume observing after a validation."""
         self._session.resume()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End observing; the report of this rank stays."""
+        """Stop observing, and keep the report of this rank."""
         self._session.stop(failed=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End observing, and merge the ranks."""
+        """Stop observing, and merge the reports of all ranks on rank 0."""
         self._session.stop(failed=False)
 
 
 def _without_metrics(module: nn.Module) -> list[nn.Module] | None:
-    """Return the leaves of a model without its metric modules; None if nothing is left."""
+    """Return the leaf modules of a model except metrics; None if torchmetrics is not in use or no leaf remains."""
     metric = getattr(sys.modules.get("torchmetrics"), "Metric", None)
     if metric is None:
         return None

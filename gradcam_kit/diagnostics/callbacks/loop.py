@@ -1,4 +1,4 @@
-"""Observe a plain training loop from beginning to end."""
+"""Observe a hand-written training loop from beginning to end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def watch_loop(
     out: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Iterator[ModelDiagnostics]:
-    """Observe a training loop, and write files when the block ends, even by an error or an interruption.
+    """Observe a training loop, and write its report when the block ends, even after an error or an interruption.
 
-    It is `ModelDiagnostics` with a final report: writers get the last window and the tables and are closed, `out` gets
-    a page, and bad findings are logged. The training is not affected.
+    This is `ModelDiagnostics` with a final report: writers receive the last window and the tables and are closed, an
+    HTML page is written to `out`, and bad findings are logged as a warning. The training is not affected.
 
     Args:
         model: the model that is trained.
@@ -34,7 +34,7 @@ def watch_loop(
 
     Raises:
         OptionError: an option that `ModelDiagnostics` does not have.
-        InputError: a writer without any of the methods, or a model that cannot be observed.
+        InputError: a writer that has none of the methods of `Writer`, or a model that cannot be observed.
 
     Example:
         >>> import torch

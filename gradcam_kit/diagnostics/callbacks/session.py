@@ -1,4 +1,4 @@
-"""One observed training: beginning, pauses and end, independent of the loop."""
+"""Start, pause and end the observation of a training, independently of its loop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _OPTIONS = tuple(
 
 
 class Session:
-    """Observes one training and writes its report, on rank 0 of several processes.
+    """Observes one training, and writes its report; of several processes, only rank 0 writes.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
-        writer: a `Writer` or a sequence of them; they are closed at the end.
+        writer: a `Writer` or a sequence of writers, which are closed at the end.
         heatmaps: a `HeatmapLogger` (or any object with `step()`), called after each optimizer step.
         options: options of `ModelDiagnostics`.
 
@@ -44,14 +44,14 @@ class Session:
         self.out = None if out is None else Path(out)
         self.heatmaps, self.options = heatmaps, options
         self._given = list(writer) if isinstance(writer, list | tuple) else [] if writer is None else [writer]
-        GuardedWriters(self._given)  # refuse invalid writers before a long training
+        GuardedWriters(self._given)  # reject invalid writers before a long training
         self.diagnostics: ModelDiagnostics | None = None
         self._writers: list[Any] = []
         self._is_running = False
         self._pause: AbstractContextManager[None] | None = None
 
     def start(self, model: Any, optimizer: Any, **found: Any) -> ModelDiagnostics:
-        """Begin to observe; end the observation of an earlier training first, if it is still active."""
+        """Start observing, after ending the observation of an earlier training that is still active."""
         self.stop(failed=True)
         self._writers = [*self._given, *([JsonWriter(self.out)] if self.out is not None else [])] if is_first() else []
         options = {**found, **self.options}
@@ -61,7 +61,7 @@ class Session:
         return self.diagnostics
 
     def pause(self) -> None:
-        """Pause until `resume`."""
+        """Pause observing until `resume` is called."""
         if self.diagnostics is not None and self._is_running and self._pause is None:
             self._pause = self.diagnostics.pause()
             self._pause.__enter__()
@@ -78,7 +78,7 @@ class Session:
             self.heatmaps.step()
 
     def stop(self, *, failed: bool) -> None:
-        """End observing, merge the ranks unless the training failed, and write the report; a second call is a no-op."""
+        """Stop observing, merge the ranks unless the training failed, and write the report; no-op if not running."""
         if self.diagnostics is None or not self._is_running:
             return
         self._is_running = False
@@ -86,12 +86,12 @@ class Session:
         try:
             self.diagnostics.stop()
         finally:
-            if not failed:  # other ranks may wait elsewhere, or be gone
+            if not failed:  # after a failure, other ranks may never reach the merge
                 self.diagnostics = merged(self.diagnostics)
             self._leave(self.diagnostics)
 
     def report(self) -> Report:
-        """Return the findings and the tables, also while the training runs.
+        """Return the findings and the tables; may be called while the training runs.
 
         Raises:
             CaptureError: no training has begun.
@@ -113,7 +113,7 @@ class Session:
 
 
 class SessionCallback:
-    """The common part of the callbacks: one session with its diagnostics and report."""
+    """Base of the callbacks: holds one session, and exposes its diagnostics and report."""
 
     def __init__(
         self,
@@ -128,11 +128,11 @@ class SessionCallback:
 
     @property
     def diagnostics(self) -> ModelDiagnostics | None:
-        """The diagnostics of the current or last training; None before the first."""
+        """The diagnostics of the current or last training; None before the first training."""
         return self._session.diagnostics
 
     def report(self) -> Report:
-        """Return the findings and the tables, also while the training runs.
+        """Return the findings and the tables; may be called while the training runs.
 
         Raises:
             CaptureError: no training has begun.
@@ -146,7 +146,7 @@ def is_first() -> bool:
 
 
 def merged(diagnostics: ModelDiagnostics) -> ModelDiagnostics:
-    """Return the merged diagnostics on rank 0, and a rank's own on all others; every rank has to call it."""
+    """Return the merged diagnostics on rank 0, and a rank's own on other ranks; every rank has to call this."""
     if not _is_distributed():
         return diagnostics
     gathered: list[Any] | None = [None] * distributed.get_world_size() if is_first() else None

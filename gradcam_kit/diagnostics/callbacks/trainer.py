@@ -1,4 +1,4 @@
-"""Hugging Face: `Trainer(callbacks=[DiagnosticsTrainerCallback()])`."""
+"""Observe a Hugging Face training: `Trainer(callbacks=[DiagnosticsTrainerCallback()])`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ except ImportError as _error:
 
 
 class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
-    """Observe the training of a Hugging Face trainer; evaluation is left out.
+    """Observe a training by a Hugging Face `Trainer`, except for its evaluation.
 
     The trainer does not notify its callbacks of errors. Use this callback as a context manager around `trainer.train()`
-    to remove its hooks after an error too; a second training also removes hooks that the first one left.
+    to remove its hooks after an error, too. Otherwise, the next training with this callback removes them.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
@@ -42,12 +42,12 @@ class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
         self._session.stop(failed=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to observe."""
+        """Start observing, but pause until the first step."""
         self._session.start(kwargs["model"], getattr(kwargs.get("optimizer"), "optimizer", kwargs.get("optimizer")))
         self._session.pause()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Observe the calls of one optimizer step, but not evaluations in between."""
+        """Resume for one optimizer step, so that evaluations between steps are not observed."""
         self._session.resume()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -56,5 +56,5 @@ class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
         self._session.pause()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End observing, and merge the ranks."""
+        """Stop observing, and merge the reports of all ranks on rank 0."""
         self._session.stop(failed=False)

@@ -27,7 +27,7 @@ def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") ->
         what: the name of the loader in errors.
 
     Raises:
-        InputError: a loader that yields no pairs, or nothing.
+        InputError: a loader that yields nothing, or items that are not pairs.
     """
     if isinstance(loader, Tensor | Mapping | str) or not isinstance(loader, Iterable):
         raise InputError(f"the {what} is {kind_of(loader)}; expected an iterable of batches (images, labels)")
@@ -43,7 +43,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
     """Read a batch as inputs and labels; arrays and lists of numbers become tensors.
 
     Raises:
-        InputError: anything but a pair.
+        InputError: an item that is not a pair.
         ShapeError: different numbers of inputs and labels.
     """
     way_out = "pass batch=lambda item: (images, labels)"
@@ -66,7 +66,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
 
 
 def main_input(inputs: Any) -> Tensor:
-    """Return the main input tensor: the first floating-point tensor with positions, else the first tensor."""
+    """Return the main input: the first floating-point tensor with at least 3 axes, else the first tensor."""
     tensors = [leaf for leaf in tree_leaves(_plain(inputs)) if isinstance(leaf, Tensor)]
     images = [leaf for leaf in tensors if leaf.is_floating_point() and leaf.ndim >= 3]
     return (images or tensors)[0]
@@ -79,13 +79,13 @@ def samples(inputs: Any) -> int:
 
 
 def part(tree: Any, index: slice) -> Any:
-    """Return some samples of a batch, taken from every tensor whose first axis has one entry per sample."""
+    """Return a slice of a batch: every tensor whose first axis has one entry per sample is sliced."""
     n = samples(tree)
     return tree_map(lambda leaf: leaf[index] if _has_samples(leaf, n) else leaf, _plain(tree))
 
 
 def limited(pair: Pair, most: int) -> Pair:
-    """Return the first samples of a batch."""
+    """Return the first samples of a batch, at most `most` of them."""
     inputs, labels = pair
     if samples(inputs) <= most:
         return pair
@@ -94,14 +94,14 @@ def limited(pair: Pair, most: int) -> Pair:
 
 
 def moved(tree: Any, device: torch.device | None) -> Any:
-    """Return the inputs with all tensors on a device."""
+    """Return the inputs with all tensors moved to a device; None leaves them where they are."""
     if device is None:
         return tree
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, _plain(tree))
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model: a mapping holds keyword arguments, a tuple positional ones."""
+    """Call a model with copies of the inputs: a mapping as keyword arguments, a tuple as positional ones."""
     fresh = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, _plain(inputs))
     if isinstance(fresh, Mapping):
         return model(**fresh)
@@ -112,18 +112,20 @@ def loss_value(loss: Callable[[Any, Any], Any], output: Any, labels: Any) -> Ten
     """Return the loss of an output.
 
     Raises:
-        InputError: a loss that is not a number.
+        InputError: the loss is not a tensor with a single number.
     """
     value = loss(output, labels)
     if not isinstance(value, Tensor):
         raise InputError(f"the loss returns {kind_of(value)}; expected a tensor with one number, as torch.nn losses do")
     if value.numel() != 1:
-        raise InputError(f"the loss has shape {tuple(value.shape)}; expected one number: reduction='mean', or .mean()")
+        raise InputError(
+            f"the loss has shape {tuple(value.shape)}; expected one number: use reduction='mean', or call .mean()"
+        )
     return value.reshape(())
 
 
 def _plain(tree: Any) -> Any:
-    """Return mappings as dicts, which all tree functions support."""
+    """Convert mappings to dicts, which torch's tree functions support; return other values unchanged."""
     return dict(tree) if isinstance(tree, Mapping) and not isinstance(tree, dict) else tree
 
 

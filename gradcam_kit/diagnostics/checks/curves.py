@@ -1,4 +1,4 @@
-"""Loss curves of a training: divergence, plateaus, overfitting, noise, and validation data that leaked."""
+"""Check loss curves of a training for divergence, plateaus, overfitting, noise and leaked validation data."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _SIGMAS, _GAP = 3.0, 0.1
 
 
 def check_curves(history: Any) -> list[Finding]:
-    """Check the curves of a training, one value per epoch or step.
+    """Check the loss curves of a training, with one value per epoch or step.
 
     Args:
-        history: `train_loss` and, if there is one, `validation_loss`; `loss`, `val_loss` and `valid_loss` are read as
-            these.
+        history: mapping with `train_loss` (or `loss`) and, optionally, `validation_loss` (or `val_loss`,
+            `valid_loss`), each a sequence of numbers.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, diverged, plateau, overfit, update (noise) and leak. Curves of
-        fewer than 6 points are only judged for NaN and divergence.
+        fewer than 6 points are checked only for NaN and divergence.
 
     Raises:
         InputError: no known curve, or values that are not numbers.
@@ -63,9 +63,10 @@ def check_curves(history: Any) -> list[Finding]:
 
 
 def diverged(values: Sequence[float], chance: float = 0.0) -> float | None:
-    """Return the loss at the end of a curve that rose, None if it did not.
+    """Return the final loss of a curve that diverged; None if it did not.
 
-    It rose if the median of the last third is above 1.5 times the first value, and above 1.5 times `chance`.
+    A curve diverged if the median of its last third, which is returned, is above 1.5 times the first value and above
+    1.5 times `chance`.
     """
     if len(values) < 3:
         return None
@@ -87,7 +88,7 @@ def _read(history: Any) -> dict[str, list[float]]:
     if not any(curves.values()):
         keys = ", ".join(map(repr, history)) or "nothing"
         hint = "".join(did_you_mean(str(key), _NAMES) for key in history)
-        raise InputError(f"the history has {keys}; expected train_loss and perhaps validation_loss{hint}")
+        raise InputError(f"the history has {keys}; expected train_loss and, optionally, validation_loss{hint}")
     return {name: values for name, values in curves.items() if values}
 
 

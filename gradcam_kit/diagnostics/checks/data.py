@@ -32,15 +32,16 @@ def check_data(
 ) -> list[Finding]:
     """Check the data of a training: values, normalization, labels, duplicates, and leaks into a test set.
 
-    Each loader is read once. For each sample only a hash, a thumbnail of 32 x 32 pixels and its label are kept; near
-    duplicates are searched among the first 20,000. Random states, including those of the loaders, are not changed.
+    Each loader is read once; with `test`, the first batch of `loader` is read twice more. For each sample only a hash,
+    a thumbnail of 32 x 32 pixels and the label are kept. Near duplicates are searched among the first 20,000 samples.
+    Random states, including those of the loaders, are not changed.
 
     Args:
         loader: yields batches (images, labels).
-        test: yields the batches of the test set; then leaks are searched, and the order of the training set is compared
-            over two epochs.
+        test: yields the batches of the test set. If given, leaks are searched, and a training set that is not shuffled
+            between epochs is reported.
         classes: the number of classes or their names; None = unknown, so that only negative labels are out of range.
-        batch: makes a pair from an item of a loader, for loaders of mappings or longer tuples.
+        batch: function that makes a pair from an item of a loader, for loaders of mappings or longer tuples.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, range, normalization, constant, label-range, duplicate,
@@ -49,7 +50,7 @@ def check_data(
     Raises:
         InputError: a loader that does not yield pairs, or yields nothing.
         ShapeError: different numbers of images and labels in a batch.
-        OptionError: fewer than one class.
+        OptionError: `classes` is less than 1 or empty.
 
     Example:
         >>> images = torch.randn(8, 3, 16, 16)
@@ -81,7 +82,7 @@ def read_split(loader: Any, title: str, batch: BatchOf | None, what: str = "load
 def split_findings(
     train: Split, test: Split | None, classes: int | None, twins: list[Twins] | None = None
 ) -> list[Finding]:
-    """Judge one or two data sets after reading; `classes` is the number of classes, if known, for index labels."""
+    """Return the findings about one or two data sets; `classes` is the number of classes, None if unknown."""
     splits = [train] if test is None else [train, test]
     found = []
     for split in splits:
@@ -97,7 +98,7 @@ def split_findings(
 
 
 def names_in_words(names: Sequence[str]) -> str:
-    """Return the first few names, and the number of others."""
+    """Return the first five names as text, with the number of further names."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -227,15 +228,15 @@ def _count(classes: int | Sequence[str] | None) -> int | None:
     if classes is None:
         return None
     if isinstance(classes, str) or not isinstance(classes, int | Sequence):
-        raise InputError(f"classes is {kind_of(classes)}; expected their number or a sequence of names")
+        raise InputError(f"classes is {kind_of(classes)}; expected the number of classes, or a sequence of their names")
     count = classes if isinstance(classes, int) else len(classes)
     if count < 1:
-        raise OptionError(f"classes is {classes!r}; expected at least one")
+        raise OptionError(f"classes is {classes!r}; expected at least one class")
     return count
 
 
 def _repeats(loader: Iterable[Any], batch: BatchOf | None) -> bool:
-    """Whether a loader begins two epochs with the same batch, unless it stores its batches."""
+    """Whether a loader begins two epochs with the same batch; False for iterators and sequences of batches."""
     if isinstance(loader, Iterator | Sequence):
         return False
     first, second = (main_input(next(pairs_of(loader, batch))[0]) for _ in range(2))
@@ -244,7 +245,7 @@ def _repeats(loader: Iterable[Any], batch: BatchOf | None) -> bool:
 
 @contextmanager
 def generators_of(*loaders: object) -> Iterator[None]:
-    """Restore the generators that loaders and their samplers carry."""
+    """Restore the random generators of loaders and of their samplers when the block ends."""
     holders = [(loader, getattr(loader, "sampler", None)) for loader in loaders]
     found = [getattr(one, "generator", None) for pair in holders for one in pair]
     states = [(one, one.get_state()) for one in found if isinstance(one, torch.Generator)]

@@ -41,18 +41,18 @@ class Twins:
 
     @property
     def crosses(self) -> bool:
-        """Whether they are in different splits."""
+        """Whether the two samples are in different splits."""
         return self.first[0] is not self.second[0]
 
     @property
     def conflict(self) -> bool:
-        """Whether their labels differ."""
+        """Whether both samples are labeled, and their labels differ."""
         a, b = (split.labels[index] for split, index in (self.first, self.second))
         return a is not None and b is not None and a != b
 
 
 def find_twins(splits: Iterable[Split]) -> list[Twins]:
-    """Find pictures that occur twice, exact ones first; of several copies each is paired with the first."""
+    """Find pictures that occur more than once, exact copies first; each copy is paired with the first occurrence."""
     splits = list(splits)
     places = [(split, i) for split in splits for i in range(len(split.digests))]
     groups: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
@@ -68,7 +68,7 @@ def find_twins(splits: Iterable[Split]) -> list[Twins]:
 
 
 def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
-    """Report pictures that are in two splits, repeated, or labeled twice differently."""
+    """Return the findings about pictures that are in two splits, repeated, or labeled differently."""
     conflicts = [pair for pair in twins if pair.conflict]
     return [
         *_finding(

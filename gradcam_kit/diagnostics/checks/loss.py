@@ -1,4 +1,4 @@
-"""The loss of an untrained model: its first value, its gradients, and whether it falls at all."""
+"""Check the loss of an untrained model: its first value, its gradients, and whether it falls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_loss(
     Args:
         model: any module; a copy of it is trained, with fixed seeds.
         batch: inputs and labels.
-        loss: `loss(output, labels)`, one number.
+        loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
         trained: whether the weights are trained, so that the first value is not judged.
 
@@ -68,7 +68,7 @@ def check_loss(
 
 
 def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> list[Finding]:
-    """Judge the first value of a loss."""
+    """Return a finding if the first value of a loss is not finite, or far from the loss of guessing."""
     value = float(first)
     if not math.isfinite(value):
         return [
@@ -80,8 +80,8 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
                 value,
                 None,
                 n,
-                "Find the module that makes it with find_nonfinite(model). If that names none, the loss makes it "
-                "itself: look there for a logarithm, a root or a division. Check labels and inputs with check_data",
+                "Find the module that produces it with find_nonfinite(model). If none is named, look for a logarithm, "
+                "a root or a division in the loss itself. Check labels and inputs with check_data",
                 "definition",
             )
         ]

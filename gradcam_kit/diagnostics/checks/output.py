@@ -49,7 +49,7 @@ def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Fi
 
     Returns:
         Findings, the worst first; of kinds nonfinite, label-range, softmax-twice, constant-output, batch-leak,
-        random-eval and range. An empty list is good news.
+        random-eval and range. An empty list means that nothing was found.
 
     Raises:
         InputError: a batch that is not a pair, or a model that is not a module.
@@ -165,7 +165,7 @@ def _positive_logarithms(scores: Tensor, loss: Loss | None) -> list[Finding]:
 
 
 def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Task) -> bool:
-    """Whether a user-defined loss equals the cross-entropy."""
+    """Whether a user-defined loss returns the cross-entropy of this batch."""
     moved_scores = scores.movedim(task.axis, 1)
     try:
         own = loss(scores, labels)
@@ -177,7 +177,7 @@ def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Tas
 
 
 def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]:
-    """Report outputs that differ in train mode, in case the model is used that way."""
+    """Return findings about outputs that change in train mode, the mode in which the model was passed."""
     norms = [name for name, module in model.named_modules() if is_norm(module) and module.training]
     has_dropout = any(map(is_dropout, model.modules()))
     if not norms and not has_dropout:
@@ -185,7 +185,7 @@ def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]
     try:
         with torch.no_grad():
             first, second = (floating_leaves(call(model, inputs)) for _ in range(2))
-    except (RuntimeError, ValueError):  # for example batch normalization of a single sample
+    except (RuntimeError, ValueError):  # fails in train mode, for example batch normalization of a single sample
         return []
     found = []
     if (random := difference_of(first, second)) > ROUNDING and has_dropout:

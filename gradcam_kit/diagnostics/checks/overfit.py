@@ -1,4 +1,4 @@
-"""Whether a model can overfit one small batch, as every working model can."""
+"""Check that a model can overfit one small batch, as every working model can."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST)
     Args:
         model: any module; only a copy is trained, with fixed seeds.
         batch: inputs and labels.
-        loss: `loss(output, labels)`, one number.
+        loss: `loss(output, labels)`, which returns one number.
         seconds: time limit for all trainings.
 
     Returns:
-        Nothing if it can; else one finding: of kind overfit-batch, "bad" if the steps were enough, a "note" if they
-        ran out of time or only dropout is in the way; of kind no-gradient, frozen or nonfinite if that is the reason.
+        An empty list if the model can; else one finding. Its kind is overfit-batch: "bad" if enough steps were taken,
+        "warn" or "note" if time ran out first, "note" if only dropout prevents it. Or its kind is the reason:
+        no-gradient, frozen or nonfinite.
 
     Raises:
         InputError: a loss that is not one number, a batch that is not a pair, a model that cannot be copied.
@@ -77,7 +78,7 @@ def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST)
 
 
 class _Trial:
-    """One training on the batch."""
+    """One training on the batch, at one learning rate."""
 
     def __init__(self, model: nn.Module, pair: Pair, loss: Loss, rate: float, floor: float) -> None:
         self.model, self.pair, self.loss, self.rate, self.floor = model, pair, loss, rate, floor
@@ -105,7 +106,7 @@ class _Trial:
         model = copied(self.model)
         if not dropout:
             without_dropout(model)
-        if self.n == 1:  # batch normalization cannot take one sample in train mode
+        if self.n == 1:  # batch normalization rejects a single sample in train mode
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -121,7 +122,7 @@ class _Trial:
         return time.monotonic() - start
 
     def finding(self, trials: Sequence[_Trial], by_dropout: bool = False) -> Finding:
-        """Return the finding that tells why the batch was not learned."""
+        """Return the finding that explains why the batch was not learned."""
         first, best = self.steps.losses[0], self.best
         if self.steps.detached:
             return _no_graph(self.n)
@@ -168,7 +169,7 @@ class _Trial:
 
 
 def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
-    """Return the loss of a model that knows only the distribution of the labels; 0 if this is unknown."""
+    """Return the loss of a model that knows only the distribution of the labels; 0 if that loss is unknown."""
     inputs, labels = pair
     with torch.no_grad():
         scores = outputs_of(call(copied(model), inputs) if samples(inputs) > 1 else call(model, inputs))

@@ -21,8 +21,8 @@ def left_as_found(model: nn.Module, *others: object, seed: int | None = None) ->
     """Restore modes, buffers and random states of a model at the end of a block, also after an error.
 
     Args:
-        model: the model; its parameters are not restored, because no check writes them.
-        others: other objects with tensors, whose devices take part.
+        model: the model; its parameters are not restored, because no check changes them.
+        others: other objects with tensors; random states of their devices are restored, too.
         seed: seed of torch's generators inside the block; None = their current state.
     """
     modules = list(model.modules())
@@ -91,8 +91,8 @@ def copied_together(model: nn.Module, *others: Any) -> list[Any]:
         copies: list[Any] = copy.deepcopy([model, *others])
     except Exception as error:  # objects in a module can refuse to be copied for any reason
         raise InputError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), and checks that train work on "
-            "a copy; remove the attributes that copy.deepcopy refuses"
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}), but checks that train need a "
+            "copy; remove the attributes that copy.deepcopy rejects"
         ) from error
     for parameter in copies[0].parameters():
         parameter.grad = None
@@ -100,7 +100,7 @@ def copied_together(model: nn.Module, *others: Any) -> list[Any]:
 
 
 def device_of(model: nn.Module) -> torch.device | None:
-    """Return the device of the model's first parameter or buffer; None without any."""
+    """Return the device of the model's first parameter or buffer; None if the model has neither."""
     for tensors in (model.parameters(), model.buffers()):
         for tensor in tensors:
             return tensor.device

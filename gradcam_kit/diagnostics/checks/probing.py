@@ -17,14 +17,14 @@ from gradcam_kit.errors import GradCamKitError, raise_interruption
 
 _CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the outputs
 ROUNDING = 1e-3
-"""Difference of outputs that may be due to another kernel, as a share of their largest value."""
+"""Largest difference of outputs that may be rounding by another kernel, as a share of the largest output."""
 _ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
 _LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the sample itself
 _PROBED = 8  # maximum number of samples whose gradients are computed
 
 
 class Probe:
-    """A model and its outputs for one batch, from different passes."""
+    """A model and its outputs for one batch, from repeated passes."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -105,7 +105,7 @@ class Probe:
         return [leak_finding("bad", where, text, value, limit, self.n)]
 
     def _alone(self) -> float:
-        """Return how much the first outputs change if their samples are alone in a batch."""
+        """Return how much the first outputs change if their samples form a batch of their own."""
         assert self.scores is not None
         for size in (1, 2):
             if size >= self.n:
@@ -113,7 +113,7 @@ class Probe:
             try:
                 with torch.no_grad():
                     alone = outputs_of(call(self.model, part(self.inputs, slice(size))))
-            except (RuntimeError, ValueError):  # batch normalization in train mode refuses a single sample
+            except (RuntimeError, ValueError):  # batch normalization rejects a single sample in train mode
                 continue
             if alone is not None and alone.shape[1:] == self.scores.shape[1:] and len(alone) == size:
                 return difference_of([alone], [self.scores[:size]])
@@ -134,7 +134,7 @@ class Probe:
                 own = scores[0].flatten()
                 weights = torch.linspace(1, 2, len(own), device=own.device, dtype=own.dtype)
                 [gradient] = torch.autograd.grad((own * weights).sum(), leaf, allow_unused=True)
-        except RuntimeError as error:  # a part has no derivative, such as recurrent kernels in eval mode
+        except RuntimeError as error:  # an operation has no derivative, such as recurrent kernels in eval mode
             raise_interruption(error)
             return 0.0
         if gradient is None or not bool(gradient.isfinite().all()):
@@ -144,14 +144,14 @@ class Probe:
 
 
 class _Constant(Observer):
-    """Looks for the first layer that takes different samples and returns equal ones."""
+    """Finds the first layer whose inputs differ between samples, but whose outputs do not."""
 
     def __init__(self, n: int) -> None:
         self.n, self.layer = n, ""
         self.differs: list[bool] = []
 
     def enter(self, call: Call) -> None:
-        # Tested before the layer runs, because it may work in place.
+        # The input is tested before the layer runs, because the layer may change it in place.
         self.differs.append(self._is_alike(call.args[0] if call.args else None) is False)
 
     def leave(self, call: Call) -> None:
@@ -160,7 +160,7 @@ class _Constant(Observer):
             self.layer = call.name
 
     def _is_alike(self, value: Any) -> bool | None:
-        """Whether all samples are the same up to rounding; None for values without samples."""
+        """Whether all samples are the same up to rounding; None for values without an axis of samples."""
         if unobservable(value) is not None or value.ndim < 1 or len(value) != self.n:
             return None
         flat = value.detach().flatten(1).double() if value.ndim > 1 else value.detach().double()[:, None]
@@ -174,7 +174,7 @@ def first_constant_layer(model: nn.Module, inputs: Any) -> str:
         layers = select_layers(check_observable(model), None, model)
         with torch.no_grad(), observe(model, layers, observer, enter=True):
             call(model, inputs)
-    except GradCamKitError:  # for example a scripted model
+    except GradCamKitError:  # layers cannot be observed, for example those of a scripted model
         return ""
     return observer.layer
 
@@ -218,7 +218,7 @@ def floating_leaves(output: Any) -> list[Tensor]:
 
 
 def difference_of(a: list[Tensor], b: list[Tensor]) -> float:
-    """Return the largest difference, as a share of the largest value."""
+    """Return the largest difference between paired tensors, as a share of the largest value; 1 if shapes differ."""
     if [leaf.shape for leaf in a] != [leaf.shape for leaf in b]:
         return 1.0
     most = 0.0

@@ -1,4 +1,4 @@
-"""Whether images have the scale that models expect: not normalized, normalized twice, or shifted between two sets."""
+"""Check the scale of images: not normalized, normalized twice, or shifted between two data sets."""
 
 from __future__ import annotations
 

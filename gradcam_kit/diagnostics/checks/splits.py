@@ -1,4 +1,4 @@
-"""Statistics of a data set in constant memory, with a small fingerprint of each picture."""
+"""Collect statistics of a data set and a small fingerprint of each picture, without keeping the pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 THUMBNAIL = 32
-"""Side of the pictures that are compared, in pixels."""
+"""Side of the thumbnails that are compared, in pixels."""
 HASHED = 8
 _COMPARED = 20_000  # maximum number of pictures compared for near duplicates, 6 kB each
 _FLAT = 1e-6  # maximum range of a constant picture, as a share of its largest value
@@ -26,10 +26,10 @@ class Channels:
 
     Attributes:
         count: number of values per channel.
-        total: their sum.
-        squares: the sum of their squares.
-        low: their smallest.
-        high: their largest.
+        total: sum of the values of each channel.
+        squares: sum of the squared values of each channel.
+        low: smallest value of each channel.
+        high: largest value of each channel.
     """
 
     count: int = 0
@@ -39,7 +39,7 @@ class Channels:
     high: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def add(self, images: Float[Tensor, "n c *t"]) -> None:
-        """Add a batch without NaN."""
+        """Add a batch without NaN; batches with another number of channels are ignored."""
         values = images.detach().to("cpu", torch.float64).movedim(1, 0).flatten(1)
         if not values.numel():
             return
@@ -66,19 +66,19 @@ class Channels:
 
 @dataclass
 class Split:
-    """The records kept of one data set.
+    """Statistics and fingerprints of one data set.
 
     Attributes:
-        title: its name in messages; "" if it is the only one.
+        title: name of the data set in messages; "" if it is the only one.
         names: names of the samples in messages.
         labels: class indices or names; None for unlabeled samples.
-        digests: hashes of the pixels.
+        digests: a hash of the pixels of each sample.
         prints: centered thumbnails of norm 1 in float16; zeros for constant pictures.
-        hashes: average hashes as signs.
+        hashes: average hashes of the pictures; see `prints_of`.
         broken: names of samples with NaN or infinite values.
         constant: names of samples whose values are all the same.
         dtypes: types of the inputs.
-        channels: statistics of the channels, for inputs with positions.
+        channels: statistics of the channels, for inputs `(n, c, h, w)`.
         has_pictures: whether the inputs are pictures, among which duplicates are searched.
     """
 

@@ -63,7 +63,7 @@ def train(
     """Train a model, which should be a copy, and record its steps.
 
     Args:
-        model: it and the optimizer are changed.
+        model: the model to train; it is changed, and so is the optimizer.
         batches: pairs of inputs and labels; repeated if there are too few.
         loss: `loss(output, labels)`.
         optimizer: optimizer of the model's parameters.
@@ -128,7 +128,7 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
         ),
     ):
         places = _places(model, names, trainable)
-        if len(places) > _SINGLE:  # a single fault is the likely cause
+        if len(places) > _SINGLE:  # a single fault is the likely cause of so many
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
             listed = ", ".join(place for place, _ in places[:_SHOWN]) + more
             found.append(_no_gradient("", f"{len(names)} parameters have {what}: {listed}", n, why))
@@ -202,7 +202,7 @@ def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Fi
 
 
 def _places(model: nn.Module, names: set[str], trainable: set[str]) -> list[tuple[str, int]]:
-    """Return the outermost modules whose trainable parameters are all among the names, and the other parameters."""
+    """Return the outermost modules whose trainable parameters are all named, and single parameters, with counts."""
     left, places = set(names), []
     for module_name, _ in model.named_modules():
         prefix = f"{module_name}." if module_name else ""
@@ -223,7 +223,7 @@ def _sample(parameter: Tensor) -> Tensor:
 
 
 def _ratio(before: list[Tensor], parameters: list[nn.Parameter]) -> list[float]:
-    """Return the median over weights; one number per step, or none where there are no weights."""
+    """Return a list with the median relative update of the weights; empty if no weight has a gradient."""
     ratios = []
     for old, parameter in zip(before, parameters, strict=True):
         if parameter.grad is not None and (size := float(old.norm())) > 0:

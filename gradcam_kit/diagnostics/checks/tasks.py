@@ -22,7 +22,7 @@ class Task:
     """The task according to outputs and labels.
 
     Attributes:
-        kind: "classes": one of several for each sample or position; "binary": an independent binary decision for each
+        kind: "classes": one class for each sample or position; "binary": an independent binary decision for each
             output; "other": regression, several outputs, or anything else.
         classes: number of classes; 2 for "binary", 0 for "other".
         axis: axis of the classes in the outputs.
@@ -69,14 +69,14 @@ def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> T
 
 
 def is_cross_entropy(loss: Loss | None) -> bool | None:
-    """Whether a loss applies a softmax itself; None if this is unclear from its name."""
+    """Whether a loss applies a softmax itself; None for a loss that is not one of torch's."""
     if isinstance(loss, nn.CrossEntropyLoss) or loss is functional.cross_entropy:
         return True
     return False if _is_known(loss) else None
 
 
 def ignored_label(loss: Loss | None) -> int:
-    """Return the label that stands for "not labeled"."""
+    """Return the label that the loss ignores."""
     return int(getattr(loss, "ignore_index", -100))
 
 

@@ -1,6 +1,4 @@
-"""Find out why a loss is flat or explodes: check outputs, modes, optimizer, gradients, updates and one batch, in that
-order.
-"""
+"""Find out why a loss is flat or explodes: check outputs, modes, optimizer, gradients, updates and one batch."""
 
 from __future__ import annotations
 
@@ -42,23 +40,23 @@ def check_training(
     batch: BatchOf | None = None,
     trained: bool = False,
 ) -> list[Finding]:
-    """Check a training before (or after) it fails: why is the loss flat, why does it explode?
+    """Check a training for the reasons why its loss is flat or explodes, before or after it fails.
 
-    In order: `check_output`, modules left in eval mode, parameters that the optimizer lacks, `check_loss`, the size of
-    updates and the loss over some steps with the optimizer's own settings, and `can_overfit`. All training happens on
-    copies; model, optimizer, gradients, modes and random states stay as they are.
+    The checks, in order: `check_output`; modules left in eval mode; parameters that the optimizer lacks; `check_loss`;
+    the size of updates and the loss over `steps` steps with the settings of the optimizer; `can_overfit`. All training
+    happens on copies: model, optimizer, gradients, modes and random states are not changed.
 
     Args:
         model: the model in its state at the start of training.
         loader: yields batches (images, labels); at most `steps` of them are read.
-        loss: `loss(output, labels)`, one number.
+        loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
-        steps: training steps over the batches.
-        batch: makes a pair from an item of the loader, for loaders of mappings or longer tuples.
+        steps: number of training steps over the batches.
+        batch: function that makes a pair from an item of the loader, for loaders of mappings or longer tuples.
         trained: whether the weights are trained, so that the first loss is not judged.
 
     Returns:
-        Findings, the worst first, each once.
+        Findings, the worst first, without repetitions.
 
     Raises:
         InputError: a loader that does not yield pairs, or yields nothing; see also `check_loss`.
@@ -85,13 +83,13 @@ def check_training(
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
-        found = [finding for finding in found if finding.kind != "plateau"]  # skip the same finding from two checks
+        found = [finding for finding in found if finding.kind != "plateau"]  # two checks found the same fault
     once = {(finding.kind, finding.layer): finding for finding in reversed(worst_first(found))}
     return worst_first(reversed(once.values()))
 
 
 def mode_findings(model: nn.Module) -> list[Finding]:
-    """Find modules that behave differently in training and are in eval mode."""
+    """Return a finding if modules with dropout or batch statistics are in eval mode."""
     kinds = nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm
     differing = [
         (name, module)
@@ -119,7 +117,7 @@ def mode_findings(model: nn.Module) -> list[Finding]:
 
 
 def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Compare the parameters of an optimizer with the model's: each trainable one belongs to exactly one group."""
+    """Return findings if an optimizer lacks trainable parameters, or holds repeated, frozen or foreign ones."""
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ids = {id(parameter) for parameter in held}
     named = dict(model.named_parameters())
@@ -197,10 +195,10 @@ def run_findings(
     Args:
         model: the model in its state at the start of training.
         batches: pairs of inputs and labels.
-        loss: `loss(output, labels)`, one number.
+        loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; None = Adam, which is not judged.
-        steps: training steps.
-        watch: makes a block around the training of the copy, such as that of ModelDiagnostics.
+        steps: number of training steps.
+        watch: makes a context manager around the training of the copy, such as `ModelDiagnostics`.
     """
     device = device_of(model)
     batches = [(moved(inputs, device), moved(labels, device)) for inputs, labels in batches]

@@ -1,4 +1,4 @@
-"""Rise of the loss when a unit is set to 0, by rerunning the part of a model after its layer."""
+"""Measure the rise of the loss when a unit is set to 0, by rerunning the part of the model after its layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ablate(
     loss: Loss | None,
     batch_size: int,
 ) -> tuple[dict[str, Float[Tensor, " _"]], int, tuple[str, ...]]:
-    """Sum the rise of each sample's loss over all batches, for every unit; also return the number of samples.
+    """Sum the rise of the loss over all samples, for each unit; also return the number of samples, and notes.
 
     Args:
         model: the unwrapped model.
@@ -32,7 +32,7 @@ def ablate(
         axes: axes of the units in the layers' outputs.
         batches: inputs and labels.
         loss: see `SampleLosses`.
-        batch_size: maximum number of rows in one pass.
+        batch_size: maximum number of rows (samples times ablated units) in one pass.
     """
     device = device_of(model)
     totals: dict[str, Tensor] = {}

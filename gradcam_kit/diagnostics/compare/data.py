@@ -1,4 +1,4 @@
-"""Compare two data sets in a model: shift of means and a test of distributions, layer by layer."""
+"""Compare the features of two data sets, layer by layer: shifts of means, and a test of distributions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-"""Significance level of the corrected test: how often equal data sets are reported as shifted in any layer."""
+"""Significance level after correction: the largest rate of shifts reported between equal distributions."""
 SHIFTED = 0.5
 """Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
 _PERMUTATIONS = 500
@@ -65,10 +65,10 @@ class DataComparison:
     """Differences between two data sets for a model; displayed in notebooks.
 
     Attributes:
-        layers: one row per layer, ranked: the smallest p first, of equal ones the largest MMD.
+        layers: one row per layer, sorted by p (the smallest first), then by MMD (the largest first).
         findings: one finding of kind "shift" if any layer differs, which names the layer ranked first; else empty.
         n_train: samples of the first data set.
-        n_test: samples of the second one.
+        n_test: samples of the second data set.
         permutations: number of permutations for each p-value.
         skipped: layer -> why it is not compared.
         notes: remarks on the numbers.
@@ -98,7 +98,7 @@ class DataComparison:
         return frame([asdict(row) for row in self.layers], columns=[one.name for one in fields(LayerShift)])
 
     def plot(self) -> Figure:
-        """Plot shift and corrected p of the layers, in their rank.
+        """Plot the shift and the corrected p of each layer, in ranked order.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -136,28 +136,28 @@ def compare_data(
 ) -> DataComparison:
     r"""Test layer by layer whether two data sets, such as training and test set, look different to a model.
 
-    Both are read in eval mode. Features are means over positions. The shift of a unit is
+    The model runs in eval mode. Features are means over positions. The shift of a unit is
     $|\mu_{test} - \mu_{train}| / \sqrt{(\sigma_{train}^2 + \sigma_{test}^2) / 2}$ over all samples. The test is MMD
-    (Gretton et al., JMLR 2012) on a random draw of the samples, with p from permutations, corrected for the number of
-    layers (Holm, 1979): at most one in twenty comparisons of equal data sets reports a shift.
+    (Gretton et al., JMLR 2012) on a random subset of the samples, with p-values from permutations. They are corrected
+    for the number of layers (Holm, 1979): at most one in twenty comparisons of equal distributions reports a shift.
 
     Args:
         model: any model; it is not changed.
         train_loader: yields batches, whose labels are not used; or a tensor of images.
-        test_loader: the other data set, in the same forms; the lengths may differ.
+        test_loader: the other data set, in either form; it may have another length.
         layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all modules without children.
-        batch: extracts the images from an item of a loader.
-        samples: maximum number of samples of each data set in the test, drawn evenly from all.
+        batch: function that extracts the images from an item of a loader.
+        samples: maximum number of samples of each data set in the test, drawn uniformly at random.
         permutations: permutations of the test; None = 500, or more if the correction for the number of layers needs
             more.
         seed: seed of the draw and of the permutations; global random states are neither used nor changed.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
         InputError: a loader without images.
         ShapeError: fewer than 4 samples in a data set, or a layer whose number of units differs between the data sets.
         NonFiniteError: NaN or infinite features.
-        OptionError: fewer than 4 samples, or less than one permutation.
+        OptionError: `samples` below 4, or `permutations` below 1.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
@@ -182,7 +182,7 @@ def compare_data(
         notes = list(reader.notes)
     train, test = sets
     names = [name for name in train.units if name in test.units]
-    skipped |= dict.fromkeys(train.units.keys() ^ test.units.keys(), "ran for only one of the two")
+    skipped |= dict.fromkeys(train.units.keys() ^ test.units.keys(), "ran for only one of the two data sets")
     for name in names:
         a, b = len(train.units[name].mean), len(test.units[name].mean)
         if a != b:
@@ -195,7 +195,7 @@ def compare_data(
     if len(names) / (count + 1) >= LEVEL:
         notes.append(
             f"With {count} permutations and {len(names)} layers the smallest corrected p is "
-            f"{len(names) / (count + 1):.2g}, so no shift can be found; use {needed} or None."
+            f"{len(names) / (count + 1):.2g}, so no shift can be found; use permutations={needed}, or None."
         )
     tests = [mmd(train.drawn(name), test.drawn(name), permutations=count, seed=seed) for name in names]
     adjusted = holm([one.p for one in tests])

@@ -33,8 +33,8 @@ class Projection:
         names: names of the groups, in the order of the legend.
         method: "pca" or "tsne".
         explained: share of the variance along each component of "pca"; None for "tsne", whose axes have no meaning.
-        silhouette: mean over all samples of the embeddings themselves, not of the points, in [-1, 1]; None without
-            labels or with a single group.
+        silhouette: mean silhouette of the embeddings themselves, not of the points, in [-1, 1]; None without labels or
+            with a single group.
         silhouette_of: mean silhouette of each group.
     """
 
@@ -95,7 +95,7 @@ def project(
         labels: one label for each sample, an integer or a word; None = unknown.
         method: "pca" or "tsne".
         components: dimensions of the points; at most 3 for "tsne".
-        perplexity: perplexity of "tsne", about the number of neighbors that count; None = 30, or a third of n if that
+        perplexity: perplexity of "tsne", roughly the number of neighbors of a point; None = 30, or a third of n if that
             is less.
         class_names: names of integer labels.
         seed: seed of "tsne"; global random states are neither used nor changed.
@@ -103,7 +103,7 @@ def project(
     Raises:
         ShapeError: embeddings of another shape, or unequal numbers of labels and samples.
         NonFiniteError: NaN or infinite embeddings.
-        OptionError: another method, or more components or perplexity than there are samples.
+        OptionError: an unknown method, or `components` or `perplexity` too large for the number of samples.
         MissingExtraError: scikit-learn, which "tsne" needs, is not installed.
 
     Example:
@@ -142,8 +142,8 @@ def _read(embeddings: Any) -> Float[Tensor, "n k"]:
         raise InputError(f"the embeddings are {kind_of(embeddings)}; expected a tensor or an array (n, k)")
     if embeddings.ndim != 2 or len(embeddings) < 3 or not embeddings.shape[1]:
         raise ShapeError(
-            f"the embeddings have shape {tuple(embeddings.shape)}; expected (n, k) of at least 3 samples. Maps become "
-            "(n, k) by .mean((2, 3))"
+            f"the embeddings have shape {tuple(embeddings.shape)}; expected (n, k) with at least 3 samples. Reduce "
+            "maps (n, k, h, w) with .mean((2, 3))"
         )
     wide = embeddings.detach().to("cpu", torch.float64)
     if not bool(wide.isfinite().all()):
@@ -159,13 +159,13 @@ def _groups(labels: Any, n: int) -> tuple[Any, ...]:
         if labels.ndim != 1:
             raise ShapeError(
                 f"the labels have shape {tuple(labels.shape)}; expected (n,), one label for each of {n} samples. "
-                "One-hot labels become indices by labels.argmax(1)"
+                "Convert one-hot labels to indices with labels.argmax(1)"
             )
         labels = labels.tolist()
     if isinstance(labels, str) or not isinstance(labels, Sequence):
-        raise InputError(f"the labels are {kind_of(labels)}; expected one for each of {n} samples, or None")
+        raise InputError(f"the labels are {kind_of(labels)}; expected one label for each of {n} samples, or None")
     if len(labels) != n:
-        raise ShapeError(f"there are {len(labels)} labels for {n} embeddings; expected one for each")
+        raise ShapeError(f"there are {len(labels)} labels for {n} embeddings; expected one label for each embedding")
     return tuple(int(one) if isinstance(one, bool | float) and one == int(one) else one for one in labels)
 
 
@@ -180,7 +180,7 @@ def _names(groups: tuple[Any, ...] | None, class_names: Any) -> dict[Any, str]:
 
 
 def _pca(wide: Float[Tensor, "n k"], components: int) -> tuple[Float[Tensor, "n c"], tuple[float, ...]]:
-    """Project onto the directions of the largest variance; of each, the largest coefficient is positive."""
+    """Project onto the directions of the largest variance, signed so that the largest coefficient is positive."""
     centered = wide - wide.mean(0)
     left, values, directions = torch.linalg.svd(centered, full_matrices=False)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))[:, 0]

@@ -1,4 +1,4 @@
-"""Features of a data set in constant memory."""
+"""Collect statistics and a random subset of the features of a data set, in constant memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Units:
     m2: Float[Tensor, " k"]
 
     def merge(self, features: Float[Tensor, "n k"]) -> None:
-        """Add the features of a batch, float64."""
+        """Add the float64 features of a batch."""
         n, mean = len(features), features.mean(0)
         m2 = (features - mean).square().sum(0)
         total, delta = self.n + n, mean - self.mean
@@ -48,7 +48,7 @@ class FeatureSet:
         self.kept: dict[str, list[Tensor]] = {}
 
     def add(self, reader: FeatureReader, inputs: Any) -> None:
-        """Run the model on a batch."""
+        """Run the model on a batch, and add its features."""
         n = samples(inputs)
         places = self._places(n)
         for name, features in reader(inputs).items():

@@ -1,4 +1,4 @@
-"""Importance of each unit of a layer by four methods, for pruning."""
+"""Measure the importance of each unit of a layer by one of four methods, for pruning."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class LayerImportance(Mapping[str, Tensor]):
     def agreement(self, other: LayerImportance) -> dict[str, float]:
         """Return the rank correlation (Spearman) with another method for each layer that both have; 1 = the same order.
 
-        NaN where a layer has one unit, or all its units are equally important.
+        NaN if a layer has a single unit, or if all its units are equally important.
 
         Raises:
             ShapeError: layers with different numbers of units.
@@ -73,12 +73,15 @@ class LayerImportance(Mapping[str, Tensor]):
         for name in (name for name in self if name in other.units):
             a, b = self.units[name], other.units[name]
             if len(a) != len(b):
-                raise ShapeError(f"layer {name!r} has {len(a)} units here and {len(b)} there; compare the same model")
+                raise ShapeError(
+                    f"layer {name!r} has {len(a)} units in one result and {len(b)} in the other; compare results of "
+                    "one model"
+                )
             found[name] = float(spearman(a[None], b[None]))
         return found
 
     def least(self, share: SupportsFloat = 0.3) -> dict[str, list[int]]:
-        """Return the least important units of each layer, the least first; a layer keeps at least one.
+        """Return the least important units of each layer, the least important first, but never all of a layer.
 
         Args:
             share: share of the units of a layer, in [0, 1].
@@ -148,28 +151,28 @@ def layer_importance(
 
     With the activations a of a unit and the gradients g of each sample's loss:
 
-    - "activation": the mean of |a| over samples and positions. One forward pass, needs no labels.
+    - "activation": the mean of |a| over samples and positions. One forward pass, without labels.
     - "gradient": the mean of |g|. One forward and one backward pass.
     - "taylor": the mean over samples of $|\sum a g|$ over positions, the change of the loss to first order if the unit
       were 0 (Molchanov et al., ICLR 2017). As cheap as "gradient".
     - "ablation": the mean rise of the loss when the unit is set to 0, by running the part of the model after the layer
-    again. The exact measure and the most expensive one: one such run for each unit and batch.
+    again. Exact but the most expensive method: one such run for each unit and batch.
 
     Args:
         model: any model; it is not changed.
         loader: yields batches (images, labels); for "activation" images suffice.
         method: one of the four methods.
         layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all convolutions and linear
-            layers but those that make the output of the model.
+            layers, except those whose output is the output of the model.
         loss: `loss(output, labels)`; None = the cross-entropy. A loss that returns a single number is computed sample
             by sample.
-        batch: makes a pair from an item of the loader.
+        batch: function that makes a pair from an item of the loader.
         batch_size: maximum number of rows in one pass of "ablation".
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
-        InputError: an empty loader, or one without labels that the method needs.
-        OptionError: another method.
+        LayerNotFoundError: a pattern that matches no module.
+        InputError: an empty loader, or a loader without labels although the method needs them.
+        OptionError: an unknown method, or a `batch_size` below 1.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -221,7 +224,7 @@ def _pairs(loader: Any, method: str, batch: BatchOf | None) -> Iterator[tuple[An
     except InputError as error:
         if "without labels" in str(error) or isinstance(loader, Tensor):
             raise InputError(
-                f"{error}; method {method!r} needs the loss, and so labels (only 'activation' works without)"
+                f"{error}; method {method!r} needs labels for the loss; only method='activation' works without labels"
             ) from error
         raise
 

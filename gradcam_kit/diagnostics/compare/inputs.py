@@ -22,7 +22,7 @@ _WAY_OUT = "pass batch=lambda item: images"
 
 @contextmanager
 def loaders_left_as_found(*loaders: object) -> Iterator[None]:
-    """Restore the global random states, and the generators that loaders carry."""
+    """Restore global random states, and the random generators of loaders, when the block ends."""
     with random_states(), generators_of(*loaders):
         yield
 
@@ -35,7 +35,7 @@ def inputs_of(
     Args:
         source: a tensor of all images, which is split evenly, or an iterable of batches: tensors, or tuples with the
             images first, as data loaders give them.
-        batch: extracts the images from an item of the loader, for loaders of mappings or longer tuples.
+        batch: function that extracts the images from an item of the loader, for loaders of mappings or longer tuples.
         what: the name of the source in errors.
         batch_size: maximum number of samples in a batch taken from a tensor.
 

@@ -1,4 +1,4 @@
-"""The loss of each sample separately."""
+"""Compute the loss of each sample separately."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SampleLosses:
     Attributes:
         labels: labels of the samples, in any form that the loss accepts.
         n: number of samples.
-        loss: None = the cross-entropy.
+        loss: `loss(output, labels)`; None = the cross-entropy.
     """
 
     labels: Any
@@ -36,7 +36,7 @@ class SampleLosses:
         """Return the losses.
 
         Raises:
-            InputError: labels that the cross-entropy cannot take, or a loss that is not a number.
+            InputError: labels that the cross-entropy does not accept, or a loss that is not a tensor.
             ShapeError: the number of losses does not match the samples.
         """
         if self.loss is None:
@@ -55,7 +55,7 @@ class SampleLosses:
         return torch.stack([self.loss(*self._sample(output, i)).reshape(()) for i in range(self.n)])
 
     def select(self, index: Int[Tensor, " m"]) -> SampleLosses:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target of rows that are copies of the samples `index`."""
         labels = (
             self.labels[index.to(self.labels.device)]
             if isinstance(self.labels, Tensor)
@@ -74,13 +74,13 @@ def _cross_entropy(output: Any, labels: Any) -> Float[Tensor, " n"]:
     try:
         logits = find_logits(output)
     except TargetError as error:
-        raise InputError(f"{error}; or pass loss=callable, which gets the output and the labels") from error
+        raise InputError(f"{error}; or pass loss=, a function of the output and the labels") from error
     integer = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
     if not integer or logits.ndim < 2 or labels.shape != (logits.shape[0], *logits.shape[2:]):
         found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else kind_of(labels)
         raise InputError(
             f"the labels are {found} for outputs {tuple(logits.shape)}; the cross-entropy needs class indices "
-            f"({len(logits) if logits.ndim else 1},). For another task pass loss=callable"
+            f"({len(logits) if logits.ndim else 1},). For another task, pass loss=, a function of output and labels"
         )
     low, high = int(labels.min()), int(labels.max())
     if (low < 0 and low != -100) or high >= logits.shape[1]:

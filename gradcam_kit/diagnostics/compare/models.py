@@ -45,7 +45,7 @@ class ModelComparison:
             (equal up to rotation and scale); NaN where the features of a layer are constant.
         layers_a: names of the rows, in the order of execution.
         layers_b: names of the columns.
-        findings: layers that change nothing, where a model is compared with itself; else empty.
+        findings: findings about layers that change nothing, if a model is compared with itself; else empty.
         n: number of samples.
         skipped: layer -> why it is not compared.
         notes: remarks on what was not observed, and why.
@@ -69,7 +69,7 @@ class ModelComparison:
         }
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return the matrix as a table.
+        """Return the CKA of all pairs of layers as a table.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -77,7 +77,7 @@ class ModelComparison:
         return frame(self.cka.numpy(), index=self.layers_a, columns=self.layers_b)
 
     def plot(self) -> Figure:
-        """Plot the matrix.
+        """Plot the CKA of all pairs of layers as a matrix.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -124,12 +124,12 @@ def compare_models(
         images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all modules
             without children.
-        layers_b: the same for `b`; None = as `layers`.
-        batch: extracts the images from an item of the loader.
+        layers_b: layers of `b`, in the same forms; None = the same as `layers`.
+        batch: function that extracts the images from an item of the loader.
         batch_size: size of batches taken from a tensor; at least 4.
 
     Raises:
-        LayerNotFoundError: a pattern without a match in one of the models.
+        LayerNotFoundError: a pattern that matches no module of a model.
         ShapeError: fewer than 4 images.
         NonFiniteError: NaN or infinite features.
         InputError: a loader without images.
@@ -198,14 +198,14 @@ class _Judged:
         self.features: dict[str, list[Tensor]] = {}
 
     def add(self, reader: FeatureReader) -> None:
-        """Add the last batch."""
+        """Add the features of the last batch of the reader."""
         for name, features in reader.features.items():
             if name in reader.inputs and _mixes(reader.layers[name]) and reader.inputs[name].shape[1] >= FEW_INPUTS:
                 self.pairs.setdefault(name, PairwiseCKA()).add([reader.inputs[name]], [features])
                 self.features.setdefault(name, []).append(features.cpu())
 
     def findings(self, reader: FeatureReader, n: int) -> list[Finding]:
-        """Judge all layers except those that make the output; report only the first collapsed one, the likely cause."""
+        """Judge all layers but the output layers; of collapsed layers report only the first one, the likely cause."""
         found: list[Finding] = []
         if n < _JUDGED:
             return found

@@ -1,4 +1,4 @@
-"""Features of layers in eval mode, averaged over positions, for batches of any loader."""
+"""Read features of layers in eval mode, averaged over positions, for batches of any loader."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Pooled = dict[str, Float[Tensor, "_ _"]]
 
 @contextmanager
 def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
-    """Hold a model in eval mode, and restore modes, buffers, attributes and random states."""
+    """Keep a model in eval mode for a block, and then restore modes, buffers, attributes and random states."""
     with left_as_found(model, *others), _attributes(model):
         for module in model.modules():
             if module.training:
@@ -45,7 +45,7 @@ def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _attributes(model: nn.Module) -> Iterator[None]:
-    """Restore attributes that modules set while they run, such as anchors for images of this size."""
+    """Restore attributes that modules set while they run, such as anchors for the current image size."""
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
@@ -59,7 +59,7 @@ def _attributes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False) -> Iterator[FeatureReader]:
-    """Hold a model in eval mode, and yield a reader of pooled features of its layers.
+    """Keep a model in eval mode for a block, and yield a reader of pooled features of its layers.
 
     Args:
         model: any model; it is not changed.
@@ -67,7 +67,7 @@ def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False
         inputs: also pool the inputs of the layers.
 
     Raises:
-        LayerNotFoundError: a pattern without a match.
+        LayerNotFoundError: a pattern that matches no module.
     """
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)
@@ -78,13 +78,13 @@ def feature_reader(model: nn.Module, layers: Any = None, *, inputs: bool = False
 
 
 class FeatureReader(Observer):
-    """Pooled features of layers: of each sample and unit, the mean over positions.
+    """Reads pooled features of layers: for each sample and unit, the mean over positions.
 
     Attributes:
         layers: name -> observed module.
         features: features of the last batch; for several calls of a layer, their units are concatenated.
         inputs: inputs of the layers for the last batch.
-        skipped: layer -> why there are no features of it.
+        skipped: layer -> why it has no features.
         output_of: layers whose output is the output of the model.
         unit_axes: layer -> axis of the units of its output.
         calls: layer -> number of its calls for the last batch.
@@ -120,7 +120,7 @@ class FeatureReader(Observer):
             reasons = "; ".join(f"{name} returned {reason}" for name, reason in list(self.skipped.items())[:3])
             raise CaptureError(
                 f"no layer of {type(self.model).__name__} has features of {self._n} samples"
-                f"{f' ({reasons})' if reasons else ''}; name layers that run and return a row for each sample"
+                f"{f' ({reasons})' if reasons else ''}; name layers that run and whose output has a row for each sample"
             )
         for name, features in found.items():
             if not bool(features.isfinite().all()):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def frame(*args: Any, **options: Any) -> pandas.DataFrame:
-    """Make a table.
+    """Return a table of pandas.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -26,7 +26,7 @@ def frame(*args: Any, **options: Any) -> pandas.DataFrame:
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return lines of a table: text to the left, numbers with three digits to the right."""
+    """Return the lines of a table: text aligned left; numbers, with three significant digits, aligned right."""
     cells = [list(columns), *([shown(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]
@@ -40,7 +40,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[st
 
 
 def shown(value: Any) -> str:
-    """Return a value for tables; a missing value is a dash."""
+    """Format a value for a table; None and NaN become a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

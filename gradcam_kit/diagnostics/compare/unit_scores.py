@@ -1,4 +1,4 @@
-"""Importance of units from one forward and one backward pass for each batch."""
+"""Score the importance of units from one forward and at most one backward pass for each batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def score_units(
     loss: Loss | None,
     method: str,
 ) -> tuple[Totals, int, tuple[str, ...]]:
-    """Sum the importance of units over the samples of all batches; also return their number and notes.
+    """Sum the importance of units over the samples of all batches; also return the number of samples, and notes.
 
     Raises:
         InputError: neither inputs nor parameters have gradients.
@@ -74,14 +74,13 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
         return leaves[-1]
 
     given = tree_map(leaf, inputs)
-    # Integer inputs, such as words, have no gradient; in that case gradients of the parameters keep the backward pass
-    # possible.
+    # Integer inputs, such as token ids, have no gradient; then the backward pass goes to the parameters instead.
     wanted = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = losses(call(model, given)).sum()
     if not wanted or not total.requires_grad:
         raise InputError(
-            "the loss has no gradient: its inputs are not floating point and all parameters are frozen, or the model "
-            "detaches them; use method='ablation', or unfreeze a parameter before the layers"
+            "the loss has no gradient: the inputs of the model are not floating point and all its parameters are "
+            "frozen, or the model detaches its output; use method='ablation', or unfreeze a parameter before the layers"
         )
     torch.autograd.grad(total, wanted, allow_unused=True)
 
@@ -103,7 +102,7 @@ class _UnitScores(Observer):
         self.products: dict[str, Float[Tensor, "n k"]] = {}
 
     def finish(self) -> None:
-        """Take the absolute value of each sample's sum, after its last term."""
+        """Add the absolute value of each sample's sum, once the sum is complete."""
         for name, product in self.products.items():
             self._add(name, product.abs())
         self.products.clear()

@@ -1,4 +1,4 @@
-"""Separation of groups of points."""
+"""Measure the separation of groups of points."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Floa
         groups: the group of each point, any integer.
 
     Returns:
-        In [-1, 1], float64 on the host: 1 = far from other groups, 0 = between two, negative = nearer to another one.
+        In [-1, 1], float64 on the host: 1 = far from other groups, 0 = between two groups, negative = nearer to
+        another group.
 
     Raises:
         ShapeError: fewer than 2 groups, or unequal numbers of points and group labels.

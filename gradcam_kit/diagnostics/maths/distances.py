@@ -1,4 +1,4 @@
-"""Distances between sets of features: CKA for layers, MMD for samples, Holm's correction for many tests."""
+"""Measure distances between sets of features: CKA for layers, MMD for samples."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def cka(
     """Return the linear centered kernel alignment of two representations of the same samples.
 
     Minibatch CKA: the sums of the unbiased HSIC over batches are divided, as in Nguyen, Raghu & Kornblith, ICLR 2021.
-    It ignores rotations and scales of the features. Few outliers can drive it: Davari et al., ICLR 2023.
+    Rotation and scale of the features do not change CKA. A few outliers can dominate it: Davari et al., ICLR 2023.
 
     Args:
         a: features of one layer `(n, k)`, or batches of them.
         b: features of the other layer for the same samples in the same order, batched alike.
 
     Returns:
-        About 0 (unrelated) to 1 (equal up to rotation and scale); NaN if one of them is constant.
+        About 0 (unrelated) to 1 (equal up to rotation and scale); NaN if one of the representations is constant.
 
     Raises:
         ShapeError: fewer than 4 samples in a batch, or batches of different lengths.
@@ -84,7 +84,7 @@ class PairwiseCKA:
         """Add a batch: features `(n, k)` of the same samples for each representation, as many as in other batches.
 
         Raises:
-            ShapeError: fewer than 4 samples, or different numbers of them.
+            ShapeError: fewer than 4 samples, or different numbers of samples.
             NonFiniteError: NaN or infinite features.
         """
         for one in (*a, *b):
@@ -101,7 +101,7 @@ class PairwiseCKA:
 
     @property
     def value(self) -> Float[Tensor, "rows columns"]:
-        """CKA of each pair, float64; NaN where one of the two is constant."""
+        """CKA of each pair, float64; NaN where one of the representations is constant."""
         a, b = (torch.as_tensor(own, dtype=torch.float64) for own in self._own)
         defined = (a[:, None] > 0) & (b > 0)
         scale = (a.clamp(min=0)[:, None] * b.clamp(min=0)).sqrt().where(defined, 1.0)
@@ -154,11 +154,11 @@ def _hsic(k: Float[Tensor, "a n n"], j: Float[Tensor, "b n n"]) -> Float[Tensor,
 
 
 def _gram(features: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
-    """Return inner products; features are centered first, which changes nothing but their rounding."""
+    """Return the inner products of centered features; centering changes only the rounding of HSIC."""
     wide = _checked(features)
     centered = wide - wide.mean(dim=0)
     noise = torch.finfo(features.dtype).eps * wide.norm(dim=0)
-    centered = centered.where(centered.norm(dim=0) > noise, 0.0)  # a constant unit is exactly constant
+    centered = centered.where(centered.norm(dim=0) > noise, 0.0)  # a unit that varies only by rounding is constant
     return centered @ centered.mT
 
 
@@ -166,7 +166,7 @@ def _kernel(pooled: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
     squared = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist").square()
     upper = squared[torch.triu(torch.ones_like(squared, dtype=torch.bool), diagonal=1)].sort().values
     middle = float((upper[(len(upper) - 1) // 2] + upper[len(upper) // 2]) / 2)
-    if middle == 0:  # more than half of the pairs are equal: the others say how far apart samples are
+    if middle == 0:  # more than half of the pairs are equal, so the scale is the mean of the others
         others = upper[upper > 0]
         middle = float(others.mean()) if len(others) else 1.0
     kernel = torch.zeros_like(squared)

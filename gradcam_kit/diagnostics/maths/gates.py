@@ -1,4 +1,4 @@
-"""The cells of recurrent layers step by step: gates and states that the fused kernels of PyTorch do not show."""
+"""Recompute recurrent layers step by step to obtain the gates and states that PyTorch's fused kernels do not expose."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ GRU_GATES = ("reset", "update", "new")
 
 @dataclass(frozen=True)
 class DirectionTrace:
-    """One layer of a recurrent module in one direction, at each step of the input.
+    """Gates and states of one layer of a recurrent module in one direction, at each step of the input.
 
     Attributes:
-        gates: by name `(n, t, h)`: input, forget, cell and output of an LSTM; reset, update and new of a GRU; none of a
-            plain RNN. `cell` and `new` are the candidates, from -1 to 1; the others go from 0 to 1.
+        gates: name -> `(n, t, h)`: input, forget, cell and output of an LSTM; reset, update and new of a GRU; empty for
+            a plain RNN. `cell` and `new` are the candidates, from -1 to 1; the others go from 0 to 1.
         hidden: the state after each step `(n, t, h)`, after the projection if there is one.
         cell: the cell state of an LSTM after each step `(n, t, h)`.
 
-    Steps past the length of a packed sequence hold its last state (the initial one where the direction is reverse),
-    and undefined gates.
+    Past the end of a packed sequence, states repeat its last state (in reverse, the initial state), and gates are
+    undefined.
     """
 
     gates: Mapping[str, Float[Tensor, "n t h"]]
@@ -57,7 +57,7 @@ class RecurrentTrace:
         return hidden, torch.stack(cells) if cells else None
 
     def _last(self, states: Float[Tensor, "n t h"], reverse: bool) -> Float[Tensor, "n h"]:
-        return states[:, 0] if reverse else states[:, -1]  # states stay as they are past the length
+        return states[:, 0] if reverse else states[:, -1]  # states do not change past the end of a sequence
 
 
 State = tuple[Tensor, Tensor | None]
@@ -76,15 +76,15 @@ def recurrent_trace(
 
     Args:
         module: the recurrent module.
-        inputs: as the module takes them: `(t, n, f)`, `(n, t, f)` with `batch_first`, `(t, f)`, or packed.
-        state: the initial state as the module takes it; None = zeros.
+        inputs: in the layout of the module: `(t, n, f)`, `(n, t, f)` with `batch_first`, `(t, f)`, or packed.
+        state: the initial state, in the form that the module accepts; None = zeros.
 
     Returns:
-        The trace; its tensors are batch first whatever the module's layout is, and keep their graph.
+        The trace. Its tensors are batch first for every layout of the module, and stay in the graph.
 
     Raises:
-        InputError: another kind of module.
-        ShapeError: inputs with another number of axes or features.
+        InputError: the module is not an LSTM, GRU or RNN.
+        ShapeError: inputs without 2 or 3 axes, or with another number of features than the module expects.
     """
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
         raise InputError(f"the module is {kind_of(module)}; expected torch.nn.LSTM, GRU or RNN")
@@ -135,7 +135,7 @@ def _run(
 
 
 def _step(module: nn.RNNBase, suffix: str) -> Step:
-    """Return the equations of one cell, with its weights."""
+    """Return a function that computes one step of a cell with its weights."""
 
     def weight(name: str) -> Tensor | None:
         found: Tensor | None = getattr(module, f"{name}_{suffix}", None)
@@ -167,7 +167,7 @@ def _step(module: nn.RNNBase, suffix: str) -> Step:
 
 
 def _batch_first(module: nn.RNNBase, inputs: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
-    """Return the sequences `(n, t, f)` in the caller's order, and how long each is."""
+    """Return the sequences `(n, t, f)` in the caller's order, and the length of each."""
     if isinstance(inputs, PackedSequence):
         padded, lengths = pad_packed_sequence(inputs, batch_first=True)
         sequences: Tensor = padded
@@ -185,7 +185,7 @@ def _batch_first(module: nn.RNNBase, inputs: Tensor | PackedSequence) -> tuple[T
 def _initial(
     module: nn.RNNBase, state: Tensor | tuple[Tensor, Tensor] | None, n: int, like: Tensor
 ) -> Callable[[int], State]:
-    """Return the initial state of each layer and direction."""
+    """Return a function from the index of a layer and direction to its initial state."""
     given: Sequence[Tensor] = () if state is None else [state] if isinstance(state, Tensor) else list(state)
     batched = [one[:, None] if one.ndim == 2 else one for one in given]
     has_cell = isinstance(module, nn.LSTM)

@@ -12,14 +12,14 @@ from torch import Tensor
 def attention_entropy(
     probabilities: Float[Tensor, "n heads q k"], allowed: Bool[Tensor, "#n #heads #q k"] | None = None
 ) -> Float[Tensor, "n heads"]:
-    """Return the entropy of each head's attention: 0 attends to one key, 1 to all keys equally.
+    """Return the entropy of each head's attention: 0 if it attends to one key, 1 if to all keys equally.
 
     The entropy of each query's attention is divided by the logarithm of the number of its keys, and averaged over the
     queries that have at least two keys.
 
     Args:
         probabilities: attention after its softmax; rows sum to 1.
-        allowed: the keys that a mask leaves to each query; None = those that any head of the sample looks at.
+        allowed: the keys that a mask leaves to each query; None = the keys that any head of the sample attends to.
 
     Returns:
         From 0 to 1; 0 where no query has two keys.
@@ -61,13 +61,13 @@ def head_distances(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor,
 def distance_from_uniform(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor, " heads"]:
     """Return the mean Jensen-Shannon distance (base 2) of each head from uniform attention to its keys.
 
-    The keys of a query are those that any head of the sample looks at, so that masked keys do not count.
+    The keys of a query are those that any head of the sample attends to, so masked keys are ignored.
 
     Args:
         probabilities: attention after its softmax; rows sum to 1.
 
     Returns:
-        0 for a uniform head; below 1.
+        0 for a uniform head; always below 1.
     """
     wide = probabilities.detach().to(torch.promote_types(probabilities.dtype, torch.float32))
     allowed = (wide > 0).any(dim=1, keepdim=True)
@@ -80,13 +80,13 @@ def distance_from_uniform(probabilities: Float[Tensor, "n heads q k"]) -> Float[
 def attention_received(
     probabilities: Float[Tensor, "n heads q k"], queries: Bool[Tensor, "n q"] | None = None
 ) -> Float[Tensor, "n heads k"]:
-    """Return the share of attention that each key gets, averaged over the queries that have a choice.
+    """Return the share of attention that each key gets, averaged over the queries with at least two keys.
 
-    A query with a single key (the first one under a causal mask) has none.
+    A query with a single key, such as the first query under a causal mask, is left out.
 
     Args:
         probabilities: attention after its softmax; rows sum to 1.
-        queries: the queries that count; None = all.
+        queries: the queries to average over; None = all.
     """
     wide = probabilities.detach().to(torch.promote_types(probabilities.dtype, torch.float32))
     counts = (wide > 0).any(dim=1).sum(dim=-1) >= 2
@@ -101,8 +101,8 @@ def redundant_pairs(
 ) -> tuple[list[tuple[int, int]], Float[Tensor, "heads heads"]]:
     """Return the pairs of heads that repeat each other, and the distances of all pairs.
 
-    A pair repeats itself when its Jensen-Shannon distance is below `limit`, and below half of the larger distance of
-    the two from uniform attention: heads that are near to uniform are near to each other without sharing anything.
+    Two heads repeat each other if their Jensen-Shannon distance is below `limit`, and below half of the larger of their
+    distances from uniform attention: nearly uniform heads are close to each other without having anything in common.
     """
     distances, spread = head_distances(probabilities), distance_from_uniform(probabilities)
     most = torch.maximum(spread[:, None], spread[None]) / 2
@@ -114,7 +114,7 @@ def redundant_pairs(
 def edge_entropy(
     alpha: Float[Tensor, "edges heads"], targets: Int[Tensor, " edges"], nodes: int
 ) -> Float[Tensor, "nodes heads"]:
-    """Return the entropy of each node's attention to its incoming edges: 0 attends to one edge, 1 to all equally.
+    """Return the entropy of each node's attention to its incoming edges: 0 if it is to one edge, 1 if to all equally.
 
     Args:
         alpha: coefficients that sum to 1 over the incoming edges of a node.

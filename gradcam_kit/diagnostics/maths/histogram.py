@@ -1,8 +1,8 @@
 """Histograms with fixed bins: the upper bits of a float32.
 
-Sign, exponent and the first 2 bits of the mantissa are 2,048 bins, 4 in each octave over all of float32. Histograms are
-merged by adding integers, so order and split never matter. Bins 0 and 1,024 hold zeros (and the smallest subnormals);
-the last 4 bins of each sign hold infinities and NaN.
+Sign, exponent and the first 2 bits of the mantissa select one of 2,048 bins, 4 per octave over the range of float32.
+Histograms are merged by adding integers, so neither the order of the values nor their division into batches matters.
+Bins 0 and 1,024 hold zeros (and the smallest subnormals); the last 4 bins of each sign hold infinities and NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HALF = BINS // 2
 _SHIFT = 21
 _NOT_FINITE = 1020
 COARSE = 36
-"""Bins of a histogram over time: two octaves each, see `coarsen`."""
+"""Number of bins of a histogram over time; see `coarsen`."""
 _COARSE_SIDE = 17
 _COARSE_LOWEST = -24  # 2 ** -24, the smallest magnitude distinguished from zero
 _PRIMES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
@@ -53,7 +53,7 @@ def _edges() -> np.ndarray:
 
 
 def edges() -> Float[np.ndarray, " edges"]:
-    """Return the edges of the finite bins in rising order, from the most negative; for `ordered` counts."""
+    """Return the edges of the finite bins in rising order, from the most negative, for counts from `ordered`."""
     positive = _edges().copy()
     positive[-1] = float(np.finfo(np.float32).max)
     return np.concatenate([-positive[:0:-1], positive])
@@ -78,7 +78,7 @@ def not_finite(counts: Int[np.ndarray, " bins"]) -> int:
 
 
 def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
-    """Return the q-quantile of the finite values to within a bin (an eighth of an octave); NaN without values."""
+    """Return the q-quantile of the finite values, accurate to an eighth of an octave; NaN without values."""
     values = ordered(counts)
     total = int(values.sum())
     if not total:
@@ -91,7 +91,7 @@ def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
 
 
 def coarsen(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " coarse"]:
-    """Sum into 36 bins for a history: negative, zero, positive in steps of two octaves, and non-finite values last.
+    """Sum counts into 36 bins: negative, zero and positive values in steps of two octaves, then non-finite values.
 
     Magnitudes from 2^-24 to 2^8 have bins of their own; smaller ones count as zero, larger ones in the outermost bin.
     """
@@ -109,13 +109,13 @@ def coarsen(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " coarse"]:
 
 
 def coarse_edges() -> Float[np.ndarray, " edges"]:
-    """Return the edges of the bins of `coarsen` but for the last one, in rising order."""
+    """Return the edges of all bins of `coarsen` except the last, in rising order."""
     magnitudes = 2.0 ** (_COARSE_LOWEST + 2 * np.arange(_COARSE_SIDE + 1))
     return np.concatenate([-magnitudes[::-1], magnitudes])
 
 
 def stride_of(shape: tuple[int, ...], most: int = SAMPLE) -> int:
-    """Return the step at which at most `most` values are read: coprime to the number of values and to every axis."""
+    """Return a stride that reads at most `most` values, if possible coprime to their number and to every axis."""
     elements = math.prod(shape)
     start = max(1, -(-elements // most))
     return next(
@@ -142,7 +142,7 @@ def in_memory_order(x: Float[Tensor, "..."]) -> Float[Tensor, " m"]:
 
 
 def take_sample(x: Float[Tensor, "..."], step: int, stride: int) -> Float[Tensor, " m"]:
-    """Copy every `stride`-th value in memory order, from an offset that rotates with `step`; no random state."""
+    """Copy every `stride`-th value in memory order, from an offset that depends on `step`; no random state is used."""
     flat = in_memory_order(x)
     if stride == 1:
         return flat.clone()

@@ -1,4 +1,4 @@
-"""The memory of a recurrent layer: by its gates, and by the gradient from its last state to each input."""
+"""Measure the memory of a recurrent layer by its gates, and by the gradient of its last state at each input."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from gradcam_kit.diagnostics.maths.gates import recurrent_trace
 
 _REMEMBERS = ("forget", "update")
-"""Gates that multiply the old state, of an LSTM and of a GRU as torch defines it."""
+"""Gates that multiply the old state: of an LSTM, and of a GRU as torch defines it."""
 
 
 def gate_memory(gates: dict[str, Tensor], active: Bool[Tensor, "n t"]) -> Float[Tensor, " h"] | None:
-    r"""Return the time constant of each unit in steps, $1 / (1 - \bar f)$; None for cells without such a gate.
+    r"""Return the time constant of each unit in steps, $1 / (1 - \bar f)$; None for a plain RNN.
 
-    A state that is multiplied by f in each step falls to 1/e after about that many steps. `f` is the forget gate of an
+    A state that is multiplied by f in each step falls to 1/e after about this many steps. `f` is the forget gate of an
     LSTM and the update gate of a GRU, which keeps the old state where it is 1.
     """
     for name in _REMEMBERS:
@@ -40,12 +40,13 @@ def gradient_memory(
 ) -> Float[Tensor, "n t"]:
     r"""Return the Frobenius norm of $\partial h_T / \partial x_t$ for each step of the input.
 
-    With fewer probes than units it is estimated along random orthogonal directions, whose expected square is the exact
-    one; with as many it is exact. h_T is the last state of the direction, which is at the first step in reverse.
+    With at least as many probes as units, the norm is exact. With fewer probes, it is estimated along random orthogonal
+    directions; the expectation of its square is exact. h_T is the last state of the direction, which in reverse is at
+    the first step.
 
     Args:
         module: an LSTM, GRU or RNN.
-        inputs: as the module takes them.
+        inputs: the inputs of the module, in any form that it accepts.
         state: the initial state; None = zeros.
         layer: the layer whose last state is differentiated.
         reverse: use the reverse direction.
@@ -70,10 +71,10 @@ def gradient_memory(
 
 
 def half_life(norms: Float[Tensor, "n t"], active: Bool[Tensor, "n t"], reverse: bool) -> Float[Tensor, " n"]:
-    """Return the number of steps back from the last one after which the gradient has halved.
+    """Return how many steps before the last step the gradient has halved.
 
-    Between two steps its logarithm counts as linear. Infinite where it never does within the sequence; NaN where the
-    last step has no gradient.
+    Between two steps, the logarithm of the gradient is interpolated linearly. Infinite if the gradient does not halve
+    within the sequence; NaN if the last step has no gradient.
     """
     found = []
     for own, counts in zip(norms, active, strict=True):

@@ -1,4 +1,4 @@
-"""The number of directions of features: effective rank, directions of variance, redundant channels."""
+"""Measure how many directions features span: effective rank, directions of variance, redundant units."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def effective_rank(features: Float[Tensor, "n k"]) -> float:
 
 
 def d99(features: Float[Tensor, "n k"]) -> int:
-    """Return how many principal components carry 99 % of the variance; 0 if there is none.
+    """Return how many principal components carry 99 % of the variance; 0 if there is no variance.
 
-    Divided by k it is the saturation of a layer: Richter et al., ICANN 2020.
+    Divided by k, this number is the saturation of a layer: Richter et al., ICANN 2020.
 
     Args:
         features: one row per sample.
@@ -65,7 +65,7 @@ def redundancy(features: Float[Tensor, "n k"], threshold: float = 0.95) -> float
 
     Raises:
         NonFiniteError: NaN or infinite features.
-        ShapeError: no units.
+        ShapeError: features without units.
     """
     centered = _centered(features)
     if centered.shape[1] == 0:

@@ -1,7 +1,7 @@
 """Statistics of tensors that can be merged: Chan, Golub, LeVeque, Stanford STAN-CS-79-773 (1979).
 
-`summarize` reads a tensor a few times and leaves numbers on its device. `Moments` merges what came from batches,
-windows and ranks in float64 on the host, in any order.
+`summarize` reads a tensor a few times and leaves the results on its device. `Moments` merges results of batches,
+windows and ranks on the host, in float64 and in any order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gradcam_kit.diagnostics.maths.histogram import in_memory_order
 _PIECE = 4096
 _QUANTILE = 1.96
 _CANCELLATION = 1e-2
-"""Below this share of the mean square, `|x|^2 - m mean^2` has lost too many digits."""
+"""Below this share of `m mean^2`, the difference `|x|^2 - m mean^2` has lost too many digits."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Moments:
         n: number of samples.
         elements: number of values, NaN and infinite ones included.
         finite: number of finite values, from which the moments are computed.
-        mean: their mean.
-        m2: the sum of their squared deviations from the mean.
-        minimum: the smallest one.
-        maximum: the largest one.
+        mean: mean of the finite values.
+        m2: sum of the squared deviations of the finite values from their mean.
+        minimum: the smallest finite value.
+        maximum: the largest finite value.
         nan: number of NaN values.
         inf: number of infinite values.
     """
@@ -50,12 +50,12 @@ class Moments:
 
     @property
     def std(self) -> float:
-        r"""$\sqrt{M_2 / m}$; NaN before any value was seen."""
+        r"""$\sqrt{M_2 / m}$; NaN without values."""
         return math.sqrt(max(self.m2, 0.0) / self.finite) if self.finite else math.nan
 
     @property
     def mean_square(self) -> float:
-        r"""$E[x^2]$; NaN before any value was seen."""
+        r"""$E[x^2]$; NaN without values."""
         return self.m2 / self.finite + self.mean**2 if self.finite else math.nan
 
     def merge(self, other: Moments) -> Moments:
@@ -99,7 +99,7 @@ class Axes:
 
     @classmethod
     def of(cls, shape: torch.Size, unit: int | None, sample: int = 0) -> Axes:
-        """Read the axes off a shape; a single axis holds samples of one unit, or the units of one sample (`unit=0`)."""
+        """Find the axes of a shape; a single axis holds samples of one unit, or the units of one sample (`unit=0`)."""
         if unit is not None:
             unit = unit + len(shape) if unit < 0 else unit
             unit = unit if 0 <= unit < len(shape) else None
@@ -138,7 +138,7 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
     Args:
         x: the values, at least one.
         axes: the meaning of its axes.
-        two_pass: also sum the squared deviations from the mean, in passes of their own.
+        two_pass: also sum the squared deviations from the mean, in separate passes.
     """
     pooled = pool(x, axes)
     low, high = _extremes(x, axes)
@@ -150,7 +150,7 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
 def sum_of_squares(x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     """Return the sum of the squares of all values, in float64.
 
-    The norm of millions of float32 is off by 3e-4 in one piece, so it is taken of pieces and these are added up.
+    A single norm of millions of float32 values has a relative error of 3e-4, so norms of pieces are added instead.
     """
     flat = in_memory_order(x)
     wide = _widest(x)
@@ -186,7 +186,7 @@ def pool(x: Tensor, axes: Axes) -> Float[Tensor, "n k"]:
 def _extremes(x: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
     if axes.unit is None:
         return x.amin().reshape(1), x.amax().reshape(1)
-    if axes.unit == 1 and x.ndim > 2:  # samples first: each pass runs through memory in order
+    if axes.unit == 1 and x.ndim > 2:  # samples first, so that each pass reads memory in order
         low, high = x.amin(0), x.amax(0)
         rest = list(range(1, low.ndim))
         return low.amin(rest), high.amax(rest)
@@ -195,7 +195,7 @@ def _extremes(x: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
 
 
 def needs_two_passes(total: float, square: float, elements: int) -> bool:
-    """Whether `square - total^2 / elements` is too small a difference of large numbers."""
+    """Whether `square - total^2 / elements` loses too many digits to cancellation."""
     of_mean = total * total / elements
     return square - of_mean <= _CANCELLATION * of_mean
 
@@ -210,9 +210,9 @@ def moments_of(
 
 
 def moments_of_finite(x: Float[Tensor, "..."], axes: Axes) -> tuple[Moments, Summary]:
-    """Count NaN and infinities exactly, and take the statistics of the finite rest.
+    """Count NaN and infinities exactly, and compute the statistics of the finite values.
 
-    Waits for the device. A unit without any finite value has the extremes +inf and -inf, which merge as nothing.
+    Synchronizes. A unit without finite values has the extremes +inf and -inf, which do not affect merged extremes.
     """
     finite = torch.isfinite(x)
     nan = int(torch.isnan(x).sum())
@@ -236,9 +236,9 @@ def moments_of_finite(x: Float[Tensor, "..."], axes: Axes) -> tuple[Moments, Sum
 
 
 def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -> tuple[Moments, Summary]:
-    """Return the moments of a tensor and its summary, in a few passes, with more only if needed.
+    """Return the moments of a tensor and its summary, in a few passes, with further passes only if needed.
 
-    Waits for the device. Half precision is read as float32; float64 stays float64.
+    Synchronizes. Half precision is read as float32; float64 stays float64.
     """
     x = at_least_float32(x.detach())
     axes = Axes.of(x.shape, unit, sample)
@@ -253,7 +253,7 @@ def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -
 
 
 def binomial_error(share: float, n: int) -> float:
-    """Return how far the share of a population is from that of `n` of its members at most, with a confidence of 95 %.
+    """Return the largest distance between a share among `n` values and in their population, at 95 % confidence.
 
     Wilson's interval (1927), which is not empty at shares of 0 and 1; source: Brown, Cai, DasGupta 2001.
     """

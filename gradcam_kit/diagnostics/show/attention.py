@@ -1,4 +1,4 @@
-"""Attention heads on words for the terminal, and on pictures as a figure."""
+"""Show attention heads: on words for the terminal, and on pictures as a figure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(
     words = captured.words(layer, sample)
     shares = captured.shares(layer.name, query)[sample]
     if head is not None and not -len(shares) <= whole("head", head) < len(shares):
-        raise OptionError(f"head is {head}; {layer.name!r} has {len(shares)} heads")
+        raise OptionError(f"head is {head}; expected the index of one of the {len(shares)} heads of {layer.name!r}")
     own = (shares.mean(0) if head is None else shares[head]).tolist()
     which = "mean of all heads" if head is None else f"head {head}"
     of = "mean query" if query is None else f"query {words[query] if len(words) == layer.shape[2] else query!r}"
@@ -61,7 +61,7 @@ def plot_heads(
     captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int, query: int | None
 ) -> Figure:
     """Plot one panel for each head, preceded by the mean of all heads."""
-    captured.words(layer, sample)  # this checks the index of the sample
+    captured.words(layer, sample)  # raises if there is no such sample
     panels = on_picture(captured, layer, picture, sample, query)
     heads = layer.shape[1]
     total = heads + 1
@@ -82,10 +82,10 @@ def plot_heads(
 def on_picture(
     captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int, query: int | None
 ) -> list[Any]:
-    """Return the mean and each head as arrays: overlays with a picture, maps on a grid, or matrices of tokens.
+    """Return arrays of the mean of all heads and of each head: overlays, maps on a grid, or matrices of tokens.
 
     Raises:
-        ShapeError: a picture, and tokens that fit no grid.
+        ShapeError: a picture is given, but the tokens fit no grid.
     """
     try:
         maps = captured.maps(layer.name, query=query)[sample]
@@ -97,6 +97,6 @@ def on_picture(
     own = normalize(torch.cat([maps.mean(0, keepdim=True), maps]))
     if picture is None or own.ndim != 3:
         return [one.cpu().numpy() for one in own]
-    from gradcam_kit.render import overlay  # OpenCV
+    from gradcam_kit.render import overlay  # needs OpenCV
 
     return [overlay(picture, one.cpu()) for one in own]

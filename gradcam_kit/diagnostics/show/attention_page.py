@@ -31,7 +31,7 @@ summary { cursor: pointer; }
 
 
 def attention_page(captured: CapturedAttention, picture: Any, sample: int) -> str:
-    """Return the page."""
+    """Return captured attention as an HTML page."""
     findings = "".join(f"<pre>{escape(str(one))}</pre>" for one in captured.findings) or "<p>Nothing to report.</p>"
     notes = "".join(f"<p>{escape(note)}</p>" for note in captured.notes)
     layers = list(captured.values())
@@ -43,7 +43,7 @@ def attention_page(captured: CapturedAttention, picture: Any, sample: int) -> st
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Attention</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><h1>Attention</h1>'
-        f"<h2>Findings</h2>{findings}{notes}<h2>Entropy: 0 looks at one key, 1 at all alike</h2>{_table(captured)}"
+        f"<h2>Findings</h2>{findings}{notes}<h2>Entropy: 0 = one key, 1 = all keys equally</h2>{_table(captured)}"
         f"<h2>Heads</h2>{parts}</body></html>"
     )
 
@@ -61,7 +61,7 @@ def _table(captured: CapturedAttention) -> str:
 
 
 def _heads(captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int) -> str:
-    """Return pictures of the heads if there is a grid, else words, else matrices."""
+    """Return the heads on the words if they fit the layer, else on the picture, else as matrices."""
     if captured.tokens is not None:
         try:
             return _on_words(captured, layer, sample)

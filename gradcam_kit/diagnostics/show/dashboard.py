@@ -1,4 +1,4 @@
-"""A panel in the browser over a report and captured features, live while a training runs."""
+"""Show a report and captured features in the browser, live while a training runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _STYLE = (
 
 
 def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnostics") -> Any:
-    """Return a Dash app over reports, captured features and folders of a `JsonWriter`.
+    """Return a Dash app that shows a report, captured features and the folder of a `JsonWriter`.
 
-    Nothing is started yet: call `.run()` on the returned app to serve the page at http://127.0.0.1:8050, only for this
-    machine. A folder is read again every `refresh` seconds, so the page follows a training in another process. All
-    scripts come from the app itself; no network is needed.
+    Call `.run()` on the returned app to serve the page at http://127.0.0.1:8050, which only this machine can reach. A
+    folder is read again every `refresh` seconds, so the page follows a training in another process. All scripts come
+    from the app itself; no network is needed.
 
     Args:
         sources: a `Report`, a `ModelDiagnostics`, the result of `capture_features`, or the folder of a `JsonWriter`;
@@ -56,7 +56,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
         raise missing_extra("dashboard() needs dash", "dashboard") from error
 
     class LocalDash(dash.Dash):  # type: ignore[misc] # dash has no types
-        """Serves only this machine unless the user passes another address; dash itself would obey a variable HOST."""
+        """Serves only this machine, unless the user passes another address; dash itself would obey $HOST."""
 
         def run(self, host: str = "127.0.0.1", port: int = 8050, **options: Any) -> None:
             super().run(host=host, port=port, **options)

@@ -15,17 +15,17 @@ _MOST_POINTS = 2000
 _MOST_HISTOGRAMS = 100
 _MOST_IMAGES = 200
 _MOST_BYTES = 2**26
-"""Bytes of a file read at once."""
+"""Maximum number of bytes of a file read at once."""
 
 
 class Log:
-    """The lines of a folder, read again by `update`.
+    """The records in the folder of a `JsonWriter`; `update` reads new ones.
 
     Args:
         folder: folder of a `JsonWriter`; it may still be empty.
 
     Attributes:
-        scalars: name -> (step, value) in the order of writing; when there are 2,000, every second one is dropped.
+        scalars: name -> (step, value) in the order of writing; beyond 2,000, every second one is dropped.
         histograms: name -> (step, edges, counts), at most 100.
         images: name -> (step, path relative to the folder), at most 200.
         tables: name -> rows of the last table of this name.

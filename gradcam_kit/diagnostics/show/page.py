@@ -1,4 +1,4 @@
-"""The page about a model: findings first, then skipped checks, layers, updates, and data."""
+"""Render the page about a model: findings first, then skipped checks, layers, updates, and data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Pair:
 
     @property
     def pictures(self) -> list[tuple[str, str]]:
-        """Name and address of both pictures."""
+        """The name and the data URI of both pictures."""
         both = (self.first, self.first_jpeg), (self.second, self.second_jpeg)
         return [(name, data_uri(jpeg, "jpeg")) for name, jpeg in both]
 
@@ -76,7 +76,7 @@ class Strips:
 
     @property
     def pictures(self) -> list[tuple[str, str, str]]:
-        """Class, text and address of each picture."""
+        """The CSS class, the text and the data URI of each picture."""
         both = ("over-time", "values over the steps", self.over_time), ("units", "largest value by unit", self.units)
         return [(kind, text, data_uri(png, "png")) for kind, text, png in both if png]
 
@@ -91,7 +91,7 @@ class FeatureMaps:
 
     @property
     def addresses(self) -> list[str]:
-        """Addresses of the pictures."""
+        """The data URIs of the maps."""
         return [data_uri(png, "png") for png in self.pngs]
 
 

@@ -24,7 +24,7 @@ _BANDS = np.concatenate([-(2.0 ** np.arange(8, -25, -2)), [0.0], 2.0 ** np.arang
 
 
 def findings(given: Any) -> Any:
-    """Return the findings of the report, else the last ones in the folder."""
+    """Return a list of the findings of the report, or of the last findings in the folder."""
     from dash import html
 
     rows = [one.to_dict() for one in given.report.findings] if given.report is not None else None
@@ -47,7 +47,7 @@ def _finding(row: Mapping[str, Any]) -> Any:
 
 
 def layers(given: Any) -> Any:
-    """Return one row per layer."""
+    """Return a table with one row per layer."""
     from dash import html
 
     rows = _layer_rows(given)
@@ -111,7 +111,7 @@ def _in_bands(edges: Sequence[float], counts: Sequence[int]) -> Any:
 
 
 def pictures(log: Log, name: str) -> Any:
-    """Show the last picture of a name, and the first one beside it."""
+    """Return the first and the last picture of a name, side by side."""
     from dash import html
 
     known = log.images.get(name, [])

@@ -43,7 +43,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def plot_ledger(ledger: Ledger, kind: str) -> Figure:
-    """Plot one view of all layers; readable for 5 to 150 layers.
+    """Plot all layers in one of the views `KINDS`, which are readable for 5 to 150 layers.
 
     Raises:
         CaptureError: nothing was observed.
@@ -60,7 +60,7 @@ def plot_ledger(ledger: Ledger, kind: str) -> Figure:
 
 
 def _over_layers(tracks: list[LayerTrack], title: str) -> tuple[Figure, Axes]:
-    """Label one column for each layer; leave out names that would overlap."""
+    """Return a figure with a labeled column for each layer; names that would overlap are left out."""
     drawn = figure(min(4 + 0.22 * len(tracks), 24.0), 5.0)
     axes = drawn.subplots()
     every = max(1, math.ceil(len(tracks) / _MOST_LABELS))

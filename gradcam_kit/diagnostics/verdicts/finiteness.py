@@ -15,10 +15,10 @@ _MASKS = ("Softmax", "LogSoftmax")
 
 
 def behind_nonfinite(tracks: Sequence[LayerTrack], limits: Thresholds) -> set[str]:
-    """Return the tracks that are NaN or infinite in the judged window, and the tracks that run after them.
+    """Return the names of the first track with NaN or infinities in the judged window, and of all tracks after it.
 
-    A unit without any finite value is neither dead nor constant, and one that only sees such values is not at fault.
-    Layers before the first NaN are left out, because a dead or constant layer may be its cause.
+    These tracks are not called dead or constant: a unit without finite values is neither, and a unit after it is not at
+    fault. Layers before the first NaN are still judged, because a dead or constant layer may be its cause.
     """
     fed = _feeds_softmax(tracks)
     ordered = sorted(tracks, key=lambda track: track.order)
@@ -28,7 +28,7 @@ def behind_nonfinite(tracks: Sequence[LayerTrack], limits: Thresholds) -> set[st
 
 
 def value_finiteness(tracks: Sequence[LayerTrack]) -> list[Finding]:
-    """Return at most one finding: the layer that was the first with values that are not finite."""
+    """Return at most one finding: the first layer with non-finite values."""
     fed = _feeds_softmax(tracks)
     broken = []
     for track in tracks:
@@ -51,14 +51,14 @@ def value_finiteness(tracks: Sequence[LayerTrack]) -> list[Finding]:
 
 
 def gradient_finiteness(tracks: Sequence[LayerTrack], ledger: Ledger, limits: Thresholds) -> list[Finding]:
-    """Return at most one finding: the layer whose gradients were the first that are not finite."""
+    """Return at most one finding: the first layer of the backward pass with non-finite gradients."""
     broken = [track for track in tracks if track.last_window(limits.dead_samples).bad_gradients]
     if not broken:
         return []
     track = broken[-1]  # the last layer in the order of execution is the first one of the backward pass
     window = track.last_window(limits.dead_samples)
     number = len(window.gradient_norms)
-    # A scaler finds its scale by overflows; it skips these steps.
+    # A GradScaler lowers its scale until gradients no longer overflow, and skips these steps.
     begins = track.windows <= 1 and window.bad_gradients <= _HALVINGS
     is_scaling = (ledger.scaled or track.is_half) and (begins or window.bad_gradients < max(number / 2, 3))
     return [

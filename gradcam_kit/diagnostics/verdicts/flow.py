@@ -24,7 +24,7 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
     Args:
         ledger: the observations.
         limits: limits of the verdicts.
-        blocked: whether a layer is silent, which explains gradients that vanish before it.
+        blocked: whether a layer passes on no signal, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     nonfinite = value_finiteness(tracks)
@@ -35,7 +35,7 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
 
 
 def _fit(values: list[float]) -> float:
-    """Fit the factor from the first to the last of positive values, by a straight line through their logarithms."""
+    """Return the factor from the first to the last of positive values, by a line fitted to their logarithms."""
     logarithms = np.log(np.asarray(values, dtype=np.float64))
     slope = np.polyfit(np.arange(len(values)), logarithms, 1)[0]
     return float(math.exp(min(slope * (len(values) - 1), 700)))
@@ -57,7 +57,7 @@ class Change:
 
     @property
     def size(self) -> float:
-        """The factor, or its inverse where that is larger: at least 1."""
+        """The factor or its inverse, whichever is larger."""
         return max(self.factor, 1 / max(self.factor, 1e-300))
 
 

@@ -11,8 +11,8 @@ from gradcam_kit.diagnostics.maths.gates import DirectionTrace
 from gradcam_kit.diagnostics.thresholds import Thresholds
 
 _SIGMOID_GATES = ("input", "forget", "output", "reset", "update")
-_SIGMOID_FLAT = (0.0127, 0.9873)  # sigmoid' is below 5 % of its maximum outside
-_TANH_FLAT = 0.9747  # and tanh'
+_SIGMOID_FLAT = (0.0127, 0.9873)  # outside this range, the slope of sigmoid is below 5 % of its maximum
+_TANH_FLAT = 0.9747  # the same for the magnitude of tanh
 _FEWEST = 8  # minimum number of values of a unit for a verdict on its movement
 
 
@@ -31,7 +31,7 @@ def gate_findings(
         where: description of the layer and direction.
         trace: gates and states of the layer.
         active: mask of the existing steps.
-        squashed: its states after their tanh `(n, t, h)`; None without a tanh.
+        squashed: states of the layer after their tanh `(n, t, h)`; None without a tanh.
         limits: limits of the verdicts.
     """
     found: list[Finding] = []

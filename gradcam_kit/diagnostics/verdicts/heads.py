@@ -1,4 +1,4 @@
-"""Verdicts on attention heads: redundant, resting on one token, uniform, or dead."""
+"""Verdicts on attention heads: redundant, focused on one token, uniform, or dead."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class HeadRow:
 
     Attributes:
         layer: dotted name of the module.
-        head: its index.
-        entropy: 0 attends to one key, 1 to all keys equally.
+        head: index of the head.
+        entropy: 0 if the head attends to one key, 1 if to all keys equally.
         nearest: the most similar other head of the layer; None with one head.
-        distance: Jensen-Shannon distance to it, from 0 to 1.
+        distance: Jensen-Shannon distance to the nearest head, from 0 to 1.
         sink: the largest share of attention that one token gets, or all separators together.
-        sink_token: this token in words.
+        sink_token: description of this token.
         output_norm: mean norm of the head's output per sample; None if it was not observed.
         flags: "redundant", "sink", "uniform", "dead".
     """
@@ -137,9 +137,7 @@ def _findings(
 
 
 def _sinks(layer: LayerHeads, limit: float) -> list[tuple[float, str]]:
-    """Return for each head the largest share of its attention that one token, or all separators together, get; and the
-    token.
-    """
+    """Return the share and the name of the token, or of all separators, that each head attends to most."""
     received = attention_received(layer.probabilities)
     n, _, keys = received.shape
     words = layer.tokens if layer.tokens and all(len(own) == keys for own in layer.tokens) else None

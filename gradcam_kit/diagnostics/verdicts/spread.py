@@ -1,4 +1,4 @@
-"""Collapsed and redundant features, from the pooled outputs of a few samples."""
+"""Verdicts on collapsed and redundant features, from the pooled outputs of a few samples."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Spread:
     """The spread of a layer's pooled outputs in the last window.
 
     Attributes:
-        rank: effective rank; None where a trained layer may have few directions.
-        between: share of the mean square that differs between samples; None for gates, whose values are alike.
-        repeated: share of units that repeat another one; None where that is not judged.
+        rank: effective rank; None if the model has so few classes that trained features may have a low rank.
+        between: share of the mean square that differs between samples; None for gates, whose values hardly differ.
+        repeated: share of units that repeat another unit; None if redundancy is not judged.
         rows: number of samples.
     """
 
@@ -63,7 +63,7 @@ class Spread:
 def spreads(
     ledger: Ledger, limits: Thresholds, silent: set[str], ranks: dict[str, float]
 ) -> Iterator[tuple[LayerTrack, Spread]]:
-    """Yield the layers that are judged, in the order of execution, with what they are judged by."""
+    """Yield the judged layers and the spread of their features, in the order of execution."""
     for track in sorted(ledger.tracks.values(), key=lambda own: own.order):
         window = track.last_window(limits.collapsed_samples)
         if window.features is None or len(window.features) < limits.collapsed_samples or track.name not in ranks:

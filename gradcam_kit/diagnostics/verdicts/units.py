@@ -1,4 +1,4 @@
-"""Dead, saturated and constant units, in the last window."""
+"""Verdicts on dead, saturated and constant units in the last window."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
 def unit_findings(
     ledger: Ledger, limits: Thresholds, broken: Set[str] = frozenset()
 ) -> tuple[list[Finding], set[str], set[str]]:
-    """Return the findings, the tracks with uninformative outputs, and the layers that get them as input.
+    """Return the findings, the tracks with uninformative outputs, and the layers that get such outputs as input.
 
     Tracks in `broken` come after a NaN, so none of them is called dead or constant.
     """
@@ -68,7 +68,7 @@ def unit_findings(
 
 
 def _inherits(track: LayerTrack, before: list[LayerTrack], silent: set[str]) -> bool:
-    """Whether the input is already uninformative: by the input tensor, else by the layer that ran before."""
+    """Whether the input is already uninformative, by the layer that made it, else by the layer that ran before."""
     source = track.producer or (before[-1].name if before else None)
     return source in silent
 
@@ -80,7 +80,7 @@ def _dead(
     if not dead or not track.units:
         return None
     if track.activation is None:
-        # Judged at the ReLU module that follows, if there is one before the next layer with weights.
+        # A ReLU module that follows before the next layer with weights is judged instead.
         following = next((own for own in behind if own.activation == "relu" or own.owns_weight), None)
         if following is not None and following.activation == "relu":
             return None
@@ -122,7 +122,7 @@ def _saturated(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fi
     if share is None or share < limits.saturated_warn:
         return None
     error = binomial_error(share, window.sampled)
-    # A model's output is meant to saturate, so there it is at most a warning.
+    # A model's output may saturate on purpose, so its saturation is at most a warning.
     is_bad = share >= limits.saturated_bad and not track.is_output
     return Finding(
         "bad" if is_bad else "warn",

@@ -24,7 +24,7 @@ def update_findings(ledger: Ledger, limits: Thresholds, dead: Iterable[str], sta
         ledger: the observations.
         limits: limits of the verdicts.
         dead: layers with a dead or constant output, which explain missing gradients before them.
-        starved: layers whose input is such an output, which explains gradients of 0 at their weights.
+        starved: layers whose input is a dead or constant output, which explains gradients of 0 at their weights.
     """
     parameters = list(ledger.parameters.values())
     measured = [*_stuck(parameters), *_updates(parameters, limits), *_accumulated(ledger, limits)]
@@ -58,7 +58,7 @@ def _without_gradient(
 ) -> list[Finding]:
     trained = [own for own in parameters if own.trains and own.window[0]]
     missing = [own for own in trained if own.window[1] == own.window[0]]
-    # A shard may be without gradient, such as the rows of words that did not occur.
+    # A shard may have no gradient, for example embeddings of words that did not occur.
     zero = [own for own in trained if own.window[2] == own.window[0] and not own.is_local]
     if not trained:
         return []
@@ -105,7 +105,7 @@ def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
 
 
 def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
-    """Return findings without an optimizer: layers with weights whose output had a graph but got no gradient."""
+    """Return findings if no optimizer is given: layers with weights whose output had a graph but got no gradient."""
     if ledger.has_optimizer or not any(track.gradient_norm.seen for track in ledger.tracks.values()):
         return []
     reached = {track.layer for track in ledger.tracks.values() if track.gradient_norm.seen or track.open.bad_gradients}
@@ -170,7 +170,7 @@ def _stuck(parameters: list[ParameterTrack]) -> list[Finding]:
 def judged(parameters: Iterable[ParameterTrack]) -> list[ParameterTrack]:
     """Return the parameters whose relative updates are judged.
 
-    Tokens and positions start near 0, as biases do, so their first relative updates say nothing.
+    Biases, and embeddings of tokens and positions, start near 0, so their first relative updates are not meaningful.
     """
     return [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
 
@@ -212,7 +212,7 @@ def _stands_still(parameter: ParameterTrack) -> bool:
 
 
 def growth(points: list[tuple[int, float]], limits: Thresholds) -> float:
-    """Return the correlation of gradient norms with the step where they grow; 0 where they do not, or are too few."""
+    """Return the correlation of growing gradient norms with the step; 0 if they do not grow, or are too few."""
     points = points[-_RECENT:]
     if len(points) < limits.accumulated_steps or not all(np.isfinite(norm) for _, norm in points):
         return 0.0

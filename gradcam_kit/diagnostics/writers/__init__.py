@@ -1,1 +1,1 @@
-"""Writers of numbers, histograms, pictures and tables of a training: files, and common services."""
+"""Write numbers, histograms, pictures and tables of a training to files, or to tracking services."""

@@ -1,4 +1,4 @@
-"""Writers of files in one folder: CSV for spreadsheets, JSON lines for programs and for the dashboard."""
+"""Write files in one folder: CSV for spreadsheets, JSON lines for programs and for the dashboard."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ class CsvWriter(_FolderWriter):
 
 
 class JsonWriter(_FolderWriter):
-    """Append everything as one JSON object per line to `diagnostics.jsonl`; pictures are PNG files beside it.
+    """Append each record as a line of JSON to `diagnostics.jsonl`; pictures are PNG files in `images/`.
 
     Each line is strict JSON with "kind" ("scalar", "histogram", "image" or "table"), "name" and "step"; NaN and
-    infinite numbers are null. `dashboard(folder)` shows it while the training runs.
+    infinite numbers are null. `dashboard(folder)` shows the records while the training runs.
 
     Args:
         folder: output folder, created if missing; nothing outside it is written. A resumed training continues in the

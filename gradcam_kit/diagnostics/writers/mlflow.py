@@ -1,4 +1,4 @@
-"""MLflow: write to an existing run, in a local store or on a server."""
+"""Write to an existing run of MLflow, in a local store or on a server."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _MOST_BINS = 128
 
 
 class MLflowWriter:
-    """Write metrics, pictures and tables to an MLflow run that exists; no run is started or ended.
+    """Write metrics, pictures and tables to an existing MLflow run, without starting or ending a run.
 
     Histograms and tables are JSON artifacts, because MLflow has no type for them.
 
     Args:
         run: the result of `mlflow.start_run()` or `MlflowClient.create_run(...)`, or the id of a run.
-        client: the `MlflowClient` that knows the run; None = one for the current tracking address.
+        client: the `MlflowClient` that knows the run; None = a client for the current tracking URI.
 
     Raises:
         MissingExtraError: mlflow is not installed.
-        InputError: `run` is not a run.
+        InputError: `run` is neither a run nor the id of a run.
     """
 
     def __init__(self, run: Any, client: Any = None) -> None:

@@ -20,8 +20,8 @@ _LONGEST = 120
 class Writer(Protocol):
     """Receives records of a training; any object with these methods is a writer.
 
-    A writer may raise: it is then dropped with one warning, and the training goes on. Names may be any text; the
-    writers of this package clean them and never raise because of one.
+    A writer that raises is dropped with one warning, and the training goes on. Names may be any text; the writers of
+    this package clean names, and never raise because of a name.
 
     Example:
         >>> class Printer:
@@ -36,23 +36,23 @@ class Writer(Protocol):
     """
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Take one number; NaN and infinities are numbers too."""
+        """Receive one number, which may be NaN or infinite."""
 
     def histogram(self, name: str, edges: Sequence[float], counts: Sequence[int], step: int) -> None:
-        """Take counts between rising edges: `len(edges) == len(counts) + 1`."""
+        """Receive counts between rising edges: `len(edges) == len(counts) + 1`."""
 
     def image(self, name: str, hwc: Any, step: int) -> None:
-        """Take one picture `(h, w, c)`: uint8, or floating point in [0, 1]."""
+        """Receive one picture `(h, w, c)`: uint8, or floating point in [0, 1]."""
 
     def table(self, name: str, rows: Iterable[Mapping[str, Any]], step: int) -> None:
-        """Take rows with the same keys."""
+        """Receive rows with the same keys."""
 
     def close(self) -> None:
         """Flush pending records, and release resources."""
 
 
 def clean_name(name: object) -> str:
-    """Return a name that every service and file system accepts: letters, digits, `_`, `-`, `.`, blanks and `/`.
+    """Return a name that every service and file system accepts: letters, digits, `_`, `-`, `.`, spaces and `/`.
 
     Example:
         >>> clean_name("../layer:1/weight?")
@@ -92,5 +92,5 @@ def picture_of(hwc: Any) -> UInt8[np.ndarray, "h w 3"]:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
-        raise ShapeError(f"a picture has shape {tuple(values.shape)}; expected (h, w) or (h, w, c) with 1, 3 or 4")
+        raise ShapeError(f"a picture has shape {tuple(values.shape)}; expected (h, w) or (h, w, c) with c = 1, 3 or 4")
     return np.ascontiguousarray(as_rgb(values.cpu()[None, ..., :3])[0].numpy())

@@ -1,4 +1,4 @@
-"""TensorBoard: write event files."""
+"""Write event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gradcam_kit.errors import InputError, kind_of, missing_extra
 
 
 class TensorBoardWriter:
-    """Write event files for TensorBoard; histograms keep their counts, no value is stored.
+    """Write event files for TensorBoard; histograms are stored as counts, without the values.
 
     Args:
         dir_or_writer: a folder, or your own `SummaryWriter`, which stays open when this writer is closed.
 
     Raises:
         MissingExtraError: tensorboard is not installed.
-        InputError: neither a folder nor a `SummaryWriter`.
+        InputError: `dir_or_writer` is neither a folder nor a `SummaryWriter`.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Weights & Biases: write to an existing run, online or offline."""
+"""Write to an existing run of Weights & Biases, online or offline."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MOST_BINS = 512  # maximum number of bins that the service accepts
 
 
 class WandbWriter:
-    """Log to an existing run; no run is started, and no login takes place.
+    """Log to an existing run, without starting a run or logging in.
 
-    A run has one counter of steps, and drops records of earlier steps. So this writer counts separately: its records
-    carry `diagnostics_step`, and join the row that your own `run.log` ends.
+    A run has a single step counter, and drops records of earlier steps. Therefore, this writer keeps a step of its own:
+    its records carry `diagnostics_step`, and are added to the row that your next `run.log` completes.
 
     Args:
         run: the result of `wandb.init(...)`.
@@ -32,7 +32,7 @@ class WandbWriter:
         if not callable(getattr(run, "log", None)):
             raise InputError(
                 f"run is {kind_of(run)}; expected a run of Weights & Biases. This writer never starts one: pass "
-                "what wandb.init() returned"
+                "the result of wandb.init()"
             )
         try:
             import wandb
@@ -79,9 +79,7 @@ class WandbWriter:
         self._step, self._row = step, self._run.step
 
     def _end_row(self) -> None:
-        """End the open row, unless a call of the user has ended it, because the next values would replace the values in
-        it.
-        """
+        """End the open row, unless the user has ended it; further values would replace those in the row."""
         if self._row is not None and self._row == self._run.step:
             self._run.log({}, commit=True)
         self._row = None
