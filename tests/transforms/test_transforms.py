@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
+
 import numpy as np
 import pytest
 import timm
@@ -13,7 +15,8 @@ from timm.data import create_transform
 from torch import nn
 from torchvision import models, transforms
 
-from gradcam_kit.errors import InputError, (
+from gradcam_kit.errors import (
+    InputError,
     OptionError,
     PictureError,
     ShapeError,
@@ -185,4 +188,4 @@ def test_callables_get_what_they_expect() -> None:
 
 def test_a_path_is_no_picture() -> None:
     with pytest.raises(InputError, match=r"is a str; expected a NumPy array .* read_picture\('cat.jpg'\)"):
-        PictureTransform()("cat.jpg")  # type: ignore[arg-type]
+        unwrap(PictureTransform.prepare)(PictureTransform(), "cat.jpg")
