@@ -217,7 +217,7 @@ def evaluate(
     baselines: Annotated[
         bool,
         typer.Option(
-            help="Also score four model-independent baselines, each at the cost of a method (random: five draws).",
+            help="Also score four model-independent baselines, each as costly as a method (random: five times).",
             rich_help_panel=EXPLAIN,
         ),
     ] = True,

@@ -47,7 +47,10 @@ Weights = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        metavar="PIXELS", help="Side of the model's input.", show_default="from the model", rich_help_panel=MODEL
+        metavar="PIXELS",
+        help="Height and width of the model's input.",
+        show_default="from the model",
+        rich_help_panel=MODEL,
     ),
 ]
 Mean = Annotated[

@@ -72,7 +72,7 @@ class _Mean:
         """Determine the targets from the unchanged images, then average the saliency over the views."""
         with capture_for([self.cam], inputs, targets) as (clean, (layers,)):
             pass
-        # In every view the images of a bag form a bag of their own.
+        # Views of a bag run in separate passes, because together their images would form a single bag.
         shared = (clean.target is None or hasattr(clean.target, "select")) and not clean.rows.is_bag
         together = max(1, self.cam.batch_size // inputs.n) if shared else 1
         views = self.views(inputs.images)

@@ -194,7 +194,10 @@ def _pairs(images: Tensor, texts: Any) -> tuple[Tensor, Any, int, int]:
         )
     n, m = len(images), len(tokens)
     if 0 in (n, m) or (n != m and 1 not in (n, m)):
-        raise ShapeError(f"{n} images and {m} texts; expected one text for each image, or a single one for all others")
+        raise ShapeError(
+            f"{n} images and {m} texts; expected one text for each image, one text for all images, or one image for "
+            "all texts"
+        )
     if n < m:
         images = images.expand(m, *images.shape[1:])
     if m < n:

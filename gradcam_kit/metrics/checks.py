@@ -188,7 +188,7 @@ def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> No
         )
     if not _is_same(images, scored):
         raise InputError(
-            "rescore was made for other images, so its classes do not belong to these; make it for these: "
+            "rescore was made for other images, so its classes do not belong to these images; make one for them: "
             "rescoring(model, images, classes)"
         )
 

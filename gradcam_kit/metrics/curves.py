@@ -149,7 +149,10 @@ def _curve(
     gives_back: bool = False,
     least_first: bool = False,
 ) -> MetricResult:
-    """Score the steps from the images to empty images in the order of the maps, or back."""
+    """Score the images while the baseline replaces their positions, most relevant first, or last with `least_first`.
+
+    With `gives_back`, positions of the image are restored instead.
+    """
     total = math.prod(heatmaps.shape[1:])
     stride = math.ceil(total / positive_int("steps", steps))
     cuts = [min(count, total) for count in range(0, total + stride, stride)]

@@ -216,7 +216,10 @@ def _worst(
     radius: float,
     samples: int,
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return the largest ratio over draws that keep the prediction, NaN if none does, and the number of others."""
+    """Return the largest ratio over the draws that keep the prediction, and the number of draws that change it.
+
+    The ratio is NaN if all draws change the prediction.
+    """
     positive("radius", radius)
     own = identities_of(identities, images)
     check_same_images(images, predicts, "predicts")

@@ -64,7 +64,7 @@ class CallableTransform:
 
     @property
     def random_steps(self) -> list[str]:
-        """The names of steps that draw at random."""
+        """The names of the transform's random steps."""
         return random_steps(self.function)
 
     def box(self, height: int, width: int) -> Box:

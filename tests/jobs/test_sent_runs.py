@@ -229,7 +229,9 @@ def test_a_table_of_another_kind_is_named_and_stays(table: dict[str, Any]) -> No
     pq.write_table(pa.table(table), SHARD)
     mine = SHARD.read_bytes()
     for use in (load_run, lambda _: run(ASKED)):
-        with pytest.raises(InputError, match=r"out/shards/00000\.parquet is not a shard of a run: it has no column"):
+        with pytest.raises(
+            InputError, match=r"out/shards/00000\.parquet is not a shard of a run: it does not have the column"
+        ):
             use("out")
     assert SHARD.read_bytes() == mine
 

@@ -34,7 +34,7 @@ _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 
 @dataclass(frozen=True, eq=False)
 class SeenHeads:
-    """One attention of one pass.
+    """The attention that one module computed in one call of the model.
 
     Attributes:
         name: name of the innermost module that computed the attention.

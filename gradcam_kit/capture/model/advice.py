@@ -44,9 +44,8 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     for name in (name for name in kwargs if name not in names):
         if name in KEYWORDS:  # an error even for a model that accepts any keyword and would silently ignore it
             said = keyword_hints([name])
-        elif name in _MEANT and (
-            not takes_any or name == "target"
-        ):  # options of other libraries, which no model accepts
+        # A likely slip; a model that takes any keyword may use the name itself, except for "target".
+        elif name in _MEANT and (not takes_any or name == "target"):
             said = f"{name!r}; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
             continue

@@ -80,7 +80,9 @@ class Labels:
         if index is None:
             label = self.of(entry)
             if label is None:
-                raise UnknownNameError("the picture has no label: no column 'label' and no folder names its class")
+                raise UnknownNameError(
+                    "the picture has no label; add a column 'label', or put it in a folder named after its class"
+                )
             count = self._counts[normalized(label)]
             named = f"is the name of {count} classes" if count else "is not a class of the model"
             raise UnknownNameError(f"the label {label!r} {named}{did_you_mean(label, self._counts)}")
