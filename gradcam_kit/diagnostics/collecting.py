@@ -75,7 +75,7 @@ class Collector(Accumulators, Observer):
     def leave(self, call: Call) -> None:
         """Read the output of a layer."""
         output = call.output
-        for name, leaf in ((call.name, output),) if isinstance(output, Tensor) else named_leaves(call.name, output):
+        for name, leaf in named_leaves(call.name, output):
             reason = unobservable(leaf) or self._unread_part(leaf)
             if reason is not None:
                 if leaf is not None or output is None:

@@ -116,8 +116,7 @@ class GradientTracer:
     def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
         """Watch the nodes between outputs and inputs of a module that the module itself made, not its children."""
         ends = set(frame.inputs)
-        leaves = [output] if isinstance(output, Tensor) else [leaf for _, leaf in named_leaves("", output)]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
         starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
         stack, done = list(starts), set(ends)
         while stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,7 +82,7 @@ class Tracer(Observer):
 
     def enter(self, call: Call) -> None:
         """Test the inputs before the module can change them in place."""
-        given = [*_leaves("input", call.args if len(call.args) != 1 else call.args[0])]
+        given = [*named_leaves("input", call.args if len(call.args) != 1 else call.args[0])]
         if call.kwargs:
             given += named_leaves("input", dict(call.kwargs))
         tensors = [(path, leaf) for path, leaf in given if unobservable(leaf) is None]
@@ -120,8 +120,7 @@ class Tracer(Observer):
             self.gradients.watch(self.observation, frame, call.output, outer[-1] if outer else None)
         if call.recomputed:
             return
-        given = _leaves(call.name, call.output)
-        leaves = [(path, leaf) for path, leaf in given if unobservable(leaf) is None]
+        leaves = [(path, leaf) for path, leaf in named_leaves(call.name, call.output) if unobservable(leaf) is None]
         if len(leaves) == 1 and computes_relu(call.module) and math.isfinite(frame.largest_input):
             self._remember(leaves[0][1], (max(frame.input[0], 0.0), max(frame.input[1], 0.0)))
         magnitudes = [magnitude_between(*self._extremes(leaf)) for _, leaf in leaves]
@@ -192,10 +191,6 @@ class Tracer(Observer):
         version = -1 if tensor.is_inference() else tensor._version
         self.known[id(tensor)] = weakref.ref(tensor), version, extremes
         return extremes
-
-
-def _leaves(name: str, value: Any) -> Iterable[tuple[str, Any]]:
-    return ((name, value),) if isinstance(value, Tensor) else named_leaves(name, value)
 
 
 def _popped(frames: list[_Frame], call: Call) -> _Frame:
