@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,31 +47,24 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
     Raises:
         ShapeError: several axes may be the channels, and no layer of the model sums over only one of them.
     """
-    if inputs.n == 0 or not _is_open(model, inputs.raw):
+    if inputs.n == 0 or inputs.raw.ndim not in (3, 5):
+        return inputs
+    kernels = _kernels(model)
+    if not _is_open(model, kernels, inputs.raw):
         return inputs
     evidence = recall(model, inputs) or gather(model, inputs)
-    if inputs.raw.ndim == 3 and evidence.channels is None and not _makes_images(model):
+    makes_images = bool(kernels) and all(ndim > 3 for ndim, _ in kernels)  # if the input is a series
+    if inputs.raw.ndim == 3 and evidence.channels is None and not makes_images:
         return inputs  # (n, c, t), as long as nothing says otherwise
     return replace(inputs, channels=_channels(evidence.channels, inputs.raw))
 
 
-def _is_open(model: nn.Module, raw: Tensor) -> bool:
+def _is_open(model: nn.Module, kernels: Sequence[tuple[int, int]], raw: Tensor) -> bool:
     """Whether an axis other than the first after the batch axis may be the channels."""
-    if raw.ndim not in (3, 5):
-        return False
-    kernels = _kernels(model)
-    if raw.ndim == 3 and all(ndim > 3 for ndim, _ in kernels):
-        return _makes_images(model) or any(
-            isinstance(one, nn.RNNBase | nn.MultiheadAttention) for one in model.modules()
-        )
+    if raw.ndim == 3 and not kernels:
+        return any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) for one in model.modules())
     first = next((channels for ndim, channels in kernels if ndim == raw.ndim), None)
     return first != raw.shape[1] or raw.shape[1] == raw.shape[2]
-
-
-def _makes_images(model: nn.Module) -> bool:
-    """Whether a model that takes series turns them into images, because it has only convolutions of images."""
-    kernels = _kernels(model)
-    return bool(kernels) and all(ndim > 3 for ndim, _ in kernels)
 
 
 def _kernels(model: nn.Module) -> list[tuple[int, int]]:
