@@ -96,9 +96,8 @@ def work_on_ray(
         stack.enter_context(_quiet())
         if not ray.is_initialized():
             paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-            environment = {
-                "env_vars": {"PYTHONPATH": paths}
-            }  # workers import the user's modules, such as the module of the model
+            # Workers import the user's modules, such as the module of the model.
+            environment = {"env_vars": {"PYTHONPATH": paths}}
             address = os.environ.get("RAY_ADDRESS", "local")
             with _backend_quiet():
                 ray.init(address, logging_level="ERROR", log_to_driver=False, runtime_env=environment)
