@@ -138,11 +138,7 @@ dist.destroy_process_group()
 
 
 def in_two_processes(program: str, folder: Path) -> list[dict[str, Any]]:
-    preload = ("torch", "torch.distributed")
-    workers = [forked.start(program, str(rank), str(folder / "store"), preload=preload) for rank in range(2)]
-    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
+    return [json.loads(output.splitlines()[-1]) for output in forked.run_two_ranks(program, folder)]
 
 
 def test_data_parallel_ranks_observe_themselves_and_are_merged(tmp_path: Path) -> None:

@@ -188,16 +188,15 @@ dist.destroy_process_group()
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    preload = ("torch", "torch.distributed", "torchmetrics")
-    workers = [forked.start(WORKER, str(rank), str(tmp_path / "store"), preload=preload) for rank in range(2)]
-    outputs = [worker.communicate(timeout=120)[0].split() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
+    outputs = forked.run_two_ranks(WORKER, tmp_path, preload=["torchmetrics"])
     maps = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(0))
     objects = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(1)) < 0.3
     mean = (maps * objects).sum((1, 2)) / maps.sum((1, 2))
     area = average_precision(pixel_histograms(maps, objects).sum(0))
     for found in outputs:
-        assert [float(number) for number in found] == pytest.approx([float(mean.mean()), 5, float(area)], rel=1e-5)
+        assert [float(number) for number in found.split()] == pytest.approx(
+            [float(mean.mean()), 5, float(area)], rel=1e-5
+        )
 
 
 def test_the_extra_is_named_when_it_is_missing() -> None:

@@ -113,6 +113,20 @@ def run(
     return subprocess.CompletedProcess([code, *arguments], program.returncode or 0, output, errors)
 
 
+def run_two_ranks(code: str, folder: Path, *, preload: Sequence[str] = ()) -> list[str]:
+    """Run a program as two ranks to their end, and return what each printed.
+
+    The arguments of each are its rank and the path of the store by which both find each other.
+    """
+    ranks = [
+        start(code, str(rank), str(folder / "store"), preload=("torch", "torch.distributed", *preload))
+        for rank in range(2)
+    ]
+    printed = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], [errors for _, errors in printed]
+    return [output for output, _ in printed]
+
+
 @cache
 def _server(preload: tuple[str, ...]) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
