@@ -152,14 +152,15 @@ def peer_table(peers: Results) -> str:
     return markdown(["method", "model", *_PEERS], cells)
 
 
-_BESIDE = "ratio: time / that of the work named beside, the two in turns"
+_BESIDE = 'ratio: time divided by the time of the work in the column "beside", both measured in turn'
 _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "ratios": (f"What heatmaps cost; plain forward passes are in `inference_mode`; {_BESIDE}", cost_table),
     "balanced": (f"What balanced gradients cost on {{batch}} images; {_BESIDE}", cost_table),
     "cuda": (f"What heatmaps cost on a GPU; {_BESIDE}", device_table),
     "peers": (
-        "Time / that of another library for the same work, the two in turns, and in brackets the largest difference of "
-        "the heatmaps, which are in [0, 1]; where formulas differ, the page of all figures says how",
+        "Time divided by the time of another library for the same work, both measured in turn, and in brackets the "
+        "largest difference between the heatmaps, whose values are in [0, 1]; where formulas differ, the page of all "
+        "figures says how",
         peer_table,
     ),
     "runs": (f"A folder of {{pictures}} JPEGs of mixed sizes, ResNet-50; {_BESIDE}", cost_table),
@@ -182,7 +183,10 @@ def page(stored: Mapping[str, Results]) -> str:
         parts += [f"## {name}", f"{_conditions(results)}, commit {str(results.environment.get('commit'))[:12]}."]
         rows = results.rows
         if results.command == "methods":
-            parts += ["Time / that of a plain forward pass, one image; a star: timed once.", matrix(results)]
+            parts += [
+                "Time divided by the time of a plain forward pass, for one image; a star marks works timed only once.",
+                matrix(results),
+            ]
             rows = [row for row in rows if not _in_matrix(row)]
         measured = [row for row in rows if row.figures]
         if measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from benchmarks.__main__ import app
 from benchmarks.compare import changes, differences
 from benchmarks.cuda import ALONE
 from benchmarks.report import BEGIN, END, between_markers
-from benchmarks.results import Figure, Results, Row, load
+from benchmarks.report import run as report
+from benchmarks.results import RESULTS, ROOT, Figure, Results, Row, load
+
+DOCS = ROOT / "docs"
 
 # Comparing
 
@@ -96,6 +100,13 @@ def test_files_of_another_form_are_refused(tmp_path):
 
 
 # Reporting
+
+
+def test_the_pages_are_those_of_the_stored_results(tmp_path):
+    shutil.copy(DOCS / "cost.md", tmp_path)
+    report(RESULTS, tmp_path / "cost.md", tmp_path)
+    for name in ("benchmarks.md", "cost.md"):
+        assert (tmp_path / name).read_text() == (DOCS / name).read_text(), "run `python -m benchmarks report`"
 
 
 def test_the_report_is_made_of_what_was_stored(tmp_path):
