@@ -54,7 +54,7 @@ class Run:
         return Figure.of(mine / theirs for mine, theirs in zip(self.times, other.times, strict=False))
 
     def passes(self, other: Run) -> Figure:
-        """Return floating-point operations / those of another work; they are counted, so they have no spread."""
+        """Return the floating-point operations as a multiple of another work's; counts have no spread."""
         share = self.flops / other.flops if other.flops else float("nan")
         return Figure(share, share, share)
 

@@ -49,7 +49,7 @@ class Row:
     Attributes:
         case: what was measured; distinguishes the row from all others of the file.
         figures: name -> figure. `seconds` of one call, `ratio` to the baseline that the command names, `passes`:
-            floating-point operations / those of a plain forward pass, `peak_mb`: growth of the peak memory, ...
+            floating-point operations in units of a plain forward pass, `peak_mb`: growth of the peak memory, ...
         beside: the work to which `ratio` is relative; empty without a ratio.
         skipped: why there are no figures; empty if there are.
         note: a remark on the figures for readers.

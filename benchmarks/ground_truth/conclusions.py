@@ -154,8 +154,8 @@ def series(s: Stored) -> str:
     """Write about finding the right one of several series."""
     which = s.better("series, which", "dcam", "grad-cam")
     return (
-        "**In which of several series the pattern is**, only `dcam` is made to tell: its average precision is "
-        f"{s.interval('series, which', 'dcam')}, and exceeds that of a map over time by {which}."
+        "**In which of several series the pattern is**, only `dcam` is made to tell. Its average precision is "
+        f"{s.interval('series, which', 'dcam')}, which is {which} higher than the precision of a map over time."
     )
 
 

@@ -51,9 +51,11 @@ def removed(s: Stored) -> str:
     verdicts = {words: s.verdict(column, "balanced-cam", TRUTHS[1], _MARGIN) for words, column in columns.items()}
     excluded, left = ([words for words in columns if verdicts[words][0] == is_so] for is_so in (True, False))
     above = max(_apart(s, columns.values(), "balanced-cam", TRUTHS[1]))
-    s.require(above < _MARGIN, f"the area of balanced-cam is {above:.2f} above that of the mask in a network")
+    s.require(above < _MARGIN, f"in one network, the deletion area of balanced-cam exceeds the mask's by {above:.2f}")
     hires = min(_apart(s, columns.values(), "hires-cam", "balanced-cam"))
-    s.require(hires > 0, f"the area of hires-cam is {-hires:.2f} below that of balanced-cam in a network")
+    s.require(
+        hires > 0, f"in one network, the deletion area of hires-cam is {-hires:.2f} smaller than that of balanced-cam"
+    )
     named = [s.note(column, OF_EMPTY) for column in columns.values()]
     s.require(min(named) > 0.5, f"an empty picture has no color: {named}")
     own, coarse, exact, random = (
@@ -68,14 +70,14 @@ def removed(s: Stored) -> str:
         "**Deletion agrees on transformers.** Where pixels are replaced by 0 in the order of the map, 32 at a time, "
         f"the area under the probability is {own} for `BalancedCAM` (with {joined(list(columns))}), {coarse} for the "
         f"true mask averaged over patches and enlarged as maps are ({exact} for the mask as it is), and {random} for "
-        "random maps. In each of these networks the area of `BalancedCAM` is at most "
-        f"{ceil(100 * max(above, 0)) / 100:.2f} above that of the averaged mask, and that of `HiResCAM` at least "
-        f"{floor(100 * hires) / 100:.2f} above that of `BalancedCAM`. On average `BalancedCAM` is "
-        f"{joined([said for _, said in verdicts.values()])} below the mask; that in networks of the kind it is above "
-        f"it by {_MARGIN} is {_excluded(excluded, left)}. Deletion depends only on the order of positions, so it does "
-        f"not tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square (class "
-        "token, mean of all patches). Of an empty picture the networks still name one of the four colors, with a "
-        f"probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is "
+        "random maps. In none of these networks does the area of `BalancedCAM` exceed the averaged mask's by more than "
+        f"{ceil(100 * max(above, 0)) / 100:.2f}; the area of `HiResCAM` exceeds that of `BalancedCAM` by at least "
+        f"{floor(100 * hires) / 100:.2f} in each. On average `BalancedCAM` is "
+        f"{joined([said for _, said in verdicts.values()])} below the mask; that it exceeds the mask by {_MARGIN} in "
+        f"networks of this kind is {_excluded(excluded, left)}. Deletion depends only on the order of positions, so it "
+        f"does not tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square "
+        "(class token, mean of all patches). Of an empty picture the networks still name one of the four colors, with "
+        f"a probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is "
         "removed."
     )
 

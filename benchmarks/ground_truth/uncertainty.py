@@ -236,7 +236,10 @@ def per_picture(scores: Tensor) -> Float[np.ndarray, " pictures"]:
 
 
 def _student_p(means: Float[np.ndarray, " networks"]) -> float:
-    """Return the two-sided p of Student's t; NaN for fewer than two networks, 1 if there is no difference."""
+    """Return the two-sided p-value of Student's t-test of a mean of 0.
+
+    It is NaN for fewer than two networks, and 1 if all means are 0.
+    """
     if len(means) < 2:
         return math.nan
     if np.abs(means).max() == 0:

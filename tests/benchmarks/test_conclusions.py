@@ -130,14 +130,14 @@ def test_a_sentence_of_either_verdict_says_which(results: dict[str, Any]) -> Non
         "a larger growth of `GradCAM`'s is not shown (",
         "With a frame that is to be ignored this is not shown (",
         "takes more trainings to settle it",
-        "above it by 0.05 is not excluded.",
+        "exceeds the mask by 0.05 in networks of this kind is not excluded.",
     ):
         assert words in said[False]
         assert words not in said[True]
     for words in (
         "less than `GradCAM`'s by ",
         "With a frame that is to be ignored it is better by ",
-        "above it by 0.05 is excluded.",
+        "exceeds the mask by 0.05 in networks of this kind is excluded.",
     ):
         assert words in said[True]
         assert words not in said[False]
@@ -223,10 +223,10 @@ BROKEN = {
     "balanced-cam has .* on the other square": noted(
         "transformer, two", 0.5, "share of balanced-cam on the other square"
     ),
-    "the area of balanced-cam is .* above that of the mask": within(
+    "in one network, the deletion area of balanced-cam exceeds the mask's by": within(
         "transformer, mean, deletion", "by network", "balanced-cam", 1, value=0.9
     ),
-    "the area of hires-cam is .* below that of balanced-cam": within(
+    "in one network, the deletion area of hires-cam is .* smaller than that of balanced-cam": within(
         "transformer, deletion", "by network", "hires-cam", 0, value=0.01
     ),
     "an empty picture has no color": noted("transformer, windows, deletion", 0.3, OF_EMPTY),
