@@ -39,7 +39,7 @@ class Hooks:
     """The hooks of one block, created by `holding_hooks` and removed when the block ends.
 
     Hooks of modules run in the thread that made the block, or in every thread. Hooks of gradients run wherever
-    autograd runs them, which is a separate thread for each device.
+    autograd runs them, which may be a separate thread for each device.
     """
 
     def __init__(self, every_thread: bool, protect_copies: bool) -> None:
@@ -70,7 +70,7 @@ class Hooks:
     def after(
         self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, always: bool = False
     ) -> None:
-        """Call `hook(module, args[, kwargs], output)` after `module` ran, and let its result replace the output.
+        """Call `hook(module, args[, kwargs], output)` after `module` has run, and let its result replace the output.
 
         Args:
             module: the module; a TorchScript module does not accept hooks and is skipped.
@@ -89,7 +89,7 @@ class Hooks:
         self._keep_while_alive(tensor.register_hook(own), own)
 
     def on_accumulation(self, parameter: Tensor, hook: Callable[[Tensor], None]) -> None:
-        """Call `hook(parameter)` after a gradient was added to `parameter.grad`."""
+        """Call `hook(parameter)` after a gradient has been added to `parameter.grad`."""
         own = _Hook(hook, None)
         self._keep(parameter.register_post_accumulate_grad_hook(own), own)
 
@@ -99,7 +99,7 @@ class Hooks:
         self._keep_while_alive(node.register_prehook(own), own)
 
     def after_node(self, node: Any, hook: Callable[..., Any]) -> None:
-        """Call `hook(gradients of the inputs, gradients of the outputs)` after a node of the graph ran backward."""
+        """Call `hook(gradients of the inputs, gradients of the outputs)` after a node of the graph has run backward."""
         own = _Hook(hook, None)
         self._keep_while_alive(node.register_hook(own), own)
 
@@ -123,7 +123,7 @@ class Hooks:
                     handle.remove()
                     held.pop()
         finally:
-            if self._short_lived or self._held:  # a signal handler raised an exception in between
+            if self._short_lived or self._held:  # a signal handler raised an exception in the loop
                 self.close()
             self._protections.close()
 
@@ -158,7 +158,7 @@ def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -
     Args:
         every_thread: run the hooks of modules and optimizers in every thread, not only in the calling one.
         protect_copies: keep the hooks of modules out of deep copies and pickles. This costs some work per module, so
-            use it only where the user's own code runs inside the block and may save the model.
+            use it only where the user's own code runs inside the block and may copy the model.
     """
     hooks = Hooks(every_thread, protect_copies)
     try:
@@ -182,7 +182,7 @@ class _Hook:
         return None
 
     def disable(self) -> None:
-        """Stop running the function, even for a running call that has already looked up the hook."""
+        """Do nothing in later calls, even in a call for which torch has already looked up the hook."""
         self.function = _do_nothing
 
     def __reduce__(self) -> tuple[Any, ...]:  # called by classes that copy their modules themselves
@@ -222,7 +222,7 @@ class _CopiedWithoutHooks:
 
     def __call__(self, protocol: Any) -> Any:
         own = self.module.__dict__
-        protections = _strip(own)  # the class's own method may copy the protection along with the attributes
+        protections = _strip(own)  # the class's own method might copy the protection along with the attributes
         try:
             reduced = type(self.module).__reduce_ex__(self.module, protocol)
         finally:

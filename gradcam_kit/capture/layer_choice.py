@@ -1,4 +1,4 @@
-"""Run the model to choose the target layer, judging layers by shapes and gradients and not by class names."""
+"""Run the model to choose the target layer, judging layers by shapes and gradients, not by class names."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ def _explore_few(
 ) -> tuple[list[Seen], bool] | Exception:
     """Return the result of `explore` on some samples, or its error if the selection of samples may have caused it.
 
-    It is not always possible to tell which other inputs have one entry per sample. For the whole batch this does not
-    matter.
+    Which other inputs have one entry per sample cannot always be determined. With the full batch this does not matter.
     """
     try:
         few = inputs.with_images(inputs.images[index], index)
@@ -170,7 +169,7 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout in layouts:
-            # Each run of a block counts as a block of its own: its normalizations share the number of the call.
+            # Treat each call of a block as a separate block, whose normalizations share the number of the call.
             path, mark, call = one.name.partition("#")
             blocks.setdefault(f"{path.rpartition('.')[0]}{mark}{call}", []).append(one.name)
     return {name: norms for name, norms in blocks.items() if len(norms) > 1}
@@ -222,6 +221,6 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
 
 
 def _outermost(chosen: Seen, usable: list[Seen]) -> Seen:
-    """Of the modules that returned the same tensor, return the one with the shortest path: `layer4`, not `layer4.2`."""
+    """Return the module with the shortest path among those that returned the same tensor: `layer4`, not `layer4.2`."""
     same = [one for one in usable if one.origin is chosen.origin and one.version == chosen.version]
     return min(same, key=lambda one: one.name.count("."))

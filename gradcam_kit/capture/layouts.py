@@ -126,7 +126,7 @@ class Custom:
         return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Put each value back to the position from which `reshape` took it."""
+        """Put each value back in the position from which `reshape` took it."""
         places = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
         taken = self.to_maps(places).reshape(1, -1).expand(len(maps), -1)
         return like.flatten(1).scatter(1, taken, maps.flatten(1).to(like.dtype)).view_as(like)
@@ -135,7 +135,7 @@ class Custom:
 def recurrent_layout(module: nn.Module, leaves: Sequence[Any], n: int, size: Sequence[int]) -> Layout | None:
     """Return the layout of a recurrent layer's sequence, the first tensor of its output, or None for other layers.
 
-    Its states, the other tensors, have axes that could be mistaken for samples and positions.
+    The other tensors of the output are states, whose axes could be mistaken for samples and positions.
     """
     if not isinstance(module, nn.RNNBase) or len(size) != 1:
         return None
@@ -170,7 +170,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
 def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bool:
     """Whether the parameters that made an output `(n, a, b)` belong to b features, as in token and recurrent layers.
 
-    With a single position axis every length fits the input, so sizes alone cannot tell.
+    With a single position axis, every length fits the input, so the sizes do not determine the layout.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     owners = [list(inner.parameters(recurse=False)) for inner in modules[layer].modules()] if layer in modules else []

@@ -37,7 +37,7 @@ def is_padding(module: nn.Module, args: Any, output: Tensor) -> bool:
         return False
     before = tensors[0]
     added = [new - old for old, new in zip(before.shape[2:], output.shape[2:], strict=True)]
-    # Enlarging by a factor, by contrast, repeats values and at least doubles the number of positions.
+    # Upsampling by an integer factor at least doubles the number of positions, and is not padding.
     if not any(added) or any(not 0 <= more < old for more, old in zip(added, before.shape[2:], strict=True)):
         return False
     places: list[list[int]] = [list(range(more + 1)) for more in added]

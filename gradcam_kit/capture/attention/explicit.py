@@ -68,7 +68,7 @@ def explicit_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute `scaled_dot_product_attention` step by step, in at least float32 like fused kernels."""
+    """Compute `scaled_dot_product_attention` step by step, in at least float32, like fused kernels."""
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     probabilities = attention_probabilities(query, key, attn_mask, is_causal, scale, enable_gqa)

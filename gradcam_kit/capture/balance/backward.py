@@ -1,7 +1,7 @@
 """Balanced gradients, LibraGrad: Mehri et al., CVPR 2025, https://arxiv.org/abs/2411.16760.
 
-Every operation between the layer and the score counts as linear in its input, with factors (denominators of
-normalizations, gates, attention) that are held constant at their values for this image. Forward values do not change:
+Every operation between the layer and the score is treated as linear in its input. Its factors (denominators of
+normalizations, gates, attention) are held constant at their values for this image. Forward values do not change:
 hooks on the nodes of this one graph replace the gradients in the backward pass, so neither modules nor functions are
 modified.
 """

@@ -19,7 +19,7 @@ Rule = Callable[[Gradients, Gradients], Gradients | None]
 
 
 def rule_of(node: Any, action: Action) -> Rule:
-    """Return the hook of a node. Saved tensors are read now, because checkpoints forbid it during a backward pass."""
+    """Return the hook of a node. Saved tensors are read now, because checkpointing forbids this in a backward pass."""
     if action.kind == "own":
         return OWN_RULES[kind(node)](node)
     if action.kind == "halves":

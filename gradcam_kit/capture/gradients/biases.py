@@ -1,4 +1,4 @@
-"""The biases of a model, each with the gradient at the output of its own module."""
+"""Multiply each bias of a model by the gradient at the output of its module."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class BiasRecorder:
             balanced_for: for balanced gradients, the captured tensors of the layers that are explained with the biases,
                 and the model's outputs.
         """
-        self.recomputing = True  # gradient checkpointing recomputes modules
+        self.recomputing = True  # do not record the modules that checkpointing recomputes
         outputs = [output for _, output in self.runs]
         with nullcontext() if balanced_for is None else balanced(scores, *balanced_for):
             by_target = differentiate(scores, outputs, keep=True) if outputs else []
@@ -107,7 +107,7 @@ class BiasRecorder:
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
-        """Whether a run returned tokens of which only their origin can tell whether they are positions."""
+        """Whether a run returned tokens whose shape does not show whether they are positions."""
         return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
 
     def _products(
@@ -135,6 +135,6 @@ class BiasRecorder:
                 return terms
         except ShapeError:
             pass
-        # The tokens form no grid. Their terms still count, but have no position.
+        # The tokens do not form a grid, so keep their terms without positions.
         axis = -1 if output.shape[-1] == len(bias) else 1
         return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

@@ -53,9 +53,9 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
     if not _is_open(model, kernels, inputs.raw):
         return inputs
     evidence = recall(model, inputs) or gather(model, inputs)
-    makes_images = bool(kernels) and all(ndim > 3 for ndim, _ in kernels)  # if the input is a series
+    makes_images = bool(kernels) and all(ndim > 3 for ndim, _ in kernels)  # such as spectrograms, from a series
     if inputs.raw.ndim == 3 and evidence.channels is None and not makes_images:
-        return inputs  # (n, c, t), as long as nothing says otherwise
+        return inputs  # assume (n, c, t) without evidence of another layout
     return replace(inputs, channels=_channels(evidence.channels, inputs.raw))
 
 
@@ -87,5 +87,5 @@ def _channels(summed: int | None, raw: Tensor) -> int | None:
     raise ShapeError(
         f"images of shape {tuple(raw.shape)} can be read as (n, c, t, h, w) with {raw.shape[1]} channels or as "
         f"(n, t, c, h, w) with {raw.shape[2]}, and no layer of the model sums over one of the two axes alone; "
-        "pass a model that takes (n, c, t, h, w) and moves the axes itself"
+        "wrap the model in a module that accepts (n, c, t, h, w) and moves the axes"
     )
