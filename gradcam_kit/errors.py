@@ -31,7 +31,7 @@ class ShapeError(GradCamKitError, ValueError):
 
 
 class TargetError(GradCamKitError, ValueError):
-    """A target that cannot be scored: wrong number, wrong kind, or an output without class scores."""
+    """A target that cannot be scored: a wrong number or kind of targets, or an output without class scores."""
 
 
 class ClassIndexError(GradCamKitError, IndexError):

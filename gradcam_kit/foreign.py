@@ -30,7 +30,7 @@ KEYWORDS = {
     "use_rgb": "not needed: pictures and overlays are RGB; picture[..., ::-1] converts BGR pictures of OpenCV",
     "image_weight": "alpha, the opacity of the heatmap, not the weight of the picture: alpha = 1 - image_weight",
 }
-"""Keyword of another library -> its counterpart in gradcam_kit."""
+"""Maps each keyword of another library to its counterpart in gradcam_kit."""
 
 NAMES = {
     "show_cam_on_image": "overlay(picture, heatmap)",
@@ -69,7 +69,7 @@ NAMES = {
     "RandomCam": "RandomCAM",
     "ISSCAM": "ISCAM",
 }
-"""Class or function of another library -> its counterpart in gradcam_kit."""
+"""Maps each class or function of another library to its counterpart in gradcam_kit."""
 
 
 def says_what_it_is_here(function: _C) -> _C:

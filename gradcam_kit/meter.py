@@ -32,7 +32,7 @@ class Cost:
 
 
 class Meter(TorchDispatchMode):
-    """Measures the work inside its `with` block; `lap` returns the cost since the last lap.
+    """Measures the work inside its `with` block; `lap` returns the cost since the previous lap.
 
     Statistics of the allocator are not reset, so that other measurements are not disturbed.
     """

@@ -95,7 +95,7 @@ def _standardize(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
 
 
 def check_pair(first: Tensor, second: Tensor) -> None:
-    """Raise if two batches of maps differ in shape."""
+    """Raise ShapeError if two batches of maps differ in shape."""
     if first.shape != second.shape:
         raise ShapeError(f"the maps have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected the same")
 

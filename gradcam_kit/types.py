@@ -155,8 +155,8 @@ class Projections:
 class Attention:
     """The attention of all blocks in which the tokens of an image attend to each other, in the order in which they ran.
 
-    Of the tokens, the first `prefix` are prefix tokens (class, distillation, registers; the class token first). The
-    others are the positions of `grid`.
+    The first `prefix` tokens are prefix tokens (class, distillation, registers; the class token first), and the others
+    are the positions of `grid`.
     """
 
     blocks: tuple[str, ...]

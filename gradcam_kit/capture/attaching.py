@@ -1,4 +1,4 @@
-"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally keep them out of copies.
+"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally out of copies of the model.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
@@ -38,7 +38,7 @@ if hasattr(os, "register_at_fork"):
 class Hooks:
     """The hooks of one block, created by `holding_hooks` and removed when the block ends.
 
-    Hooks of modules run in the thread that made the block, or in every thread. Hooks of gradients run wherever
+    Hooks of modules run in the thread that entered the block, or in every thread. Hooks of gradients run wherever
     autograd runs them, which may be a separate thread for each device.
     """
 
@@ -53,7 +53,7 @@ class Hooks:
 
     @property
     def in_own_thread(self) -> bool:
-        """Whether the caller runs in the thread that made the block."""
+        """Whether the caller runs in the thread that entered the block."""
         return threading.get_ident() == self._owner
 
     def before(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
@@ -84,7 +84,7 @@ class Hooks:
             self._protect_copies_of(module)
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
-        """Call `hook(gradient)` once the gradient of `tensor` is complete, and use a result other than None instead."""
+        """Call `hook(gradient)` once the gradient of `tensor` is complete; a result other than None replaces it."""
         own = _Hook(hook, None)
         self._keep_while_alive(tensor.register_hook(own), own)
 
@@ -134,7 +134,7 @@ class Hooks:
         self._held.append((handle, hook))
 
     def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
-        # Handles keep neither tensors nor graphs alive. Drop those of freed tensors, or the list would only grow.
+        # Handles keep neither tensors nor graphs alive. Drop handles of freed tensors, so that the list does not grow.
         self._short_lived.append((handle, hook))
         if len(self._short_lived) > self._limit:
             self._short_lived = [own for own in self._short_lived if own[0].hooks_dict_ref() is not None]
@@ -185,7 +185,7 @@ class _Hook:
         """Do nothing in later calls, even in a call for which torch has already looked up the hook."""
         self.function = _do_nothing
 
-    def __reduce__(self) -> tuple[Any, ...]:  # called by classes that copy their modules themselves
+    def __reduce__(self) -> tuple[Any, ...]:  # for classes with their own copying, which bypasses `_CopiedWithoutHooks`
         return _inert, ()
 
 
@@ -205,7 +205,7 @@ _HOOK_STORES = {
 
 
 class _CopiedWithoutHooks:
-    """Replaces a module's `__reduce_ex__`, so that copies and pickles of the module do not contain our hooks."""
+    """Replaces a module's `__reduce_ex__`, so that copies and pickles of the module do not contain these hooks."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.blocks = module, 0

@@ -1,4 +1,4 @@
-"""Run the model once to find the layers that have positions, and whether the score depends on them."""
+"""Run the model once to find the layers that have positions, and check whether the score depends on them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Seen:
     version: int
     layout: Layout
     shape: tuple[int, ...]
-    node: Any = None  # node of the graph that made the output
+    node: Any = None  # node of the graph that computed the output
     is_settled: bool = False  # the type of the module determines the layout
     reached: bool = False
     depends: bool = False
@@ -137,7 +137,7 @@ def explore(
         except GradCamKitError:
             if target is not None:
                 with torch.no_grad():
-                    score(target, output, inputs.n)  # raises an error, unless the output only lacks gradients
+                    score(target, output, inputs.n)  # raises an error, unless the scores only lack a graph
             return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]

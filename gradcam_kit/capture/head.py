@@ -1,4 +1,4 @@
-"""Linear heads after mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
+"""Find linear heads after mean pooling, and differentiate a layer's output with respect to the layer's own weight."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EQUAL_WEIGHTS = 1e-6
 def find_head(
     run: Runner, layer: str, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None, checks: Checks
 ) -> Head | None:
-    """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
+    """Find a linear layer or 1x1 convolution that computes the logits from the mean-pooled activations.
 
     A candidate is accepted only if it reproduces every logit of every sample of this batch. The tolerance is relative
     to the largest |logit - bias|, because an absolute one would accept any candidate if the activations are small.
@@ -113,9 +113,9 @@ def _target_weights(
 
 
 def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks: Checks) -> Float[Tensor, "n k"]:
-    """Return d sum(layer output) / d weight per sample, averaged over all axes of the weight but the output channels.
+    """Return d sum(layer output) / d weight per sample, averaged over all axes of the weight except output channels.
 
-    The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so a functional
+    The weight is that of the last submodule of the layer that has one. It is shared by the batch, so a functional
     call on the captured input is mapped over the samples to get one derivative per sample. The deferred checks raise an
     error if all channels get the same weight.
 

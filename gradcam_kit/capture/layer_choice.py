@@ -39,7 +39,7 @@ def layer_candidates(
 
     The model runs once forward and once backward. For classes the first image is enough. Other targets may take a
     different path for each image (boxes come from several levels of a feature pyramid), so they get the first few
-    images, or the whole batch if the target cannot select samples.
+    images, or the full batch if the target cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
@@ -49,7 +49,7 @@ def layer_candidates(
             again = _explore_few(model, inputs, index, targets, target_type, keep_modes)
             if not isinstance(again, Exception) or not is_same_failure(found, again):
                 raise found  # the second run did not repeat the error, so the samples are not its cause
-            _log.debug("searching for layers with the whole batch: %s", again)
+            _log.debug("searching for layers with the full batch: %s", again)
             found = explore(model, inputs, targets, target_type, keep_modes)
         seen, scored = found
     else:
@@ -179,7 +179,7 @@ def _stream(candidates: list[LayerCandidate]) -> list[str]:
     """Return the patch embedding and the outputs of the blocks on its grid, or nothing for models without tokens.
 
     The patch embedding is the first layer of tokens before the blocks. If no module computes it, the last maps on the
-    same grid take its place, because the tokens were made from them.
+    same grid take its place, because the tokens were computed from them.
     """
     tokens = (Tokens.__name__, ChannelsLast.__name__)  # window transformers keep the tokens on their grid
     blocks = _blocks(candidates, tokens)

@@ -61,7 +61,7 @@ class Observer:
     """Receives the events of passes. A subclass overrides the methods that it needs. Return values are ignored."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Handle the start of a pass of the whole model."""
+        """Handle the start of a call of the model."""
 
     def enter(self, call: Call) -> None:
         """Handle the start of a call of a layer."""
@@ -70,7 +70,7 @@ class Observer:
         """Handle the end of a call of a layer."""
 
     def end(self, step: int, output: Any) -> None:
-        """Handle the end of a pass of the whole model."""
+        """Handle the end of a call of the model."""
 
 
 @dataclass(eq=False)
@@ -81,7 +81,7 @@ class Observation:
         model: the unwrapped model.
         layers: the observed modules by name.
         attach: holds further hooks of the block, such as hooks on gradients.
-        every: every `every`-th step is observed.
+        every: observe every `every`-th step, beginning with the first.
         step: number of calls of the model so far.
         active: whether the running step is observed.
         ran: names of the layers that ran in observed steps.
@@ -113,7 +113,7 @@ class Observation:
             _log.warning(text)
 
     def end_step(self) -> None:
-        """End a step in which only layers are called, as in a loop that never calls the whole model."""
+        """End a step in which only layers are called, as in a loop that never calls the model itself."""
         self.has_ended = self.without_model
 
     @property

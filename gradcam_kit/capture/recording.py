@@ -35,7 +35,7 @@ class LayerRecord:
 
     name: str
     module: nn.Module
-    level: int | None = None  # index of the map, if the layer returns several
+    level: int | None = None  # index of the map, if the layer returns several maps
     call: int | None = None  # number of the call, from 1, if the layer runs several times
     order: int = 0
     calls: int = 0

@@ -102,7 +102,7 @@ class Capture:
             gradients = [gradient for (layer, _), gradient in self.gradients.items() if layer == name]
             if not gradients:
                 continue
-            gradient = gradients[-1]  # the last one is of the same pass as `record.gradients`
+            gradient = gradients[-1]  # the last one comes from the same pass as `record.gradients`
             for one in gradients:
                 self.checks.add(~torch.isfinite(finite_probe(one)), partial(_not_finite, name))
             if isinstance(record.layout, Tokens) and record.layout.prefix:

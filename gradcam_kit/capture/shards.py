@@ -1,4 +1,4 @@
-"""Read only the local part of tensors that are spread over processes (DTensor, as created by `fully_shard`).
+"""Read only the local part of tensors that are distributed over processes (DTensor, as created by `fully_shard`).
 
 Reading more takes a collective operation, in which a process would wait forever if the others do not join.
 """
@@ -26,7 +26,7 @@ class Shard:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return the part of a spread tensor that this process holds, detached, and any other tensor unchanged."""
+    """Return the part of a DTensor that this process holds, detached, and any other tensor unchanged."""
     spread: Any = tensor
     return spread.detach().to_local() if is_spread(tensor) else tensor
 
@@ -38,7 +38,7 @@ def is_spread(tensor: Tensor) -> bool:
 
 
 def shard_of(tensor: Tensor) -> Shard | None:
-    """Return which part of a spread tensor the process holds, or None if it holds the full tensor."""
+    """Return which part of a DTensor the process holds, or None if it holds the full tensor."""
     spread: Any = tensor
     if not is_spread(tensor):
         return None

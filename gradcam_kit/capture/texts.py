@@ -1,4 +1,4 @@
-"""Encode the texts of a target by the explained model itself, and direct the call to its image tower."""
+"""Encode the texts of a target with the explained model itself, and direct the call to its image tower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute fused attention step by step, so that an observer gets its softmax and its matrix products.
+"""Compute fused attention step by step, so that an observer gets the softmax and the matrix products.
 
 Nothing in the model is replaced: a `TorchFunctionMode` intercepts the calls of this thread for the duration of the
 block.
@@ -30,7 +30,7 @@ class Observer(Protocol):
 
 
 class ExplicitAttention(TorchFunctionMode):
-    """Lets `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
+    """Makes `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
 
     While the mode is active, `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` do not take their fast path, a
     fused kernel whose steps cannot be observed.

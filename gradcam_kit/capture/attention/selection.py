@@ -1,4 +1,4 @@
-"""Find the softmaxes that are attention among an image's tokens, judged by shapes and not by names of modules."""
+"""Find the softmaxes that are attention among an image's tokens, judged by shapes, not by names of modules."""
 
 from __future__ import annotations
 

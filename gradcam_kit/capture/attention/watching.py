@@ -85,7 +85,7 @@ class AttentionWatch:
         steps: number of calls of the model.
         images: shape of the images `(n, c, *t)` of the model's last call; None if it got no images.
         texts: lengths t of the integer inputs `(n, t)` of that call, which are assumed to be texts.
-        skipped: maps the name of a module to the reason why one of its softmaxes does not count as attention.
+        skipped: maps the name of a module to the reason why one of its softmaxes is not attention.
         notes: remarks on how passes inside the block differ from other passes, each at most once.
     """
 
@@ -283,7 +283,7 @@ def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[in
 
 
 def _samples(shape: tuple[int, ...], queries: int) -> int | None:
-    """Return the number of samples of an argument with this number of queries, or None if its shape does not tell."""
+    """Return the number of samples of an argument with this number of queries, or None if its shape is ambiguous."""
     if len(shape) == 2 and shape[0] == queries:
         return 1
     if len(shape) == 3 and queries in shape[:2]:

@@ -29,7 +29,7 @@ PRODUCTS = {
 
 _LAYERS = {"Convolution", "ConvolutionOverrideable", "MkldnnConvolution", "CudnnConvolution", "Linear", "MkldnnLinear"}
 _LAYERS |= PRODUCTS.keys() - {"Mul", "Addcmul"}
-"""Operations of linear layers. `Mul` and `Addcmul` are left out, because with a constant they only scale."""
+"""Operations of linear layers. `Mul` and `Addcmul` are left out, because a product with a constant only scales."""
 
 _NORMS = {"Norm", "LinalgVectorNorm"}
 _DENOMINATORS = {"Rsqrt", "Sqrt", "Reciprocal", "Std", *_NORMS}
@@ -61,13 +61,13 @@ def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()
     Args:
         graph: the nodes that depend on the layers.
         own: the operations that have their own rule.
-        target: the nodes of the target, after the model. They are exact, because they are not a part of the model.
-            Norms are an exception, because a cosine does not change when the embedding is scaled.
+        target: the nodes of the target, after the model. Their gradients are exact, because they are not a part of the
+            model. Norms are an exception, because a cosine does not change when the embedding is scaled.
     """
     cut = _cut(graph, target)
     found = {node: Action("zeros") for node in cut}
     reaching = _reaching(graph, cut, graph.origins, target)
-    # An origin that is itself a gate, such as an attention, is a factor of its product and not a second path to it.
+    # An origin that is itself a gate, such as attention, is a factor of its product and not a second path to it.
     live = _reaching(graph, cut, graph.origins - cut, target)
     for node in graph.nodes:
         name = kind(node)

@@ -15,7 +15,7 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""A function from the gradients at a node's inputs and outputs to new gradients at its inputs; None keeps the old."""
+"""A function from the gradients at a node's inputs and outputs to new gradients at its inputs; None = unchanged."""
 
 
 def rule_of(node: Any, action: Action) -> Rule:
@@ -231,4 +231,4 @@ OWN_RULES: dict[str, Callable[[Any], Rule]] = {
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
 }
-"""Maps each operation with a rule of its own to the function that makes the rule for a node."""
+"""Maps each operation with its own rule to the function that makes this rule for a node."""

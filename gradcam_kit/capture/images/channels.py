@@ -24,7 +24,7 @@ def read_inputs(
     """Find the images among the inputs, and the axis of their channels.
 
     The usual layout is `(n, c, *t)`. Video models of other libraries accept `(n, t, c, h, w)`, recurrent models and
-    transformers of series `(n, t, c)`, and spectrogram models `(n, time, frequency)`. If the shape is ambiguous, the
+    transformers for series `(n, t, c)`, and spectrogram models `(n, time, frequency)`. If the shape is ambiguous, the
     channels are on the first axis over which the model sums.
 
     Args:
@@ -34,7 +34,7 @@ def read_inputs(
         image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
-        InputError: images of a wrong type or with integer values, or arguments that a model does not accept.
+        InputError: the images have a wrong type or integer values, or a model does not accept an argument.
         ShapeError: no tensor has 1, 2 or 3 position axes, or several axes may be the channels.
     """
     inputs = read_arguments(images, forward_kwargs, *models, image_input=image_input)

@@ -28,8 +28,8 @@ def image_input_of(
 ) -> Inputs:
     """Return the call with the image input set to the input on which the layers depend.
 
-    Of several such inputs, one with more than one position axis is preferred. The model is not run if only one of its
-    inputs could be images.
+    If there are several such inputs, one with more than one position axis is preferred. The model is not run if only
+    one of its inputs could be images.
 
     Args:
         model: the model, which is run once, with a graph, for layers not seen before.

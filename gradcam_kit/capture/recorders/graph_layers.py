@@ -54,7 +54,7 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
             output.
     """
     try:
-        with warnings.catch_warnings():  # some versions of torch_geometric warn of their own use of TorchScript
+        with warnings.catch_warnings():  # some versions of torch_geometric warn about their own use of TorchScript
             warnings.simplefilter("ignore")
             from torch_geometric.nn import MessagePassing
     except ImportError as error:
