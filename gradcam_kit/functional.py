@@ -123,7 +123,7 @@ def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "lengt
 
 
 def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Move a tensor without a graph to a device; asynchronously, unless the copy goes to the host.
+    """Move a tensor without a graph to a device, asynchronously unless the copy goes to the host.
 
     CUDA copies asynchronously only from pinned memory and without a change of precision; otherwise the copy would
     synchronize.

@@ -237,7 +237,7 @@ class _CopiedWithoutHooks:
         return (*reduced[:2], state, *reduced[3:])
 
     def deepcopy(self, memo: dict[int, Any]) -> nn.Module:
-        """Copy by the class's own `__deepcopy__`, then remove the hooks from the copy."""
+        """Copy with the class's own `__deepcopy__`, then remove the hooks from the copy."""
         own = self.module.__dict__
         protections = _strip(own)
         try:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 @runtime_checkable
 class Observer(Protocol):
-    """The interface of observers of attention. The tensor that a method returns replaces the observed tensor."""
+    """Interface for observers of attention. The tensor that a method returns replaces the observed tensor."""
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
         """Observe a softmax over the last axis of a tensor with at least three axes."""

@@ -83,7 +83,10 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
         own_args, own_kwargs = map_output(lambda tensor: tensor.detach().clone(), (args, dict(kwargs)))
         inner(*own_args, **own_kwargs)
     if not calls:
-        raise CaptureError(f"none of the attention layers of {type(inner).__name__} ran ({', '.join(asking.values())})")
+        raise CaptureError(
+            f"none of the attention layers of {type(inner).__name__} ran ({', '.join(asking.values())}); call them in "
+            "forward()"
+        )
     return calls
 
 
