@@ -79,9 +79,9 @@ def overlay(
     """Overlay a heatmap on a picture: $(1 - alpha) picture + alpha colors$, rounded to the nearest level.
 
     Args:
-        picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8, or floating-point values in
-            [0, 1], as an array, tensor or PIL image. The channels are the last or the first axis, whichever has size 3, else 1,
-            else 4; if both axes have this size, the last axis. The opacity of a fourth channel is dropped.
+        picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, as an array, tensor or PIL image. Values
+            are uint8, or floating-point numbers in [0, 1]. The channels are the last or the first axis, whichever has
+            size 3, else 1, else 4; if both axes have this size, the last axis. A fourth channel (opacity) is dropped.
         heatmap: `(h, w)` of any size, resized linearly to the box; floating-point values in [0, 1], or uint8.
         box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, as returned by
             `transform.box(height, width)` and stored in the rows of a run. The rest of the picture is dimmed; parts of
