@@ -135,7 +135,7 @@ GOOD = np.zeros((4, 4))
         (plain(RED), GOOD - 0.01, PictureError, "heatmap holds values from -0.01"),
         (plain(RED), GOOD * np.nan, PictureError, "heatmap holds NaN"),
         (plain(RED), GOOD.astype(int), InputError, "heatmap cannot be int64"),
-        (plain(RED), np.zeros((2, 4, 4)), ShapeError, r"one heatmap.*\(2, 4, 4\).*overlays\(\)"),
+        (plain(RED), np.zeros((2, 4, 4)), ShapeError, r"heatmap has shape \(2, 4, 4\).*overlays\(\)"),
         (plain(RED), np.zeros((0, 4)), ShapeError, r"\(1, 0, 4\)"),
         (Image.new("I", (2, 2), 70_000), GOOD, PictureError, "from 70000 to 70000"),
     ],
