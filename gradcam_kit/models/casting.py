@@ -1,4 +1,4 @@
-"""Cast weights of a file to the types of the model; refuse casts that would destroy values."""
+"""Cast the weights of a file to the types of the model, and refuse casts that would destroy values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
 
 
 def _torn(ready: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """Return names that share one tensor in the model but have different values in the file."""
+    """Describe names that share one tensor in the model but have different values in the file."""
     first: dict[tuple[Any, ...], str] = {}
     found = []
     for name, value in own.items():
@@ -76,7 +76,7 @@ def _problem(name: str, given: Any, own: Tensor) -> str | None:
     if not isinstance(given, Tensor):
         return f"{name} is {kind_of(given)} in the file, a tensor in the model"
     if is_lazy(own):
-        return None  # a lazy module takes any shape
+        return None  # a lazy module accepts any shape
     if given.shape != own.shape:
         return f"{name} is {tuple(given.shape)} in the file, {tuple(own.shape)} in the model"
     if given.layout != torch.strided or given.is_quantized != own.is_quantized or given.is_meta:

@@ -27,7 +27,7 @@ _SEARCHED = 100  # maximum number of operations that are searched
 
 
 def class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind | None = None) -> Float[Tensor, "n classes"]:
-    """Return class scores in at least float32, by softmax, or by sigmoid for a single output, if `kind` is None."""
+    """Return class scores in at least float32. A `kind` of None means sigmoid for a single output, else softmax."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     match kind or ("sigmoid" if logits.shape[1] == 1 else "softmax"):
         case "softmax":
@@ -98,7 +98,7 @@ def _of_logits(output: Tensor) -> tuple[ScoreKind, str]:
 
 
 def last_operation(output: Tensor) -> str | None:
-    """Return the operation that computed an output, such as "sigmoid", or None without a graph or if parts differ."""
+    """Return the operation that computed an output, such as "sigmoid"; None without a graph or for several."""
     found: set[str | None] = set()
     waiting: list[Any] = [output.grad_fn]
     for _ in range(_SEARCHED):

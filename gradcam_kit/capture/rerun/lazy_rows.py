@@ -10,7 +10,10 @@ from torch.utils._pytree import tree_map
 
 
 class LazyRows(torch.Tensor):
-    """Rows of a recorded tensor, copied only when a computation reads them, because skipped modules read none."""
+    """Rows of a recorded tensor, copied only when a computation reads them.
+
+    The modules that a replay skips do not read their inputs, so most rows are never copied.
+    """
 
     source: Tensor
     rows: Tensor
@@ -31,7 +34,7 @@ class LazyRows(torch.Tensor):
     def read(self) -> Tensor:
         """Return the rows as a plain tensor, copied on the first call."""
         if self.taken is None:
-            taken = self.source[self.rows.to(self.source.device)]  # on the CPU 70 times as fast as index_select
+            taken = self.source[self.rows.to(self.source.device)]  # on a CPU, 70 times as fast as index_select
             self.taken = taken.contiguous(memory_format=self.order)
         return self.taken
 

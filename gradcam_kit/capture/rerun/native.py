@@ -50,7 +50,7 @@ class Rearrangement:
 
     Attributes:
         tensor: index of the tensor among the layer's captured tensors.
-        axis: the axis of this tensor on which the samples are.
+        axis: the sample axis of this tensor.
         interleaved: whether the entries of one sample on that axis are n apart instead of adjacent.
         places: indices of the values of a sample's maps among all values of the sample.
     """
@@ -110,7 +110,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                     return Rearrangement(tensor, axis, interleaved, local[taken[0]])
     raise CaptureError(
         f"reshape for layer {record.name!r} cannot be inverted, so its activations cannot be changed; write it for any "
-        "number of samples (-1 in place of n) and without arithmetic, from one tensor, or choose a method "
+        "number of samples (-1 in place of n), without arithmetic and from a single tensor, or choose a method "
         "without replay, such as GradCAM"
     )
 
