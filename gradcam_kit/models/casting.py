@@ -15,10 +15,10 @@ from gradcam_kit.models.state_dicts import few
 
 
 def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the weights in the types of the model, with a note on rounded weights.
+    """Return the weights in the types of the model, and notes on weights that lost their fractions.
 
     Args:
-        state: name -> value from the file, under the model's names.
+        state: the values from the file, by the model's names.
         own: the state dict of the model.
         path: the file, for errors.
 
@@ -28,7 +28,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
         if not isinstance(value, Tensor):
-            ready[name] = state[name]  # this is the module's own extra state
+            ready[name] = state[name]  # an extra state, which its module reads itself
             continue
         problem = _problem(name, state[name], value)
         if problem is not None:

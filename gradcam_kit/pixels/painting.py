@@ -1,7 +1,7 @@
 """Color heatmaps and blend them with pictures, by OpenCV on the host and in one batch on a device.
 
 Both ways give the same bytes for heatmaps of the final size; resized heatmaps may differ by rounding, because OpenCV
-rounds less. On the host each picture is painted separately, in bands of rows, so that its data stays in the caches.
+rounds less. On the host, each picture is painted separately, in bands of rows, so that its data stays in the caches.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of, ra
 from gradcam_kit.pixels.opencv import cv2
 
 Array = Shaped[np.ndarray, "..."] | Tensor
-"""Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1], on any device."""
+"""Values of a picture or a heatmap: uint8 in 0..255 or floating-point values in [0, 1], on any device."""
 
 Picture = Array | Image.Image
 """One picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, or a PIL image of any mode."""

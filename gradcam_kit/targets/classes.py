@@ -51,7 +51,7 @@ class ClassTarget:
         raise NotImplementedError
 
     def select(self: _T, index: Int[Tensor, " m"]) -> _T:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         if not isinstance(self.classes, Tensor):
             return self
         return replace(self, classes=move(self.classes, index.device)[index])

@@ -63,7 +63,7 @@ class LogitDifference(ClassTarget):
         return chosen - (logits.sum(1, keepdim=True) - chosen) / (logits.shape[1] - 1)
 
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         chosen = {
             name: move(classes, index.device)[index]
             for name, classes in (("classes", self.classes), ("against", self.against))
@@ -148,7 +148,7 @@ class FinerTarget(ClassTarget):
         )
 
     def select(self, index: Int[Tensor, " m"]) -> FinerTarget:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         selected = super().select(index)
         return selected if self.nearest is None else replace(selected, nearest=self.nearest[index])
 
@@ -190,7 +190,7 @@ class TopK:
         return replace(self, largest=self._largest(read_logits(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> TopK:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         return self if self.largest is None else replace(self, largest=self.largest[index])
 
     def _largest(self, logits: Tensor) -> Int[Tensor, "n k"]:
@@ -239,5 +239,5 @@ class Negative:
         return changed(self, target=settle(self.target, output))
 
     def select(self, index: Int[Tensor, " m"]) -> Negative:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         return changed(self, target=self.target.select(index))

@@ -163,7 +163,7 @@ class DetectionTarget:
         return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         boxes = self.boxes if self.boxes.ndim == 1 else move(self.boxes, index.device)[index]
         labels = self.labels
         if isinstance(labels, Tensor):

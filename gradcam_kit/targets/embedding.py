@@ -61,7 +61,7 @@ class EmbeddingSimilarity:
         return cosine_similarity(scaled(embeddings), scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
         return changed(self, reference=move(self.reference, index.device)[index])
@@ -74,7 +74,7 @@ def scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
 
 
 def read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
-    """Find the embeddings of the images in a model's output, of `size` entries each; see `EmbeddingSimilarity`.
+    """Find the embeddings of the images, with `size` entries each, in a model's output; see `EmbeddingSimilarity`.
 
     Raises:
         ShapeError: the embeddings have another size.

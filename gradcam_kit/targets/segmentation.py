@@ -70,7 +70,7 @@ class SegmentationTarget:
         return self if self.mask is not None else changed(self, predicted=_predicted(_read_dense(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> SegmentationTarget:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         # Only the output shows whether the mask has a sample axis, so rows are selected later.
         return changed(self, rows=index if self.rows is None else self.rows[index])
 

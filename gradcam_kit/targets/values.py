@@ -1,4 +1,4 @@
-"""Convert classes and numbers from users to independent tensors."""
+"""Convert the classes and numbers that users give to tensors that share no memory with them."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 _foreign: WeakSet[nn.Module] = WeakSet()
-"""Models that use tensors made under `inference_mode` from outside their attributes, such as a global or a cache."""
+"""Models that use inference tensors that are not in their attributes, but in a global variable or a cache."""
 
 
 def normal_tensors_help(model: nn.Module, error: Exception) -> bool:

@@ -62,7 +62,7 @@ def _in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs]
 
 
 _ABOUT_ORDER = ("contiguous", "stride", "channels_last", "channels last", "channels-last", "memory format", "cudnn")
-"""Substrings of messages of errors that a memory format can cause, such as "cudnn" if cuDNN has no engine for it."""
+"""Substrings of error messages that a memory format can cause, such as "cudnn" if cuDNN has no engine for it."""
 
 
 def is_about_order(error: Exception) -> bool:
@@ -185,7 +185,7 @@ def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Whether channels-last images pay off: with oneDNN (about 0.7 times the run time), or on tensor cores.
+    """Whether channels-last images pay off: with oneDNN (about 0.7 times the run time), or in half precision on CUDA.
 
     For small images, the gain does not justify a different rounding.
     """

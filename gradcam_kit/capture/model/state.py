@@ -77,7 +77,7 @@ def untouched(
         device: device of the images.
         keep_modes: leave modules in train mode as they are. Their random draws, such as those of dropout, then advance
             the random states from call to call, as plain passes do.
-        restore_draws: restore random states even if modules stay in train mode.
+        restore_draws: restore random states even if modules are left in train mode.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
@@ -125,7 +125,7 @@ def _modes_and_flags(modules: list[nn.Module], keep_modes: bool) -> Iterator[Non
         for module, training in modes:
             if training:
                 module.training = False
-        # Without trainable parameters the part before the target layer builds no graph and keeps no activations.
+        # Without trainable parameters, the part before the target layer builds no graph and keeps no activations.
         for tensor in trainable:
             tensor.requires_grad_(False)
         yield
