@@ -62,9 +62,9 @@ def draw(seed: int, *, label: int | None = None, size: str | None = None) -> Sam
         UnknownNameError: ``size`` is not a key of ``SIZES``.
     """
     if label is not None and label not in range(len(CLASS_NAMES)):
-        raise ClassIndexError(f"no class {label}: the demo has {len(CLASS_NAMES)} classes, counted from 0")
+        raise ClassIndexError(f"there is no class {label}: the demo has {len(CLASS_NAMES)} classes, counted from 0")
     if size is not None and size not in SIZES:
-        raise UnknownNameError(f"no size {size!r}{did_you_mean(size, SIZES)}; expected one of {', '.join(SIZES)}")
+        raise UnknownNameError(f"there is no size {size!r}{did_you_mean(size, SIZES)}; sizes are {', '.join(SIZES)}")
     rng = np.random.default_rng(seed)
     chosen_label, chosen_size = int(rng.integers(len(CLASS_NAMES))), str(rng.choice(list(SIZES)))
     label, size = chosen_label if label is None else label, size or chosen_size

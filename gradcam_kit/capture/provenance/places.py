@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
-"""Row numbers of values that depend on no input, only on other inputs, or on something unknown."""
+"""Row numbers of values without a place, which depend on no input, only on other inputs, or on something unknown."""
 _WIDER = 0.5
 """If the extents of two values differ by more than this share of an axis, the wider one is ignored."""
 

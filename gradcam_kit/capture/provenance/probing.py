@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
-"""The largest number up to which the type represents every integer exactly."""
+"""For each type, the number up to which every integer is represented exactly."""
 _ROUNDING = 1e-4
 _SEED = 0
 

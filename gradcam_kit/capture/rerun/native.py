@@ -116,7 +116,7 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
 
 
 def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
-    """Yield the axes on which the samples may be, with the number of samples to test, at least 2."""
+    """Yield the axes that may be the sample axis, with the number of samples to test, which is at least 2."""
     for axis, size in enumerate(tensor.shape):
         if size % n == 0:
             yield axis, n if n > 1 else 2
