@@ -122,7 +122,7 @@ GOOD = np.zeros((4, 4))
         (np.full((4, 4, 3), np.nan), GOOD, PictureError, "picture holds NaN"),
         (np.full((4, 4, 3), np.inf), GOOD, PictureError, "from inf to inf"),
         (plain(RED).astype(np.int64), GOOD, InputError, "int64.*cast levels to uint8"),
-        (plain(RED).astype(np.uint16), GOOD, InputError, "uint16.*divide 16 bit by 65535"),
+        (plain(RED).astype(np.uint16), GOOD, InputError, "uint16.*divide 16-bit values by 65535"),
         (torch.zeros(4, 4, 3, dtype=torch.int64), GOOD, InputError, "torch.int64"),
         (np.zeros((4, 4, 3), bool), GOOD, InputError, "bool"),
         (np.zeros((5, 6, 7), np.uint8), GOOD, ShapeError, r"\(5, 6, 7\) has no axis for the channels"),
