@@ -44,15 +44,20 @@ def capture_features(
 
     Args:
         model: any model, in any mode, called any number of times.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, or a sequence of these; None = all leaf
+            modules.
         what: "output", "input" or "both".
         gradients: also keep the gradient at each output when a backward pass runs.
         keep: "device" keeps copies on the device, "cpu" keeps them on the host, "stats" keeps only `.statistics`.
         accumulate: concatenate the records of all calls of the model along the first axis.
         max_bytes: maximum memory for the copies, in bytes.
 
+    Yields:
+        A mapping: `features[name].output` is the output of the last call of a layer.
+
     Raises:
         LayerNotFoundError: a pattern that matches no module.
+        OptionError: `what` or `keep` is unknown, or `max_bytes` is negative.
         MemoryLimitError: the copies would exceed `max_bytes`; raised by the call of the model.
 
     Example:

@@ -1,4 +1,4 @@
-"""Measure the cost of a tool: time the same step with and without it, in turn."""
+"""Measure the cost of a tool: time the same step alternately with and without it."""
 
 from __future__ import annotations
 

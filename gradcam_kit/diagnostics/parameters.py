@@ -118,11 +118,11 @@ class ParameterWatch:
                 norms.append((step, math.sqrt(sum(squares))))
                 del norms[:-_MOST_NORMS]
 
-            # Readers run in order, and this one is the last of its device.
+            # Readers of a device run in order, so this one follows those that fill `squares`.
             self.collector.scalars_of(next(reversed(groups))[0]).add(total)
 
     def _alive_units(self) -> None:
-        """Record which units have a gradient at their own weights or bias, which proves that they are alive."""
+        """Record which units have a nonzero gradient at their own weights or bias, which proves that they are alive."""
         for live in self.collector.live.values():
             module = live.module()
             if module is None:
