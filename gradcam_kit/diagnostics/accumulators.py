@@ -18,7 +18,7 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 @dataclass(eq=False)
 class LiveLayer:
-    """The state of an observed layer: its accumulators on the device, and how its tensors are read."""
+    """The state of an observed layer: its accumulators on the device, and the layout of its output."""
 
     track: LayerTrack
     module: weakref.ref[nn.Module]
@@ -66,7 +66,7 @@ class Accumulators:
     @torch.inference_mode(False)
     @torch.no_grad()
     def flush(self, wait: bool = False) -> None:
-        """Count samples, merge extremes, start copying the scalars to the host, and read the previous copy.
+        """Count pending samples, merge extremes, start copying the scalars to the host, and read the previous copy.
 
         With `wait`, or if all devices are CPUs, the new copy is also read immediately.
         """

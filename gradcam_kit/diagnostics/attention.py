@@ -36,7 +36,7 @@ def capture_attention(
     Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and hand-written attention, in any
     mode. A fused kernel still computes the output, and its attention is computed separately, so outputs, gradients and
     random numbers are the same to the last bit. The exception is the fast path of `nn.TransformerEncoder` in eval mode
-    without gradients, which exposes no attention. Inside the block, the model runs without it, and `.notes` says so.
+    without gradients, which exposes no attention. This path is disabled inside the block, and `.notes` says so.
 
     Args:
         model: any model, called any number of times.
@@ -69,7 +69,7 @@ def capture_attention(
     """
     one_of("keep", keep, ("device", "cpu"))
     if whole("max_bytes", max_bytes) < 0:
-        raise OptionError(f"max_bytes is {max_bytes}; expected a number of bytes of at least 0")
+        raise OptionError(f"max_bytes is {max_bytes}; expected at least 0 bytes")
     inner = check_observable(model)
     selected = None if layers is None else set(select_layers(inner, layers, model))
     captured = CapturedAttention(_read_tokens(tokens), thresholds)
@@ -139,7 +139,5 @@ def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
     nested = [tokens] if all(isinstance(own, str) for own in tokens) else list(tokens)
     for own in nested:
         if isinstance(own, str) or not isinstance(own, Sequence) or not all(isinstance(word, str) for word in own):
-            raise InputError(
-                f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words per sample"
-            )
+            raise InputError(f"tokens contains {kind_of(own)}; expected words, or one sequence of words per sample")
     return tuple(tuple(own) for own in nested)

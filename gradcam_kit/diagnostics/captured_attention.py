@@ -167,8 +167,8 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             known = TokenGrid(tuple(grid), prefix, known.has_class_token if known else prefix > 0)
         if known is None:
             raise ShapeError(
-                f"the {layer.shape[-1]} keys of {layer.name!r} fit no grid of patches of the images, or more than one; "
-                "pass grid=(rows, columns), or use .text() for the tokens of a text"
+                f"the {layer.shape[-1]} keys of {layer.name!r} fit no grid of image patches, or more than one; "
+                "pass grid=(rows, columns), or use .text() for text"
             )
         if query is None and known.has_class_token:
             query = 0

@@ -183,7 +183,7 @@ class Collector(Accumulators, Observer):
         return summary
 
     def _read_later(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> None:
-        """Queue the sums of a GPU tensor; whether two passes are needed is decided later, for the next step."""
+        """Queue the sums of a GPU tensor for the host, which decides later whether the next step needs two passes."""
         m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
 
         def read(total: float, square: float, m2: float = 0.0) -> None:
@@ -252,7 +252,7 @@ class Collector(Accumulators, Observer):
         assert self.observation is not None
 
         def hook(gradient: Tensor) -> None:
-            # A closure that holds a tensor of the graph would keep the graph alive, so it holds only accumulators.
+            # A closure with a tensor of the graph would keep the graph alive, so this one holds only accumulators.
             if self.observation is None or self.observation.paused or unobservable(gradient) is not None:
                 return
             g = at_least_float32(local_part(gradient.detach()))

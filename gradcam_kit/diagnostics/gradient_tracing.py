@@ -41,7 +41,7 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children made."""
+    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children created."""
 
     name: str
     module: nn.Module

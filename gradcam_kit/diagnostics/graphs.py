@@ -61,7 +61,7 @@ class GraphLayer:
         return edge_entropy(call.alpha, call.targets, call.nodes)
 
     def neighbors(self, node: int) -> tuple[Int[Tensor, " edges"], Float[Tensor, "edges heads"]]:
-        """Return the nodes to which a node attends, with their coefficients, the largest mean over heads first.
+        """Return the nodes to which a node attends and their coefficients, by descending mean over heads.
 
         Raises:
             OptionError: a node that the layer does not have.

@@ -47,7 +47,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """Return the parameters of one optimizer; the first optimizer also gets the parameters that none holds."""
+        """Return the parameters of one optimizer; the first one also gets the parameters that no optimizer holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [

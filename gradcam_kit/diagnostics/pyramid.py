@@ -115,7 +115,7 @@ class PyramidLevels:
         """
         from gradcam_kit.diagnostics.show.comparisons import plot_levels
 
-        return plot_levels(self.levels, BINS, f"which level of {self.pyramid} carries which size")
+        return plot_levels(self.levels, BINS, f"Share of the score by level of {self.pyramid}")
 
     def __str__(self) -> str:
         rows = [

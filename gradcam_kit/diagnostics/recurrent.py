@@ -37,8 +37,7 @@ def trace_recurrent(
 
     Fused kernels return only the states of the last layer. Therefore, each module is recomputed step by step, in all
     layers and directions, with projections and packed sequences, and the result is compared with the output of the
-    module.
-    The model runs in its current modes; buffers and random states are restored.
+    module. The model runs in its current modes; buffers and random states are restored.
 
     Args:
         model: any model with recurrent layers, or a recurrent layer itself.

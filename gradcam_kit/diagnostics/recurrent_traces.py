@@ -95,7 +95,7 @@ class CallTrace:
                 f"layer is {layer}; expected the index of one of the {self.layers} layers of {self.call.name!r}"
             )
         if reverse and not self.bidirectional:
-            raise OptionError(f"reverse is True; {self.call.name!r} runs only forward; pass reverse=False")
+            raise OptionError(f"reverse is True, but {self.call.name!r} runs only forward; pass reverse=False")
         return self.steps.directions[layer][int(reverse)]
 
     def memory(self, layer: int = 0, reverse: bool = False, *, probes: int = 16, seed: int = 0) -> Memory:
@@ -158,7 +158,7 @@ class Traces(Mapping[str, LayerTrace]):
         if name == "" and self._root in self.layers:
             return self.layers[self._root]
         if name in self.never_ran:
-            raise CaptureError(f"layer {name!r} did not run; the model holds it without calling it")
+            raise CaptureError(f"layer {name!r} did not run; the model has it, but does not call it")
         if name not in self.layers:
             known = ", ".join(self.layers)
             hint = did_you_mean(name, self.layers) or f"; the traced layers are {known}"

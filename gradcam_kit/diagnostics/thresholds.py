@@ -29,15 +29,15 @@ class Thresholds:
         gradient_bad: the same, for a bad finding.
         spike: ratio of the gradient norm to the median of the previous windows, above which training is unstable.
         scale: largest safe activation in float16, whose largest number is 65,504.
-        depth: factor by which the standard deviation of activations changes over the depth of the model.
+        depth: factor by which the standard deviation of activations changes over the depth of the model, for a warning.
         update_low: relative update of a parameter below which it hardly learns (aim: 1e-3, CS231n notes).
         update_high: relative update of a parameter above which training is unstable.
         accumulated: correlation of the gradient norm with the step number, above which gradients accumulate.
         accumulated_steps: minimum number of measured steps for this correlation.
         head_distance: Jensen-Shannon distance of two attention heads below which they repeat each other.
         uniform: entropy above which a head counts as uniform.
-        sink: share of attention that a head gives to one token (Clark et al., BlackboxNLP 2019; Xiao et al., ICLR
-            2024).
+        sink: share of attention that a head gives to one token, above which the token is a sink (Clark et al.,
+            BlackboxNLP 2019; Xiao et al., ICLR 2024).
         stuck_margin: distance of the mean of a gate from 0 or 1, below which the gate may be stuck.
         stuck_std: standard deviation over samples and steps below which this gate is stuck.
         stuck_warn: share of a layer's units with a stuck gate, for a warning.

@@ -44,7 +44,7 @@ class ModelDiagnostics:
         parameters: measure the parameters around every tenth observed step of the optimizer.
         every: observe each `every`-th call of the model.
         window: number of observed steps in a window; dead, saturated and constant layers are judged in the last one.
-        features: number of layers whose rank and redundancy are judged, by pooled features of up to 256 samples.
+        features: number of layers whose rank and redundancy are judged, from pooled features of up to 256 samples.
         thresholds: the limits of the verdicts.
         writer: a `Writer` or a sequence of them. Writers receive numbers and histograms at the end of each window,
             findings when they change, and tables at the end. A writer that fails is dropped with one warning.

@@ -46,7 +46,7 @@ class DiagnosticsCallback(SessionCallback, Callback):
         self._session.start(pl_module, list(trainer.optimizers), scaler=scaler, layers=_without_metrics(pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Advance the heatmaps by one step."""
+        """Call `step()` of the `HeatmapLogger`."""
         self._session.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -51,7 +51,7 @@ class Session:
         self._pause: AbstractContextManager[None] | None = None
 
     def start(self, model: Any, optimizer: Any, **found: Any) -> ModelDiagnostics:
-        """Start observing, after stopping the observation of an earlier training run if it was not stopped."""
+        """Start observing a training run, and stop observing the previous one if it was not stopped."""
         self.stop(failed=True)
         self._writers = [*self._given, *([JsonWriter(self.out)] if self.out is not None else [])] if is_first() else []
         options = {**found, **self.options}
@@ -73,7 +73,7 @@ class Session:
             pause.__exit__(None, None, None)
 
     def step(self) -> None:
-        """Advance the heatmaps by one optimizer step."""
+        """Call `step()` of the `HeatmapLogger` on rank 0, while observing."""
         if self.heatmaps is not None and self._is_running and is_first():
             self.heatmaps.step()
 

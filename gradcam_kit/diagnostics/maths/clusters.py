@@ -40,7 +40,7 @@ def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Floa
             "point, and at least 2 groups"
         )
     if not bool(points.isfinite().all()):
-        raise NonFiniteError("the points hold NaN or infinite values, so their distances are undefined")
+        raise NonFiniteError("points hold NaN or infinite values, so distances are undefined; expected finite values")
     wide = points.detach().to("cpu", torch.float64)
     member = torch.nn.functional.one_hot(own, len(names)).double()
     sizes = member.sum(0)

@@ -21,7 +21,7 @@ class MMD:
 
     Attributes:
         value: the unbiased estimate of MMD squared; it may be slightly negative.
-        p: the share of random splits of the pooled samples that differ at least as much.
+        p: the share of random splits of the pooled samples whose value is at least as large.
     """
 
     value: float
@@ -58,7 +58,7 @@ def cka(
     if len(batches_a) != len(batches_b) or not batches_a:
         raise InputError(
             f"there are {len(batches_a)} batches of the first features and {len(batches_b)} of the second; expected "
-            "pairs of batches, at least one"
+            "the same number of both, at least 1"
         )
     pairs = PairwiseCKA()
     for one, other in zip(batches_a, batches_b, strict=True):
@@ -193,5 +193,5 @@ def _without_diagonal(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 def _checked(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     if not bool(features.isfinite().all()):
-        raise NonFiniteError("features hold NaN or infinite values, so their distances are undefined")
+        raise NonFiniteError("features hold NaN or infinite values, so distances are undefined; expected finite values")
     return features.detach().to("cpu", torch.float64)

@@ -19,7 +19,7 @@ def attention_entropy(
 
     Args:
         probabilities: attention after its softmax; rows sum to 1.
-        allowed: the keys that a mask leaves to each query; None = the keys that any head of the sample attends to.
+        allowed: the keys that a mask allows for each query; None = the keys that any head of the sample attends to.
 
     Returns:
         From 0 to 1; 0 where no query has two keys.

@@ -59,7 +59,7 @@ class Moments:
         return self.m2 / self.finite + self.mean**2 if self.finite else math.nan
 
     def merge(self, other: Moments) -> Moments:
-        r"""Return the moments of both: $\delta = \mu_b - \mu_a$, $M_2 = M_{2a} + M_{2b} + \delta^2 n_a n_b / N$."""
+        r"""Return the merged moments: $\delta = \mu_b - \mu_a$, $M_2 = M_{2a} + M_{2b} + \delta^2 n_a n_b / N$."""
         total = self.finite + other.finite
         counts = Moments(
             n=self.n + other.n,

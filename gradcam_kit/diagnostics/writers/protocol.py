@@ -68,7 +68,7 @@ def compact(edges: Any, counts: Any, most: int) -> tuple[Any, Any]:
     """Return a histogram without its empty ends, with neighbors merged until at most `most` bins are left."""
     edges, counts = np.asarray(edges, dtype=np.float64), np.asarray(counts, dtype=np.int64)
     if len(edges) != len(counts) + 1:
-        raise ShapeError(f"{len(edges)} edges and {len(counts)} counts; expected one edge more than counts")
+        raise ShapeError(f"there are {len(edges)} edges and {len(counts)} counts; expected one more edge than counts")
     filled = np.flatnonzero(counts)
     if not len(filled):
         return np.array([0.0, 1.0]), np.zeros(1, dtype=np.int64)
