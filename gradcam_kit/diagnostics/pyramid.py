@@ -164,6 +164,7 @@ def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> P
         OptionError: `objects` is less than 1.
 
     Example:
+        >>> import torch
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
         >>> detector = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
         >>> len(pyramid_levels(detector, torch.rand(1, 3, 320, 320)).levels)
