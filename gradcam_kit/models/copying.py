@@ -75,18 +75,16 @@ def _check_forwards(model: nn.Module) -> None:
         path = f"{name}.forward" if name else "forward"
         raise InputError(
             f"{type(model).__name__} cannot be copied: its attribute {path!r} is a function that holds the model, so "
-            "the copy would run the original; define forward in the class of the module instead, or name a factory "
+            "the copy would run the original; bind it with types.MethodType(function, module), or name a factory "
             "'package.module:function' that makes the model"
         )
 
 
 def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """Yield the modules that a function holds: as a bound method, in its closure, or as global variables."""
+    """Yield the modules that a function holds in its closure or as global variables."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(function, MethodType):
-        if isinstance(function.__self__, nn.Module):
-            yield function.__self__
-        return
+        function = function.__func__  # `copy.deepcopy` binds it to the copy of its module
     if not isinstance(function, FunctionType):
         return
     for cell in function.__closure__ or ():
