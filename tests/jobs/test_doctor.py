@@ -149,7 +149,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
         (["--model", "shop:net", "--data", "nothing"], "no file or folder 'nothing'"),
         (["--model", "shop:net", "--steps", "0"], "the number of steps is 0; expected at least 1"),
         (["--model", "shop:net", "--batch-size", "1"], "the batch size is 1; expected at least 2"),
-        (["--model", "shop:never"], "shop:never does not accept images"),
+        (["--model", "shop:never"], "shop:never does not accept images of shape"),
         (["--model", "shop:net", "--data", "text"], "none of 1 pictures can be read"),
     ],
 )

@@ -20,7 +20,7 @@ SIMPLE = frozenset(
 )
 """Kinds of storage that only hold files.
 
-Kinds that compose others, unpack archives or follow instructions in files are excluded (`zip`, `simplecache`,
+Kinds that combine other kinds, unpack archives or follow instructions in files are excluded (`zip`, `simplecache`,
 `reference`, ...): a line of an untrusted list could make them read other places, fill the disk, or in some versions run
 code.
 """
@@ -45,7 +45,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
     if separator and (rest.startswith("/") or kind.lower() in SIMPLE or kind.lower() in known_implementations):
         address = f"{kind}://{rest.lstrip('/')}"
         raise OptionError(
-            f"--out {address!r} is an address, and {command} writes to this machine only; give a plain path"
+            f"--out {address!r} is an address, but {command} writes only to this machine; give a local path"
         )
 
 
@@ -102,7 +102,7 @@ def remote(path: str) -> tuple[Any, str]:
         try:
             system, root = _arrow_system(f"{kind}://{authority}/")
         except (OSError, ValueError, NotImplementedError) as failure:
-            said = f"{first_line(error)}; without that library: {first_line(failure)}"
+            said = f"{first_line(error)}; Arrow's own file system fails too: {first_line(failure)}"
             raise InputError(f"{path!r} cannot be used: {said}") from error
         return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
     except (OSError, ValueError) as error:

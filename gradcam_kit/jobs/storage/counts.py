@@ -1,4 +1,4 @@
-"""Numbers of pictures and failures in a shard."""
+"""Count the pictures and failures in a shard."""
 
 from __future__ import annotations
 

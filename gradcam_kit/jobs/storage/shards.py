@@ -36,7 +36,7 @@ class ShardFiles:
     extra: tuple[pa.Field, ...] = field(default=())
 
     def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
-        """Return the counts of the intact shards by number, read from the file footers, which do not hold problems.
+        """Return the counts of the intact shards by number, without their problems, which file footers do not hold.
 
         Args:
             but: numbers to skip.
