@@ -17,7 +17,7 @@ def usable_cores() -> int:
     A quota of 1.5 cores counts as 2 cores, because the second one can be used half of the time.
 
     Returns:
-        At least 1.
+        The number of cores, at least 1.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()

@@ -126,7 +126,7 @@ def _examine_model(
         done.skipped.append(("first value of the loss", "it is judged only for untrained weights"))
     batch = images[:_OVERFIT], labels[:_OVERFIT]
     are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
-    loss = _loss_of_shares if are_shares else _loss  # a softmax in the model has been reported already
+    loss = _loss_of_shares if are_shares else _loss  # the softmax in the model has already been reported
     with done.timed("loss"):
         done.findings += check_loss(model, batch, loss, trained=trained is not False)
     if any(finding.kind == "no-gradient" and finding.value is None for finding in done.findings):

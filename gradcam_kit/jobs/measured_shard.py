@@ -52,7 +52,7 @@ class MeasuredShard:
 
     Attributes:
         number: number of the shard.
-        rows: the rows of the shard, in its order.
+        rows: the rows of the shard, in order.
         baselines: rows of the baselines for the explained pictures; empty if baselines were not requested.
         settings: the settings of each metric.
         missing: metrics that are not yet measured for the rows.
@@ -178,7 +178,7 @@ def _measure_batch(
     masks: Mapping[str, Tensor | str],
     baselines: bool = False,
 ) -> None:
-    """Measure the pictures that could be read again, and write the reason of the failure into the rows of the others.
+    """Measure the pictures that could be read again, and write the reason for the failure into the rows of the others.
 
     If a metric needs masks, `masks` holds the mask of each picture, or the reason why the mask is missing.
     """

@@ -103,7 +103,7 @@ class MethodProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self) -> None:
-        """Count a method that is skipped."""
+        """Advance the bar by a method that is skipped."""
         self._progress.update(self._task, advance=1)
 
     def _count(self, rows: int) -> None:

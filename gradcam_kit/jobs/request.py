@@ -226,13 +226,13 @@ class Problems:
     first: list[str] = field(default_factory=list)
 
     def add(self, key: str, error: Exception) -> None:
-        """Count a failed picture, and keep a line about each of the first few."""
+        """Count a failed picture, and keep its error as a line if it is one of the first few."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(one_line(f"{key}: {error}"))
 
     def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
-        """Return the summary of all pictures."""
+        """Return the summary of a command with these failures."""
         return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 

@@ -236,7 +236,7 @@ class Run:
             found_later = self.store.read_metrics(number) if self._later and wanted else (None, {})
         later, settings = found_later
         if later is not None:
-            later = later.slice(0, table.num_rows)  # the rows of the baselines follow
+            later = later.slice(0, table.num_rows)  # without the rows of the baselines, which follow
             if "error" in wanted:
                 found["error"] = _joined_errors(table, later, measured, settings)
             found |= {name: later[name] for name in wanted - {"error"} if name in later.column_names}
@@ -262,7 +262,7 @@ def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], agai
 def load_run(directory: str | Path) -> Run:
     """Open the folder of a run.
 
-    A run folder may come from somebody else, so it is treated as data: nothing that it names is imported.
+    A run folder may come from somebody else, so it is treated as data: modules that it names are not imported.
 
     Raises:
         OptionError: the folder holds no run.

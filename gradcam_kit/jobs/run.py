@@ -129,7 +129,7 @@ class _Todo:
         return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
 
     def shards(self) -> Iterator[Shard]:
-        """Yield the shards to be written, reduced to the failed pictures where a shard is retried."""
+        """Yield the shards to be written; a shard to retry contains only its failed pictures."""
         for number in self.numbers:
             shard = self.prepared.plan.shard(number)
             yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard
@@ -195,7 +195,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
 
 
 def _find_todo(prepared: _Prepared) -> _Todo:
-    """Find the complete shards, and those whose failed pictures are to be retried."""
+    """Find the complete shards, and the shards whose failed pictures are to be retried."""
     store, mine = prepared.store, prepared.mine
     complete = store.complete() if prepared.goes_on else {}
     own = [number for number in mine if number in complete]

@@ -89,7 +89,7 @@ def test_the_same_folder_without_faults_is_silent() -> None:
     assert status == 0
     assert [finding for finding in found if finding["level"] == "bad" or not finding["layer"]] == []
     assert "the page: out/doctor.html" in said
-    assert "not examined: leaks: there is no --test folder" in said
+    assert "not examined: leaks: --test was not given" in said
     assert torch.equal(state, torch.get_rng_state())
     assert sorted(path.name for path in Path("out").iterdir()) == ["doctor.html", "doctor.json"]
 

@@ -143,7 +143,7 @@ def _explained(
             title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
             with progress.method(title):
                 if name in quick:
-                    cam(images[:1])  # chooses the layers, so that the measured call need not
+                    cam(images[:1])  # choose the layers here, so that the measured call does not have to
                 with Meter(images.device) as meter:
                     heatmaps = cam(images, targets)
                     cost = meter.lap()

@@ -94,7 +94,7 @@ def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
     """Yield the pictures that a list file or table names, with relative paths resolved from its folder.
 
     Raises:
-        InputError: the pictures are on different storages, which have no common folder.
+        InputError: the pictures have no common folder or bucket.
     """
     parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
     root = "" if parent == "/" else parent
@@ -157,7 +157,7 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
 
 
 def _resolved(parent: str, path: str) -> str:
-    """Return a path from a list file, relative to the folder of the list."""
+    """Resolve a path from a list file against the folder of the list."""
     if is_remote(path):
         return path
     joined = f"{parent}/{path}"  # at the root of a storage, the parent has only one slash, as in `memory:/`

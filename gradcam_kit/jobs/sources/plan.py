@@ -27,9 +27,9 @@ class Shard:
     """A slice of the plan.
 
     Attributes:
-        entries: the pictures of the slice; only the pictures to retry if other rows are kept.
+        entries: the pictures of the slice, or only the pictures to retry.
         positions: positions of these pictures in the plan.
-        kept: all rows of the slice from an earlier run, if there was one.
+        kept: all earlier rows of the slice, if pictures are retried.
     """
 
     number: int
@@ -148,7 +148,7 @@ def _sorted(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 @contextmanager
 def _room_needed() -> Iterator[None]:
-    """Report a full disk with the folder for temporary files, because planning writes no other files."""
+    """Report a full disk as an error of the folder for temporary files, because planning writes nowhere else."""
     try:
         yield
     except OSError as error:

@@ -68,7 +68,8 @@ def _parquet_rows(source: str, file: Any) -> _Rows:
         written = {normalized(name): name for name in reversed(table.schema_arrow.names)}
         _require_path(source, written)
         columns = [written[name] for name in ("path", "label") if name in written]
-        for batch in table.iter_batches(columns=columns, use_threads=False):  # see `read_parquet`
+        # Without threads, for the reason in `storage.parquet.read_parquet`.
+        for batch in table.iter_batches(columns=columns, use_threads=False):
             for row in batch.to_pylist():
                 label = row.get(written.get("label"))
                 yield str(row[written["path"]] or ""), None if label is None else normalized(str(label)) or None

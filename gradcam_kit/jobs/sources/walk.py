@@ -124,8 +124,8 @@ class Walk:
         """Yield the pictures whose path below the root matches; follow symbolic links, but not cycles.
 
         Args:
-            pattern: one glob for each folder of the path and for the file; `**` matches any number of folders, `..` is
-                the parent.
+            pattern: one glob for each folder of the path and for the file; `**` matches any number of folders,
+                and `..` is the parent.
 
         Raises:
             InputError: the root cannot be listed; folders below it without read permission are left out.

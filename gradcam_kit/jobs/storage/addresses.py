@@ -21,8 +21,8 @@ SIMPLE = frozenset(
 """Kinds of storage that only hold files.
 
 Kinds that combine other kinds, unpack archives or follow instructions in files are excluded (`zip`, `simplecache`,
-`reference`, ...): a line of an untrusted list could make them read other places, fill the disk, or in some versions run
-code.
+`reference`, ...): a line of an untrusted list could make them read other places, fill the disk or, in some
+versions of fsspec, run code.
 """
 
 
@@ -35,7 +35,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
     """Refuse an output on remote storage for a command that writes only to this machine.
 
     Args:
-        out: output of the command; `Path("s3://...")` has lost one of its slashes.
+        out: output of the command; a `Path` of `s3://...` has only one slash, which is recognized too.
         command: name of the command.
 
     Raises:
@@ -93,7 +93,7 @@ def remote(path: str) -> tuple[Any, str]:
             several kinds.
     """
     check_address(path)
-    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know only the lower-case names
+    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know only the lowercase names
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(path)
     except ImportError as error:

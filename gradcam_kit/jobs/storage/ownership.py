@@ -51,7 +51,7 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
         overwrite: whether a run was to be replaced; if so, any file in a folder named like a run's folder is foreign.
 
     Raises:
-        OptionError: such files exist; the message names them.
+        OptionError: such files exist; the message names the first.
     """
     for part in PARTS:
         if folder.blocks(part):

@@ -43,7 +43,7 @@ class RemoteFolder:
         """Upload a file unless it exists; return False if it exists, even if another process has just created it.
 
         Storage without conditional writes cannot guarantee this. There, the file is read back to see whose content it
-        has, so both of two processes may return True if one uploads after the other has checked.
+        has, so the call may return True in two processes if one uploads after the other has checked.
         """
         path = self.path(name)
         self._system.invalidate_cache()

@@ -77,7 +77,7 @@ def heatmap_of(row: Mapping[str, Any]) -> Float16[np.ndarray, "h w"]:
 
 
 def enlarged(row: Mapping[str, Any], normalization: Normalization = "minmax") -> Float[np.ndarray, "h w"]:
-    """Return a stored heatmap at the size of the model's input, equal to the method's up to rounding to float16."""
+    """Return a stored heatmap at the size of the model's input, equal to the method's map up to float16 rounding."""
     maps = torch.from_numpy(heatmap_of(row).astype(np.float32))[None]
     size = row["input_height"], row["input_width"]
     return normalize(upsample(maps, size), normalization)[0].numpy()

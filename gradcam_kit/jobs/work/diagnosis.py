@@ -21,10 +21,10 @@ class DoctorRequest:
 
     Attributes:
         model: the options of the model.
-        data: the training pictures: a folder with one subfolder per class, a glob, a list or a table; None =
-            random images.
-        test: the test pictures, in the same forms; None = the folder `test` or `val` in `data`, if
-            `data` also has a folder `train`.
+        data: the training pictures: a folder with one subfolder per class, a glob, a list or a table; None = random
+            images.
+        test: the test pictures, in the same forms; None = the folder `test` or `val` in `data`, if `data` also
+            has a folder `train`.
         steps: number of training steps on a copy of the model.
         batch_size: number of images in each training step.
         out: the folder for `doctor.html` and `doctor.json`.
@@ -54,7 +54,7 @@ class Diagnosis:
         inputs: description of the examined inputs.
         skipped: checks that were skipped, with the reasons.
         page: path of the HTML page.
-        seconds: part of the examination -> its duration.
+        seconds: part of the examination -> its duration in seconds.
         report: statistics of the layers of the trained copy.
         maps: feature maps of some layers.
         strips: name of a layer -> its plots over training steps and by unit.

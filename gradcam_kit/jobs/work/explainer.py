@@ -78,8 +78,8 @@ class Explainer:
         scores: kind of the class scores.
         say: called with messages for the user.
 
-    Passes without gradients run under `no_grad`, not `inference_mode`, because autograd
-    rejects tensors that a model keeps from a pass in `inference_mode`, such as a cached grid of positions.
+    Passes without gradients run under `no_grad`, not `inference_mode`, because autograd rejects tensors that a model
+    keeps from a pass in `inference_mode`, such as a cached grid of positions.
     """
 
     loaded: LoadedModel

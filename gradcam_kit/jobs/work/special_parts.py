@@ -45,7 +45,7 @@ def special_parts(model: nn.Module, images: Tensor, *, detects: bool) -> Special
     Args:
         model: any model.
         images: a batch; the first few are used.
-        detects: whether the model may be a detector, because its outputs are not scores of classes.
+        detects: whether the model may be a detector, because its outputs are not class scores.
     """
     found, few = SpecialParts(), images[:_PICTURES]
     parts: list[tuple[str, Callable[[], None]]] = [
