@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,11 @@ from torch import Tensor
 from gradcam_kit.capture import local_part, unobservable
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """Largest magnitudes of the input and output of one module; NaN without a tensor.
 
     In the backward pass `input` is the gradient that arrived at the module's output, and `output` the largest that any
-    of its operators passed on.
+    of its operators passed on. Where gradients were added, or a ReLU set some values to zero, these are upper bounds.
     """
 
     layer: str
@@ -69,5 +68,9 @@ def magnitudes_of(gradients: Sequence[Tensor | None]) -> list[float]:
 
 def largest_of(magnitudes: Sequence[float]) -> float:
     """Return the largest of some magnitudes; NaN if any is NaN, or there is none."""
-    known = [own for own in magnitudes if own != -1.0]
-    return math.nan if not known or any(map(math.isnan, known)) else max(known)
+    largest = -1.0
+    for own in magnitudes:
+        if math.isnan(own):
+            return own
+        largest = max(largest, own)
+    return math.nan if largest == -1.0 else largest
