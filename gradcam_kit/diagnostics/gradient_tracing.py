@@ -17,7 +17,7 @@ from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
-# Operators that set some values to zero: if the gradient at the cutoff is infinite, gradients close to it are unbounded.
+# Operators that set some values to zero: if the gradient at the cutoff is infinite, those close to it are unbounded.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
 # Operators that pass on gradients without changing their values.
 _VIEWS = frozenset(
