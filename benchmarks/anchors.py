@@ -1,4 +1,4 @@
-"""The best existing tool for each capability, and what ours adds."""
+"""The best existing tool for each capability, and what this package adds."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ def film() -> Capability:
 
 
 def writers() -> Capability:
-    """Return works that write one window of 60 layers: 180 numbers and 120 histograms of 60 filled bins."""
+    """Return works that write one window of 60 layers: 180 numbers and 120 histograms with 60 bins each."""
     edges, counts = np.linspace(-3, 3, 61), np.arange(60)
     steps = iter(range(10**6))
 

@@ -15,7 +15,7 @@ from benchmarks.results import Figure, Results, console, load
 
 _HARDWARE = ("processor", "cores", "device", "threads")
 _UNLIKE = ("commit", "memory_gb", "system")
-"""Settings that may differ without a warning: the commit is what is compared, and the others matter little."""
+"""Settings that may differ without a warning: the commit is what is compared, and memory and system matter little."""
 
 _SAME = 0.02
 """Smaller relative changes are ignored, even for figures that were measured only once and have no spread."""
@@ -116,7 +116,7 @@ def _settings(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(old: Results, new: Results) -> Iterator[Change]:
-    """Yield every figure of every case in either file."""
+    """Yield the change of every figure that occurs in either file."""
     before, after = figures(old), figures(new)
     for key in dict.fromkeys([*before, *after]):
         yield Change(*key, before.get(key), after.get(key))

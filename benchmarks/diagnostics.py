@@ -44,8 +44,8 @@ class Tool:
     """A tool that observes or changes a training loop.
 
     Attributes:
-        block: makes the context manager for a model and its optimizer. If the yielded value is callable, it is called
-            after each step.
+        block: function that makes the context manager for a model and its optimizer. If the context manager yields a
+            callable, it is called after each step.
         needs: the package of the tool; "" for ours and torch's.
         note: a remark for readers.
         steps: number of steps in one measurement; tools that do the same in every step need fewer.

@@ -181,7 +181,7 @@ def write_small(root: Path, index: int) -> Path:
 
 
 def planning_row(root: Path, paths: int) -> list[Row]:
-    """Return a row for a list file with many paths, none of which is opened."""
+    """Return a row for planning a list file with many paths, none of which is opened."""
     listed = root / "many.txt"
     with listed.open("w") as file:
         file.writelines(f"pictures/{i * 7919 % paths:09}.jpg\n" for i in range(paths))

@@ -28,7 +28,7 @@ _STARTING = 120.0
 
 
 def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
-    """Return the cases of installed libraries whose names match a regular expression."""
+    """Return the cases whose names match a regular expression, from all libraries that are installed."""
     wanted = {name.partition(":")[0] for name in QUICK} if quick else set(LIBRARIES)
     libraries = [library for library in LIBRARIES if library in wanted and find_spec(library)]
     found = [case for library in libraries for case in cases(library).values() if re.search(only, case.name)]

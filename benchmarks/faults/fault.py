@@ -58,7 +58,7 @@ FAULTS: list[Fault] = []
 def fault(
     number: int, title: str, *, at: str = "", tool: str = "ModelDiagnostics", says: tuple[str, str, str]
 ) -> Callable[[Case], Case]:
-    """Register a function of `planted` that returns findings, a report or the origins of NaN.
+    """Return a decorator for a fault: a function of `planted` that returns findings, a report or the origins of NaN.
 
     Args:
         number: number in the list of faults.

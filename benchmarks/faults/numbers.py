@@ -1,4 +1,4 @@
-"""Planted faults 9 to 15: NaN and infinities, forward and backward."""
+"""Planted faults 9 to 15: NaN and infinities in the forward and the backward pass."""
 
 from __future__ import annotations
 

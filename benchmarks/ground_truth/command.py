@@ -256,7 +256,7 @@ def _check_own(out: Path | None, figure: Path | None) -> None:
 
 
 def _write(path: Path, text: str, console: Console) -> None:
-    """Write a file and print its name, so that users see what changed without asking git."""
+    """Write a file and print its name, so that users see which files changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     console.print(f"written to {path}", soft_wrap=True)

@@ -28,9 +28,9 @@ class Photograph:
     """A picture with an object.
 
     Attributes:
-        read: returns the picture, `(h, w, 3)` or gray `(h, w)`.
+        read: function that returns the picture, `(h, w, 3)` or gray `(h, w)`.
         names: acceptable predictions of MobileNetV2; empty if its top class is not an object in the picture.
-        box: frame of the object, drawn by hand, `(x0, y0, x1, y1)` in the picture's pixels.
+        box: bounding box of the object, drawn by hand, `(x0, y0, x1, y1)` in the picture's pixels.
         explained: the explained class; "" = the predicted class.
     """
 

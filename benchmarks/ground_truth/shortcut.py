@@ -73,7 +73,7 @@ def shortcut(plan: Plan) -> dict[str, Found]:
             "accuracy without patch": accuracy(model, plain, labels),
             "accuracy with a patch in every picture": accuracy(model, patched, labels),
         }
-    # accuracy of the network without a shortcut, because the others are meant to be misled
+    # accuracy of the network without a shortcut, because all other networks are meant to be misled
     notes["accuracy"] = notes[f"correlation {CORRELATIONS[0]}"]["accuracy without patch"]
     found = Found(skipped=by_correlation[0].skipped, notes=notes | by_correlation[-1].notes)
     measured = torch.stack(effects, 1)

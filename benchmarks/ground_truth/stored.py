@@ -125,7 +125,7 @@ class Stored:
         return found
 
     def require(self, condition: bool, said: str) -> None:
-        """Check a condition that no test of two rows covers.
+        """Raise an error unless a condition holds, for conditions that no test of two rows covers.
 
         Raises:
             UnsupportedError: the condition does not hold.

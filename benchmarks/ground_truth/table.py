@@ -82,7 +82,7 @@ def text(cell: Cell | None, *, interval: bool = True, pictures: int = 0) -> str:
     Args:
         cell: the cell of one row.
         interval: show the interval, if there is one.
-        pictures: number of pictures of the column; a row that saw fewer states its number.
+        pictures: number of pictures of the column; a row with fewer pictures states their number.
 
     Returns:
         The mean, with its interval and remarks in brackets.

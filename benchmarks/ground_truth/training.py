@@ -49,7 +49,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def small_network(channels: int, classes: int) -> nn.Module:
-    """Return three convolutions, mean pooling and one linear layer; the last maps are the output of module "8"."""
+    """Return three convolutions with mean pooling and a linear layer; module "8" gives the last maps."""
     return nn.Sequential(
         nn.Conv2d(channels, 12, 3, padding=1),
         nn.BatchNorm2d(12),

@@ -40,7 +40,7 @@ Values = Sequence[Float[np.ndarray, " pictures"]]
 
 @dataclass(frozen=True)
 class Cell:
-    """A row of a column.
+    """The mean of one row in one column, with its intervals.
 
     Attributes:
         mean: mean over pictures; for several networks, the mean of their means.
@@ -93,7 +93,7 @@ class Difference:
         networks: number of networks that were trained or drawn.
         agreeing: number of observations (networks, or the pictures of one network) with a difference above -margin.
         observations: number of observations.
-        low_with_empty: lower end of the interval if an empty map counts as 0, or as 1 for deletion.
+        low_with_empty: lower end of the interval if an empty map is scored as 0, or as 1 for deletion.
         high_with_empty: upper end of this interval.
         margin: amount by which the first row may be worse.
     """
@@ -155,7 +155,7 @@ def summarize(scores: Scores, seed: int) -> Cell:
 
 
 def differences(columns: Mapping[str, Mapping[str, Scores]], pairs: Iterable[Pair], seed: int) -> list[Difference]:
-    """Test pairs on pictures that both rows have seen; leave out pairs whose rows or column do not exist."""
+    """Test pairs on the pictures that both rows have in common; skip pairs whose rows or column do not exist."""
     found = [
         _difference(pair, columns[pair.column][pair.better], columns[pair.column][pair.worse], seed)
         for pair in pairs

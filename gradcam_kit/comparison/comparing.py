@@ -148,7 +148,7 @@ def compare(
 def _methods_of(
     model: nn.Module, methods: Methods, layers: Layers, options: Mapping[str, Any], inputs: Inputs
 ) -> tuple[list[ComparedMethod], dict[str, str]]:
-    """Return the methods to compare, and for "all" the unsuitable methods with the reasons."""
+    """Return the methods to compare, and, if they are "all", why unsuitable methods are left out."""
     found = compared_methods(model, methods, layers, options)
     return suited(found, inputs) if methods == "all" else (list(found), {})
 
@@ -189,7 +189,7 @@ def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tens
 def _measured(
     answered: Answer, found: Sequence[ComparedMethod], metrics: Sequence[Metric]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, MetricResult]]]:
-    """Return the heatmaps of methods and baselines by label, and their measurements."""
+    """Return label -> heatmaps of the methods and baselines, and label -> metric -> result."""
     heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
     heatmaps |= baseline_maps(answered.question, found, answered.per_image)
     return heatmaps, measure_all(answered.question, heatmaps, found, metrics)

@@ -104,7 +104,7 @@ class HeatmapLogger:
         self._logged, self._stride = 0, 1
 
     def step(self) -> None:
-        """Count one training step, and log the heatmaps at the first step and at each `every`-th after it."""
+        """Count one training step, and log the heatmaps at the first step and then every `every` steps."""
         self._count += 1
         if (self._count - 1) % self.every == 0:
             self.log(self._count)
