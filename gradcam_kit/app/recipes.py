@@ -1,4 +1,4 @@
-"""The code that makes a map of the app, ready to copy."""
+"""Generate the code that reproduces a map of the app, ready to copy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recipe(
         model: the model of the app.
         view: view of the picture.
         method: the class of the method.
-        layer: "" = the method chooses.
+        layer: name of the target layer; "" = the method chooses.
         target: the explained target.
         options: options of the method.
         alpha: opacity of the overlay.

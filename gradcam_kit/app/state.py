@@ -1,4 +1,4 @@
-"""Compute maps from a view of a picture and the user's choices, each with cost, check and code."""
+"""Compute maps from a picture and the user's choices, each with its cost, check and code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Choice:
     Attributes:
         target: the index of a class, or of a box for a detector.
         methods: names in `METHODS`.
-        layer: "" leaves the choice to each method.
+        layer: name of the target layer; "" leaves the choice to each method.
         gradient_rule: "" = the default of the method; ignored by methods without the option.
     """
 
@@ -58,7 +58,7 @@ class MethodMap:
     """One map, or the reason why there is none.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         target: the explained target.
         cam: the method at its layers; None if it could not be made.
         heatmap: heatmap `(h, w)` in [0, 1]; None if the method failed.
@@ -174,7 +174,7 @@ def check(view: View, found: MethodMap) -> MethodMap:
 
 
 def paint(view: View, found: MethodMap, alpha: float) -> RGB | None:
-    """Return the picture with a map on it, and the box that is explained; None where the method failed."""
+    """Return the picture with a heatmap and the explained box on it; None if the method failed."""
     if found.heatmap is None:
         return None
     return overlay(view.shown, found.heatmap, box=view.seen, outlines=found.target.box, alpha=alpha)
@@ -195,7 +195,7 @@ def summary(found: MethodMap) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text that Markdown and HTML show as it is, whatever a file or a class is called."""
+    """Escape a text so that Markdown and HTML show it literally, whatever characters a name contains."""
     plain = "".join(sign if sign.isprintable() else " " for sign in text)
     return "".join(f"&#{ord(sign)};" if sign in "<>&\"'`*_[]()#|~$\\!" else sign for sign in plain)
 

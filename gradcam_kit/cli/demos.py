@@ -51,9 +51,9 @@ def _finish_page(done: DemoPage) -> None:
     """Show the cost of the methods, what is missing, the path of the page, and next steps."""
     rows = [[one.title, one.good_for, f"{one.passes:.1f}", f"{one.seconds:.2f}"] for one in done.methods]
     show(["method", "good for", "passes", "seconds"], rows)
-    say("passes: the arithmetic for both classes of a picture, in forward passes; seconds: for all pictures", err=False)
+    say("passes: work for both classes of a picture, in forward passes; seconds: time for all pictures", err=False)
     if done.missing is not None:
-        say(f"Bundled model and pictures instead of photographs: {done.missing}", err=False)
+        say(f"Using the bundled model and pictures, not photographs: {done.missing}", err=False)
     say(f"The page: {done.page}", err=False)
     say(f"Next: gradcam-kit run PICTURES --model {done.model} --out DIR --open", err=False)
     say("      gradcam-kit models resnet      (other models)", err=False)
@@ -71,6 +71,6 @@ def _finish_all(done: DemoResult) -> None:
         "object. They depend less on the class than the other methods do.",
         err=False,
     )
-    say(f"Not for this convolutional classifier: {', '.join(done.unsuited)}", err=False)
+    say(f"Unsuited to this convolutional classifier: {', '.join(done.unsuited)}", err=False)
     say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
     say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)

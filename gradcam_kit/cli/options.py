@@ -243,7 +243,7 @@ ExportFormat = Annotated[
 GradientRule = Annotated[
     str,
     typer.Option(
-        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors.",
+        help="exact, as in the papers, or balanced: normalizations, gates and attention are constant factors.",
         autocompletion=completing.one_of("exact", "balanced"),
         rich_help_panel=EXPLAIN,
     ),

@@ -24,7 +24,7 @@ def open_app(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(help="Port of this computer; if it is taken, the next free one.", rich_help_panel=SERVE)
+        int, typer.Option(help="Port to serve on; if it is taken, the next free port is used.", rich_help_panel=SERVE)
     ] = 7860,
     checkpoint: Checkpoint = None,
     weights: Weights = None,

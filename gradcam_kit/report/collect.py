@@ -29,7 +29,7 @@ ENTRIES = 200
 _INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 
 Keep = Callable[[str, bytes], None]
-"""Called with the name and content of a file beside the page."""
+"""Function that stores a file beside the page, given its name and content."""
 
 
 @dataclass
@@ -105,12 +105,12 @@ class _Page:
 
 
 def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
-    """Read the rows of all shards once, with their measurements by the run or later.
+    """Read the rows of all shards once, with the metrics measured during the run or later.
 
     Args:
-        store: where the shards are.
+        store: storage of the shards.
         manifest: the content of `run.json`.
-        keep: receives the thumbnails, if there are too many to embed them in the page.
+        keep: called with each thumbnail, if there are too many thumbnails to embed in the page.
     """
     figures, means, measured = Figures(), Means(), MetricMeans()
     metrics, names = dict(manifest.get("metrics", {})), manifest["class_names"]
@@ -165,7 +165,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
-    """Return the rows grouped by picture; rows of a picture are adjacent."""
+    """Return the rows grouped by picture, in the order in which the pictures first occur."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["path"]].append(row)

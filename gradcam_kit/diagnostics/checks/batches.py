@@ -23,8 +23,8 @@ def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") ->
 
     Args:
         loader: yields batches.
-        batch: makes a pair from an item of the loader; None = items are pairs.
-        what: the name of the loader in errors.
+        batch: function that converts an item of the loader to a pair; None = items already are pairs.
+        what: name of the loader in error messages.
 
     Raises:
         InputError: a loader that yields nothing, or items that are not pairs.
@@ -40,7 +40,7 @@ def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") ->
 
 
 def read_pair(item: Any, what: str = "batch") -> Pair:
-    """Read a batch as inputs and labels; arrays and lists of numbers become tensors.
+    """Return the inputs and labels of a batch; arrays and lists of numbers become tensors.
 
     Raises:
         InputError: an item that is not a pair.
@@ -85,7 +85,7 @@ def part(tree: Any, index: slice) -> Any:
 
 
 def limited(pair: Pair, most: int) -> Pair:
-    """Return the first samples of a batch, at most `most` of them."""
+    """Return the first `most` samples of a batch, or all of a smaller batch."""
     inputs, labels = pair
     if samples(inputs) <= most:
         return pair

@@ -1,4 +1,4 @@
-"""Tables of comparisons, as text and for pandas."""
+"""Format the tables of comparisons as text and as pandas data frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def frame(*args: Any, **options: Any) -> pandas.DataFrame:
-    """Return a table of pandas.
+    """Return a pandas `DataFrame`.
 
     Raises:
         MissingExtraError: pandas is not installed.
