@@ -34,7 +34,7 @@ def default_model(say: Callable[[str], None]) -> str:
 
 
 def free_port(port: int) -> int:
-    """Return the first free port of the loopback address, from `port` on.
+    """Return the first free port of the loopback address, starting at `port`.
 
     Raises:
         OptionError: the number is not a port, or none of the hundred ports from this one on is free.
@@ -79,7 +79,8 @@ def serve(
         MissingExtraError: Gradio is not installed.
         GradCamKitError: the request is invalid, or no port is free.
     """
-    # Check both before the slow loading of the model, and the port again after it, as another program may take it.
+    # Check for Gradio and a free port before the slow loading of the model. Search for a port again afterwards, because
+    # another program may take the first one meanwhile.
     gradio()
     free_port(port)
     page = build_page(AppModel.load(request))

@@ -67,7 +67,7 @@ class MethodMap:
         is_empty: whether there is no positive evidence.
         error: the error on one line; "" without an error.
         code: function from the opacity to the script that makes this map; None without a map.
-        check: what `cam.check` printed, or why it failed; "" before it ran.
+        check: the result of `cam.check` as text, or why it failed; "" before it ran.
     """
 
     method: str
@@ -102,7 +102,9 @@ def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
     """
     count = len(view.targets) if view.is_detector else view.class_count
     if not 0 <= place < count:
-        raise ClassIndexError(f"there is no {'box' if view.is_detector else 'class'} {place} of {count}")
+        raise ClassIndexError(
+            f"there is no {'box' if view.is_detector else 'class'} {place}; there are {count}, counted from 0"
+        )
     if view.is_detector:
         return view.targets[place]
     known = {one.target: one for one in view.targets}

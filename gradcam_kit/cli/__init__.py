@@ -144,7 +144,7 @@ def run(
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.", rich_help_panel=OUTPUT)] = True,
     browse: Open = False,
 ) -> None:
-    """Explain every picture of SOURCE; write heatmaps to OUT/shards, overlays to OUT/overlays, and OUT/report.html."""
+    """Explain every picture of SOURCE, and write OUT/shards (heatmaps), OUT/overlays (pictures) and OUT/report.html."""
     from gradcam_kit.folder import measured, run_and_report
     from gradcam_kit.jobs import RunRequest
 

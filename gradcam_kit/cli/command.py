@@ -27,7 +27,7 @@ class Commands(TyperGroup):
         except GradCamKitError as error:
             say("gradcam-kit: " + " ".join(str(error).split()))  # print one line, whatever the user's code raises
             raise typer.Exit(2) from None
-        except SystemExit as error:  # our own commands raise typer.Exit instead
+        except SystemExit as error:  # our commands raise typer.Exit, so this is the user's code
             code = "" if error.code is None else repr(error.code)
             say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which is ignored")
             raise typer.Exit(2) from None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary
 
 
-_IN_ROWS = ", which the table of gradcam-kit export DIR --to csv has"
+_IN_ROWS = ", listed in the table of gradcam-kit export DIR --to csv"
 
 
 def say(text: str, err: bool = True) -> None:
@@ -125,7 +125,7 @@ def note_unfinished(directory: str) -> None:
     run = load_run(directory)
     if run.left:
         left = f"{run.left} of {run.manifest['pictures']} pictures are left"
-        say(f"note: the run is not finished, {left}; run its command again to resume")
+        say(f"note: the run is not finished: {left}. Run its command again to resume")
 
 
 def finish_evaluation(done: Evaluation) -> None:

@@ -21,7 +21,7 @@ MOST_PICTURES = 10_000
 """Maximum number of pictures on the page; larger runs are sampled evenly. The figures cover all pictures."""
 
 MOST_FAILURES = 10_000
-"""Maximum number of failures that the page shows besides the sample of pictures."""
+"""Maximum number of failures that the page shows in addition to the sample of pictures."""
 
 ENTRIES = 200
 """Maximum number of classes, and of pairs of label and prediction, that the page shows: the most frequent ones."""
@@ -173,7 +173,7 @@ def by_picture(rows: list[Row]) -> list[list[Row]]:
 
 
 def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
-    """Return the label for display: the class name of its index, else the label itself."""
+    """Return the label for display: the class name for an index or another spelling, else the label itself."""
     label: str | None = row["label"]
     if label is not None and row["correct"] is not None and names is not None and label not in names:
         label = next((name for name in names if normalized(name) == normalized(label)), label)

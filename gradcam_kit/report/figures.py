@@ -46,7 +46,7 @@ class Figures:
 
     @property
     def histogram(self) -> list[dict[str, int]]:
-        """The number of pictures by bin of the score of the predicted class, and by verdict."""
+        """For each bin of the score of the predicted class, the number of right, wrong and other predictions."""
         return [{kind: self.confidence[place, kind] for kind in ("right", "wrong", "other")} for place in range(BINS)]
 
     @property

@@ -1,4 +1,4 @@
-"""Small heatmaps for the report of a run, limited in total size."""
+"""Encode small heatmaps for the report of a run, limited in total size."""
 
 from __future__ import annotations
 

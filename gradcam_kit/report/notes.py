@@ -38,7 +38,7 @@ def warnings(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
     """Return warnings about a page that cannot be trusted: random weights, or an unfinished run."""
     found = []
     if manifest["weights"] == "random":
-        found.append("The weights are random: the heatmaps mean nothing.")
+        found.append("The weights are random, so the heatmaps are meaningless.")
     if figures.pictures < manifest["pictures"]:
         found.append(
             f"The run is not finished: {figures.pictures:,} of {manifest['pictures']:,} pictures are done. "

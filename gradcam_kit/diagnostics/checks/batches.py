@@ -19,10 +19,10 @@ Pair = tuple[Any, Any]
 
 
 def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") -> Iterator[Pair]:
-    """Yield pairs of inputs and labels.
+    """Yield the batches of a loader as pairs of inputs and labels.
 
     Args:
-        loader: yields batches.
+        loader: iterable of batches.
         batch: function that converts an item of the loader to a pair; None = items already are pairs.
         what: name of the loader in error messages.
 
@@ -57,7 +57,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
     inputs, labels = tree_map(_tensor, item[0]), _tensor(item[1])
     if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
         raise InputError(
-            f"the images of the {what} are {kind_of(item[0])}; expected a tensor, or a tuple or mapping of them"
+            f"the images of the {what} are {kind_of(item[0])}; expected a tensor, or a tuple or mapping of tensors"
         )
     n = samples(inputs)
     if isinstance(labels, Tensor) and labels.ndim and len(labels) != n:

@@ -149,7 +149,7 @@ def _shape(train: Sequence[float]) -> list[Finding]:
     bends = [train[i - 1] - 2 * train[i] + train[i + 1] for i in range(1, len(train) - 1)]
     noise = median(map(abs, bends)) / (
         0.6745 * math.sqrt(6)
-    )  # bends of noise with deviation 1 have deviation sqrt(6); 0.6745 converts a deviation to a median absolute value
+    )  # the bends of unit noise have deviation sqrt(6); 0.6745 converts a deviation to a median absolute value
     descent = max(train[0], median(_third(train, 0))) - min(train)
     if descent > 0 and noise > _NOISE * descent:
         found.append(

@@ -37,8 +37,8 @@ def check_data(
     samples of each data set. Random states, including those of the loaders, are not changed.
 
     Args:
-        loader: yields batches (images, labels).
-        test: yields the batches of the test set. If given, leaks are searched for, and a training set that is not
+        loader: iterable of batches `(images, labels)`.
+        test: iterable of batches of the test set. If given, leaks are searched for, and a training set that is not
             shuffled between epochs is reported.
         classes: the number of classes or their names; None = unknown, so that only negative labels are out of range.
         batch: function that converts an item of a loader to a pair `(images, labels)`, for loaders of mappings or
@@ -145,7 +145,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
         text = f"Labels{where} are floating-point values, but class indices are integers"
         return [_range("bad", text, None, None, n, "Convert them with .long(), or omit classes= for regression")]
     if _look_like_indices(labels):
-        text = f"Labels{where} are floating-point values, but look like class indices: integers from {min(labels):g} on"
+        text = f"Labels{where} are floating-point values, but look like class indices starting at {min(labels):g}"
         advice = "Convert them with .long() if they are classes; leave them unchanged for regression"
         return [_range("note", text, None, None, n, advice)]
     counts = Counter(label for label in labels if isinstance(label, int) and label != _IGNORED)
@@ -187,7 +187,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
 
 
 def _look_like_indices(labels: Sequence[Any]) -> bool:
-    """Whether labels are floats with few distinct values, at least three, that are all nonnegative integers.
+    """Whether labels are floats like class indices: at least three but few distinct values, all nonnegative integers.
 
     Labels with two values are excluded, because binary losses expect 0.0 and 1.0.
     """

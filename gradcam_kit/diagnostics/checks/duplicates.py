@@ -137,7 +137,7 @@ def _near(places: list[tuple[Split, int]]) -> Iterator[Twins]:
     if len(places) < 2:
         return
     sizes = {len(split.prints[i]) for split, i in places}
-    for size in sizes:  # thumbnails of different numbers of channels differ in length
+    for size in sizes:  # thumbnails with different numbers of channels differ in length
         own = [(split, i) for split, i in places if len(split.prints[i]) == size]
         prints = torch.stack([split.prints[i] for split, i in own])
         signs = torch.stack([split.hashes[i] for split, i in own]).float() * 2 - 1

@@ -153,6 +153,6 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trainable parameters, or one unused parameter if there are none: Adam rejects an empty list."""
+    """Return the trainable parameters, or one unused parameter if there is none, as Adam rejects an empty list."""
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return found or [nn.Parameter(torch.zeros(1))]

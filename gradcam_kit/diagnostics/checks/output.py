@@ -39,7 +39,7 @@ _SUM = 1e-4  # tolerance for the sum of probabilities
 def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Finding]:
     """Check the output of a model for one batch of inputs.
 
-    The model runs in eval mode. If it already is in eval mode, the modes of its submodules are left unchanged, so that
+    The model runs in eval mode. If it is already in eval mode, the modes of its submodules are left unchanged, so that
     a submodule left in train mode is found. The model, its gradients and random states are not changed.
 
     Args:

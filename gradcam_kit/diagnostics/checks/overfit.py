@@ -28,7 +28,7 @@ _HOPEFUL = 0.9  # a run that timed out with a loss below this share of its first
 
 
 def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
-    """Check that a copy of a model can overfit at most 16 samples.
+    """Check that a copy of a model can overfit up to 16 samples.
 
     The model is trained by Adam without dropout, for up to 200 steps at each of the learning rates 1e-3, 1e-2 and 3e-2
     in turn. It passes once the loss falls below 5 % of its first value, or of the chance-level loss if that is larger

@@ -18,13 +18,13 @@ from gradcam_kit.errors import GradCamKitError, raise_interruption
 _CONSTANT = 1e-8  # minimum variance over samples of outputs that are not constant, as a share of their mean square
 ROUNDING = 1e-3
 """Largest difference of outputs that may be due to rounding, as a share of the largest output."""
-_ALIKE = 1e-6  # largest difference of equal outputs of a layer, as a share of their largest value
-_LEAKED = 1e-6  # largest gradient at other samples, as a share of the gradient at the sample itself
+_ALIKE = 1e-6  # largest difference between outputs that count as equal, as a share of their largest value
+_LEAKED = 1e-6  # largest gradient at other samples that is not a leak, as a share of the sample's own gradient
 _PROBED = 8  # maximum number of samples whose gradients are computed
 
 
 class Probe:
-    """A model and its outputs for one batch, from repeated passes."""
+    """A model and its outputs in two passes over the same batch."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -168,7 +168,7 @@ class _Constant(Observer):
 
 
 def first_constant_layer(model: nn.Module, inputs: Any) -> str:
-    """Return the first layer with equal outputs for all samples; "" if there is none, or layers cannot be observed."""
+    """Return the first layer with equal outputs for all samples; "" if there is none, or none can be observed."""
     observer = _Constant(samples(inputs))
     try:
         layers = select_layers(check_observable(model), None, model)

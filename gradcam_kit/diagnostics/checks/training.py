@@ -48,9 +48,10 @@ def check_training(
 
     Args:
         model: the model in its state at the start of training.
-        loader: yields batches (images, labels); at most `steps` of them are read.
+        loader: iterable of batches `(images, labels)`; at most `steps` of them are read.
         loss: `loss(output, labels)`, which returns one number.
-        optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, whose updates are not
+            judged.
         steps: number of training steps over the batches.
         batch: function that converts an item of the loader to a pair `(images, labels)`, for loaders of mappings or
             longer tuples.
@@ -147,7 +148,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(len(missing)),
                 0.0,
                 None,
-                "Build the optimizer from model.parameters() after replacing layers, or add them with add_param_group",
+                "Build the optimizer from model.parameters() after replacing layers, or call add_param_group",
                 "definition",
             )
         )
@@ -196,7 +197,7 @@ def run_findings(
         model: the model in its state at the start of training.
         batches: pairs of inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
-        optimizer: optimizer of the model's parameters; None = Adam, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam, whose updates are not judged.
         steps: number of training steps.
         watch: function from the copy and its optimizer to a context manager, such as `ModelDiagnostics`, which is
             entered for the training of the copy.

@@ -37,7 +37,7 @@ class LayerImportance(Mapping[str, Tensor]):
     Attributes:
         method: "activation", "gradient", "taylor" or "ablation".
         units: layer -> one number per unit, `(k,)` float64; the larger, the more the unit matters. For "ablation", the
-            number is the rise of the loss, negative for a unit without which the model is better.
+            number is the increase in loss, negative for a unit without which the model is better.
         n: number of samples.
         skipped: layer -> why it has no numbers.
         notes: remarks on what was not observed, and why.
@@ -155,12 +155,12 @@ def layer_importance(
     - "gradient": the mean of |g|. One forward and one backward pass.
     - "taylor": the mean over samples of $|\sum a g|$ over positions, the change of the loss to first order if the unit
       were 0 (Molchanov et al., ICLR 2017). As cheap as "gradient".
-    - "ablation": the mean rise of the loss if the unit is set to 0. Exact, but the most expensive method, because the
+    - "ablation": the mean increase in loss if the unit is set to 0. Exact, but the most expensive method, because the
       part of the model after the layer runs again for each unit and batch.
 
     Args:
         model: any model; it is not changed.
-        loader: yields batches (images, labels); for "activation" images suffice.
+        loader: iterable of batches `(images, labels)`; "activation" needs only the images.
         method: one of the four methods.
         layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all convolutions and linear
             layers, except those whose output is the output of the model.

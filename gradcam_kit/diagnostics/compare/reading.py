@@ -35,10 +35,9 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
 
 
 def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
-    """Return the grad mode for forward passes: without gradients, unless a fast path would hide layers.
+    """Return a context manager for forward passes: without gradients, unless a fast path would hide layers.
 
-    In eval mode, `nn.TransformerEncoderLayer` has a fast path that calls none of its sublayers, unless gradients are
-    enabled.
+    In eval mode without gradients, `nn.TransformerEncoderLayer` takes a fast path that calls none of its sublayers.
     """
     hides = any(isinstance(module, nn.TransformerEncoderLayer) for module in model.modules())
     return torch.set_grad_enabled(hides)

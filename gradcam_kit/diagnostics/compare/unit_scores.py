@@ -74,7 +74,7 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
         return leaves[-1]
 
     given = tree_map(leaf, inputs)
-    # Integer inputs, such as token ids, have no gradient; then the backward pass goes to the parameters instead.
+    # Integer inputs, such as token ids, have no gradient, so the backward pass goes to the parameters instead.
     wanted = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = losses(call(model, given)).sum()
     if not wanted or not total.requires_grad:
@@ -86,14 +86,14 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
 
 
 def _without_cudnn(model: nn.Module) -> Any:
-    """Return a context manager that disables cuDNN for recurrent layers: its kernels reject backward in eval mode."""
+    """Return a context manager that disables cuDNN for recurrent layers, which it cannot run backward in eval mode."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     on_device = any(parameter.is_cuda for parameter in model.parameters())
     return torch.backends.cudnn.flags(enabled=False) if recurrent and on_device else nullcontext()
 
 
 class _UnitScores(Observer):
-    """Adds up |a|, |g| or |sum of a g| of each unit as layers run and gradients arrive."""
+    """Adds up |a|, |g| or |sum of a * g| of each unit, for activations a and gradients g."""
 
     def __init__(self, axes: Mapping[str, int | None], method: str) -> None:
         self.axes, self.method, self.n = axes, method, 0
@@ -102,7 +102,7 @@ class _UnitScores(Observer):
         self.products: dict[str, Float[Tensor, "n k"]] = {}
 
     def finish(self) -> None:
-        """Add the absolute value of each sample's sum of a g, which is complete after the backward pass."""
+        """Add the absolute value of each sample's sum of a * g, which is complete after the backward pass."""
         for name, product in self.products.items():
             self._add(name, product.abs())
         self.products.clear()

@@ -61,7 +61,7 @@ def _table(captured: CapturedAttention) -> str:
 
 
 def _heads(captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int) -> str:
-    """Show the heads on the words if they fit the layer, else on the picture if it fits, else as plain maps."""
+    """Return the heads as HTML: on the words if they fit the layer, else on a picture that fits, else as plain maps."""
     if captured.tokens is not None:
         try:
             return _on_words(captured, layer, sample)

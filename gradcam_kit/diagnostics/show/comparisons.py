@@ -120,7 +120,7 @@ def plot_points(projection: Any) -> Figure:
 
 
 def plot_levels(levels: Sequence[Any], bins: Sequence[str], title: str) -> Figure:
-    """Plot the share of the score that each level carries by box size, and the mean activation of each level."""
+    """Plot each pyramid level's share of the score by box size, and its mean activation."""
     drawn = figure(8.0, 1.6 + 0.4 * len(levels))
     left, right = drawn.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     values = np.array([[level.strength[name] for name in bins] for level in levels])

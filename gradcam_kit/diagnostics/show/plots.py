@@ -27,7 +27,7 @@ _BLUE, _ORANGE, _RED, _GRAY = "#2b6cb0", "#dd6b20", "#c53030", "#a0aec0"
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a width and height in inches.
+    """Return an empty figure of the given size in inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -180,7 +180,7 @@ def _units(tracks: list[LayerTrack]) -> Figure:
     own = [track for track, dead in shares if dead is not None]
     if not own:
         raise CaptureError(
-            "no observed layer has units that can die and no NaN; observe ReLU-like layers, or pass optimizer="
+            "every observed layer has NaN, or no units that can die; observe ReLU-like layers, or pass optimizer="
         )
     drawn, axes = _over_layers(own, "Units that were never active in the last window")
     values = [100 * (dead or 0) / max(track.units, 1) for track, dead in shares if dead is not None]
@@ -221,7 +221,7 @@ def _maps(values: Tensor, unit_axis: int | None) -> Any:
     if values.ndim <= 1:
         return values.reshape(1, 1, -1).numpy()
     while values.ndim > 3:
-        values = values.mean(1)  # not the middle slice, which would hide the rest of volumes and videos
+        values = values.mean(1)  # a single slice would hide the rest of a volume or video
     return (values[:, None] if values.ndim == 2 else values).numpy()
 
 

@@ -60,7 +60,8 @@ def gate_findings(
         if share < limits.stuck_warn and flat >= limits.saturated_warn:
             found.append(
                 Finding(
-                    "warn", "stuck-gate", name, f"The {gate} gate{where} is saturated for {flat:.0%} of its values",
+                    "warn", "stuck-gate", name,
+                    f"The {gate} gate{where} is saturated: {flat:.0%} of its values are near 0 or 1",
                     flat, limits.saturated_warn, n, advice.SATURATED_GATE,
                     "slope below 5 % of its maximum; illustrated in Glorot & Bengio 2010",
                 )
