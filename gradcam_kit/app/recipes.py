@@ -69,7 +69,7 @@ def recipe(
 
 
 def _loading(model: AppModel) -> tuple[str, str]:
-    """Return the line that makes the model, and the import that it needs."""
+    """Return the line that loads the model, and the import that this line needs."""
     request = model.request
     if isinstance(request.model, nn.Module):
         return "loaded = from_module(model)  # the model that the app was given", (

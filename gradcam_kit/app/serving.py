@@ -24,7 +24,7 @@ _PORTS = 100  # number of ports to try
 
 
 def default_model(say: Callable[[str], None]) -> str:
-    """Return `mobilenet-v2` if its weights are installed, else `demo`, and say what is missing."""
+    """Return `mobilenet-v2` if its weights are installed; else say how to install them, and return `demo`."""
     try:
         weights_file()
     except MissingExtraError:

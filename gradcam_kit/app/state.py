@@ -95,7 +95,7 @@ def has_gradient_rules() -> bool:
 
 
 def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
-    """Return the explained target.
+    """Return the target with this index, a box of a detector or a class of a classifier.
 
     Raises:
         ClassIndexError: the class or the box does not exist.

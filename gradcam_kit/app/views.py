@@ -106,7 +106,7 @@ class View:
         in_percent: whether the scores are probabilities.
         class_count: the number of classes of a classifier.
         layers: all layers with positions, in the order in which they ran.
-        flops: floating-point operations of the forward pass.
+        flops: number of floating-point operations in the forward pass.
         notes: messages for the user.
     """
 

@@ -1,4 +1,4 @@
-"""Shell completion of option values; nothing is loaded until the shell asks for it."""
+"""Complete option values in the shell; nothing is loaded until a completion is requested."""
 
 from __future__ import annotations
 

@@ -71,6 +71,6 @@ def _finish_all(done: DemoResult) -> None:
         "object. They depend less on the class than the other methods do.",
         err=False,
     )
-    say(f"Unsuited to this convolutional classifier: {', '.join(done.unsuited)}", err=False)
+    say(f"Not for this convolutional classifier: {', '.join(done.unsuited)}", err=False)
     say(f"Side by side: {done.sheet}\nOne by one:   {done.overlays}", err=False)
     say("Next: gradcam-kit run PICTURES --model torchvision:resnet50 --weights DEFAULT --out DIR", err=False)

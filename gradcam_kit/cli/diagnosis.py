@@ -88,7 +88,7 @@ def doctor(
 
 
 def finish_diagnosis(done: Diagnosis, as_json: bool, browse: bool = False) -> None:
-    """Show findings and skipped checks, open the page if requested, and exit with the status."""
+    """Show findings and skipped checks, open the page if requested, and exit with the exit status of the diagnosis."""
     if browse:
         show_page(done.page)
     if as_json:

@@ -24,7 +24,7 @@ class Twins:
 
     Attributes:
         first: the split of one sample, and its index in the split.
-        second: the same for the other sample.
+        second: the split of the other sample, and its index in the split.
         exact: whether all pixels are equal.
         likeness: correlation of the thumbnails.
     """

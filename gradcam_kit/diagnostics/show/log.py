@@ -29,7 +29,7 @@ class Log:
         histograms: name -> (step, edges, counts); beyond 100, every second histogram is dropped.
         images: name -> (step, path relative to the folder); beyond 200, every second image is dropped.
         tables: name -> rows of the last table with this name.
-        unread: number of lines that were not written by a `JsonWriter`.
+        unread: number of lines that are not valid records of a `JsonWriter`.
 
     Raises:
         InputError: the folder does not exist.

@@ -66,7 +66,7 @@ class LayerHeads:
 
 
 def judge(layer: LayerHeads, limits: Thresholds) -> tuple[list[HeadRow], list[Finding]]:
-    """Return one row for each head of a layer, and its findings."""
+    """Return one row for each head of a layer, and the findings about the layer."""
     p = layer.probabilities
     n, heads = p.shape[:2]
     entropies = attention_entropy(p).mean(0).tolist()
