@@ -1,4 +1,4 @@
-"""Import Gradio, and launch the page; the only module that imports it."""
+"""Import Gradio, and set its launch options; no other module imports Gradio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of the app, in Gradio: it shows what `state.py` computes, and answers every failure with a message."""
+"""The Gradio page of the app: show what `state.py` computes, and report every failure as a message."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class _Page:
             elem_id="picture",
             buttons=[],
         )
-        # Pass the file on: our own reader refuses files that are not pictures, and turns photographs upright.
+        # Pass on the path only: our own reader rejects files that are not pictures, and turns photographs upright.
         self.upload.preprocess = lambda payload: payload and payload.path
         with gr.Row():
             self.samples = [
@@ -131,7 +131,7 @@ class _Page:
         asked = [self.view, self.target, self.methods, self.layer, self.rule, self.alpha, self.done]
         explained = [self.message, self.maps, self.done, *shown]
         quiet = {"api_visibility": "private"}
-        # One after the other, so that maps of an earlier choice never replace those of a later one.
+        # Run one event at a time, so that maps of an earlier choice never replace maps of a later choice.
         in_order = {**quiet, "concurrency_id": "maps", "concurrency_limit": 1}
 
         def then_explain(event: Any) -> None:
@@ -141,8 +141,8 @@ class _Page:
         then_explain(self.upload.clear(self.close, None, opened, **quiet))
         for button, path, source in self.samples:
             then_explain(button.click(_opener(self.open, path, source), None, opened, **quiet))
-        # A click on a bar or a box changes the target as well. It must not start an event of its own: the browser holds
-        # back a choice while maps are made, and may send it after that event.
+        # A click on a bar or a box only sets the target, and the change of the target starts the explanation. The click
+        # must not start it: the browser delays changes while maps are made, so the event could get the old target.
         chosen = [self.target.change, *(one.input for one in (self.methods, self.layer, self.rule))]
         gr.on(chosen, self.explain, asked, explained, trigger_mode="always_last", **in_order)
         self.found.select(_with_event(gr, self.choose_named), [self.view], [self.target], **quiet)
@@ -155,7 +155,7 @@ class _Page:
         return self.gr.skip() if path is None else self.open(path, None)
 
     def open(self, path: str | Path, source: PictureSource | None) -> dict[Any, Any]:
-        """Show a file, or the reason why that failed."""
+        """Show a picture file, or the reason why it cannot be shown."""
         gr = self.gr
         try:
             picture, own = read_upload(path)
@@ -193,7 +193,7 @@ class _Page:
         alpha: float,
         done: tuple[View, Choice] | None,
     ) -> Iterator[Any]:
-        """Show one map after the other, except when a dropdown reports the choice of the shown maps a second time."""
+        """Show one map after another; do nothing if a dropdown reports the choice whose maps are already shown."""
         gr = self.gr
         if view is None or target is None:
             if target is not None:
@@ -221,7 +221,7 @@ class _Page:
         yield {self.done: (view, choice)}
 
     def checked(self, maps: Sequence[MethodMap], view: View | None) -> Iterator[dict[Any, Any]]:
-        """Check one map after the other."""
+        """Check one map after another."""
         found = list(maps)
         if view is None or not found:
             yield self._said("There is no map to check.")

@@ -1,4 +1,4 @@
-"""Pictures of the page: the samples, and the display of the chosen picture."""
+"""The pictures on the page: samples to choose from, and the chosen picture with its boxes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradcam_kit.pixels.outlines import outline, read_outlines
 from gradcam_kit.pixels.pictures import RGB
 
 _PHOTOGRAPHS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
-"""Functions of `skimage.data`, and their files, which come with scikit-image."""
+"""Function of `skimage.data` -> its file, which scikit-image includes."""
 
 
 def samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
@@ -37,7 +37,7 @@ def samples(model: AppModel) -> list[tuple[Path, PictureSource]]:
 def enlargement(view: View) -> float:
     """Return the factor by which the page enlarges `view.shown`.
 
-    A browser reports the position of a click only in pictures that it does not enlarge itself.
+    The position of a click is correct only in pictures that the browser does not enlarge itself.
     """
     return max(1.0, SHOWN_SIDE / int(max(view.shown.shape[:2])))
 

@@ -1,4 +1,4 @@
-"""The code that makes a map of the app, ready to copy."""
+"""Generate the code that reproduces a map of the app, ready to copy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def recipe(
         model: the model of the app.
         view: view of the picture.
         method: the class of the method.
-        layer: "" = the method chooses.
+        layer: name of the target layer; "" = the method chooses.
         target: the explained target.
         options: options of the method.
         alpha: opacity of the overlay.
@@ -69,7 +69,7 @@ def recipe(
 
 
 def _loading(model: AppModel) -> tuple[str, str]:
-    """Return the line that makes the model, and the import that it needs."""
+    """Return the line that loads the model, and the import that this line needs."""
     request = model.request
     if isinstance(request.model, nn.Module):
         return "loaded = from_module(model)  # the model that the app was given", (

@@ -1,4 +1,4 @@
-"""The app on a port of this computer: the loopback address only, the next free port, no telemetry."""
+"""Serve the app on the loopback address only, on the next free port, without telemetry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PORTS = 100  # number of ports to try
 
 
 def default_model(say: Callable[[str], None]) -> str:
-    """Return `mobilenet-v2` if its weights are installed, else `demo`, and say what is missing."""
+    """Return `mobilenet-v2` if its weights are installed; else say how to install them, and return `demo`."""
     try:
         weights_file()
     except MissingExtraError:
@@ -34,7 +34,7 @@ def default_model(say: Callable[[str], None]) -> str:
 
 
 def free_port(port: int) -> int:
-    """Return the first free port of the loopback address, from `port` on.
+    """Return the first free port of the loopback address, starting at `port`.
 
     Raises:
         OptionError: the number is not a port, or none of the hundred ports from this one on is free.
@@ -65,7 +65,7 @@ def serve(
     say: Callable[[str], None] = print,
     wait: Callable[[], object] | None = None,
 ) -> None:
-    """Load a model and show it in the app until Ctrl-C.
+    """Load a model, and serve the app until Ctrl-C.
 
     Args:
         request: the model.
@@ -73,13 +73,14 @@ def serve(
         share: also create a public link through Gradio's servers.
         open_browser: open the page; without a display or browser, `say` is called with its address.
         say: called with the address and other messages for the user.
-        wait: returns when the app should end; None = at Ctrl-C.
+        wait: function that returns when the app should end; None = wait for Ctrl-C.
 
     Raises:
         MissingExtraError: Gradio is not installed.
         GradCamKitError: the request is invalid, or no port is free.
     """
-    # Check both before the slow loading of the model, during which somebody may take the port.
+    # Check for Gradio and a free port before the slow loading of the model. Search for a port again afterwards, because
+    # another program may take the first one meanwhile.
     gradio()
     free_port(port)
     page = build_page(AppModel.load(request))
@@ -100,7 +101,7 @@ def serve(
 
 @contextmanager
 def running(page: Any, port: int, share: bool = False) -> Iterator[tuple[str, str | None]]:
-    """Serve a page on a port of the loopback address, and give its addresses, local and public."""
+    """Serve a page on a port of the loopback address, and yield its local and public addresses."""
     try:
         with _reached_directly():
             _, local, public = page.launch(
@@ -123,7 +124,7 @@ def running(page: Any, port: int, share: bool = False) -> Iterator[tuple[str, st
 
 @contextmanager
 def _reached_directly() -> Iterator[None]:
-    """Let Gradio's first requests to its own server bypass a proxy."""
+    """Make Gradio's first requests to its own server bypass any proxy."""
     before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
     for name, value in before.items():
         os.environ[name] = ",".join(filter(None, [value, LOOPBACK, "localhost"]))

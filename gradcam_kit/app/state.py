@@ -1,4 +1,4 @@
-"""Compute maps from a view of a picture and the user's choices, each with cost, check and code."""
+"""Compute maps from a picture and the user's choices, each with its cost, check and code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Choice:
     Attributes:
         target: the index of a class, or of a box for a detector.
         methods: names in `METHODS`.
-        layer: "" leaves the choice to each method.
+        layer: name of the target layer; "" leaves the choice to each method.
         gradient_rule: "" = the default of the method; ignored by methods without the option.
     """
 
@@ -58,7 +58,7 @@ class MethodMap:
     """One map, or the reason why there is none.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         target: the explained target.
         cam: the method at its layers; None if it could not be made.
         heatmap: heatmap `(h, w)` in [0, 1]; None if the method failed.
@@ -67,7 +67,7 @@ class MethodMap:
         is_empty: whether there is no positive evidence.
         error: the error on one line; "" without an error.
         code: function from the opacity to the script that makes this map; None without a map.
-        check: what `cam.check` printed, or why it failed; "" before it ran.
+        check: the result of `cam.check` as text, or why it failed; "" before it ran.
     """
 
     method: str
@@ -95,14 +95,16 @@ def has_gradient_rules() -> bool:
 
 
 def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
-    """Return the explained target.
+    """Return the target with this index, a box of a detector or a class of a classifier.
 
     Raises:
         ClassIndexError: the class or the box does not exist.
     """
     count = len(view.targets) if view.is_detector else view.class_count
     if not 0 <= place < count:
-        raise ClassIndexError(f"there is no {'box' if view.is_detector else 'class'} {place} of {count}")
+        raise ClassIndexError(
+            f"there is no {'box' if view.is_detector else 'class'} {place}; there are {count}, counted from 0"
+        )
     if view.is_detector:
         return view.targets[place]
     known = {one.target: one for one in view.targets}
@@ -174,7 +176,7 @@ def check(view: View, found: MethodMap) -> MethodMap:
 
 
 def paint(view: View, found: MethodMap, alpha: float) -> RGB | None:
-    """Return the picture with a map on it, and the box that is explained; None where the method failed."""
+    """Return the picture with a heatmap and the explained box on it; None if the method failed."""
     if found.heatmap is None:
         return None
     return overlay(view.shown, found.heatmap, box=view.seen, outlines=found.target.box, alpha=alpha)
@@ -195,7 +197,7 @@ def summary(found: MethodMap) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text that Markdown and HTML show as it is, whatever a file or a class is called."""
+    """Escape a text so that Markdown and HTML show it literally, whatever characters a name contains."""
     plain = "".join(sign if sign.isprintable() else " " for sign in text)
     return "".join(f"&#{ord(sign)};" if sign in "<>&\"'`*_[]()#|~$\\!" else sign for sign in plain)
 

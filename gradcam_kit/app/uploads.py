@@ -1,4 +1,4 @@
-"""Uploaded pictures, and their sources as code."""
+"""Read uploaded pictures, and describe their sources as code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PictureSource:
     """The source of a picture as code.
 
     Attributes:
-        name: its displayed name.
-        expression: the expression that gives the picture.
+        name: displayed name of the picture.
+        expression: the expression that loads the picture.
         imports: the import that the expression needs besides `gradcam_kit`; "" for none.
     """
 

@@ -36,11 +36,11 @@ from gradcam_kit.transforms import Box
 from gradcam_kit.types import LayerCandidate
 
 SHOWN_SIDE = 768
-"""The longer side of pictures on the page; the model gets the picture in its own size."""
+"""Maximum size in pixels of the longer side of pictures on the page; the model gets the original picture."""
 
 TOP, MOST_BOXES, LEAST_SCORE, FALLBACK = 5, 12, 0.3, 3
 LEAST_SHARE = 0.01
-"""The least probability of a class with a bar; other classes, except the top class, are only in the list of classes."""
+"""Minimum probability of a class for a bar. The top class always gets one; other classes are only in the dropdown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class AppModel:
     """The model that the app explains.
 
     Attributes:
-        request: the request of the model.
+        request: the request from which the model was loaded.
         loaded: the loaded model with its transform and class names.
         model: the plain module on its device.
         device: the device of the model.
@@ -82,7 +82,7 @@ class NamedTarget:
     Attributes:
         name: name of the class.
         score: score of the class or of the detection.
-        target: argument of a method: the index of a class, or the target of a box.
+        target: the target to pass to a method: the index of a class, or a `DetectionTarget` for a box.
         box: box of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`; None for a class.
     """
 
@@ -106,7 +106,7 @@ class View:
         in_percent: whether the scores are probabilities.
         class_count: the number of classes of a classifier.
         layers: all layers with positions, in the order in which they ran.
-        flops: floating-point operations of the forward pass.
+        flops: number of floating-point operations in the forward pass.
         notes: messages for the user.
     """
 
@@ -123,7 +123,7 @@ class View:
     notes: tuple[str, ...] = ()
 
     def said(self, score: float) -> str:
-        """Return a score for display."""
+        """Format a score for display."""
         return f"{score:.1%}" if self.in_percent else f"{score:.3g}"
 
     def bars(self) -> dict[str, int]:
@@ -156,7 +156,7 @@ class View:
         return [(f"automatic ({chosen})" if chosen else "automatic", ""), *listed]
 
     def box_at(self, x: float, y: float) -> int | None:
-        """Return the index of the smallest box around a point of `shown`, in pixels; None if there is none."""
+        """Return the index of the smallest box around a point of `shown`, in pixels; None if no box contains it."""
         around = [
             ((box[2] - box[0]) * (box[3] - box[1]), place)
             for place, box in enumerate(one.box for one in self.targets)
@@ -184,7 +184,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
         found = _detections(output)
         notes: list[str] = []
         if found is not None:
-            # Boxes of queries are shares of the image, others its pixels.
+            # Boxes of query-based detectors are shares of the image size; all other boxes are in pixels.
             size = (1, 1) if are_queries(output) else (images.shape[-2], images.shape[-1])
             targets = _boxes(model, found, seen, size, notes)
             in_percent, count = True, 0
@@ -219,7 +219,7 @@ def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
 
 
 def _detections(output: Any) -> dict[str, Tensor] | None:
-    """Return the boxes of the image; None for the output of another kind of model."""
+    """Return the boxes of the image; None if the output is not that of a detector."""
     if are_queries(output):
         return dict(read_queries(output, None)[0])
     try:
@@ -275,6 +275,6 @@ def _layers(
     try:
         resolved = None if target is None else resolve_target(target, ClassLogit)
         return tuple(layer_candidates(model.model, inputs, resolved, ClassLogit))
-    except GradCamKitError as error:  # methods without a layer still work
+    except GradCamKitError as error:  # methods that need no layer still work
         notes.append(f"no layer can be chosen: {error}")
         return ()

@@ -86,7 +86,7 @@ def run(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A picture, a folder (recursive), a glob, a list file (.txt, one path on a line), or a table "
+            help="A picture, a folder (recursive), a glob, a list file (.txt, one path per line), or a table "
             "(.csv, .tsv, .parquet) with a column 'path' and optionally 'label'; also on remote storage, such as "
             "s3://...",
         ),
@@ -113,12 +113,12 @@ def run(
         int,
         typer.Option(help="Number of evenly spaced pictures with a thumbnail in the report.", rich_help_panel=OUTPUT),
     ] = 10_000,
-    shard_size: Annotated[int, typer.Option(help="Pictures per file of rows.", rich_help_panel=OUTPUT)] = 1000,
+    shard_size: Annotated[int, typer.Option(help="Pictures per shard, a file of rows.", rich_help_panel=OUTPUT)] = 1000,
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Do only part I of N, counted from 0. All parts share one --out.",
+            help="Run only part I of N, counted from 0. All parts share one --out.",
             rich_help_panel=COMPUTE,
         ),
     ] = None,
@@ -144,7 +144,7 @@ def run(
     report: Annotated[bool, typer.Option(help="Write OUT/report.html at the end.", rich_help_panel=OUTPUT)] = True,
     browse: Open = False,
 ) -> None:
-    """Explain every picture of SOURCE: heatmaps to OUT/shards, pictures to OUT/overlays, a page to OUT/report.html."""
+    """Explain every picture of SOURCE, and write OUT/shards (heatmaps), OUT/overlays (pictures) and OUT/report.html."""
     from gradcam_kit.folder import measured, run_and_report
     from gradcam_kit.jobs import RunRequest
 
@@ -223,7 +223,7 @@ def evaluate(
     ] = True,
     controls: Annotated[bool | None, typer.Option(help="The former name of --baselines.", hidden=True)] = None,
 ) -> None:
-    """Measure the stored heatmaps of a run: rows to DIR/metrics, and the mean of each method."""
+    """Measure the stored heatmaps of a run; write rows to DIR/metrics, and show the mean of each method."""
     from gradcam_kit.jobs import EvaluateRequest
     from gradcam_kit.jobs import evaluate as measure_run
 

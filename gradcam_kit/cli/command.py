@@ -1,4 +1,4 @@
-"""Common parts of all commands: threads, one-line errors, and a list of missing arguments."""
+"""Common parts of all commands: thread limits, one-line errors, and lists of missing arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Commands(TyperGroup):
         except GradCamKitError as error:
             say("gradcam-kit: " + " ".join(str(error).split()))  # print one line, whatever the user's code raises
             raise typer.Exit(2) from None
-        except SystemExit as error:  # our commands end differently, so this is the user's code
+        except SystemExit as error:  # our commands raise typer.Exit, so this is the user's code
             code = "" if error.code is None else repr(error.code)
             say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which is ignored")
             raise typer.Exit(2) from None
@@ -41,7 +41,7 @@ class Commands(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command that lists all missing arguments, and uses no more threads than it may."""
+    """A command that lists all missing arguments, and uses no more threads than the process has cores."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the arguments and options, with flags that the help shows without a type."""

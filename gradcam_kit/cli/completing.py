@@ -1,4 +1,4 @@
-"""Shell completion of option values; nothing is loaded until the shell asks for it."""
+"""Complete option values in the shell; nothing is loaded until a completion is requested."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Completion = Callable[[str], list[str]]
 
 
 def one_of(*names: str) -> Completion:
-    """Return a completion function for these names."""
+    """Return a completion function for the given names."""
 
     def completed(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]

@@ -30,7 +30,7 @@ def demo(
     browse: Open = False,
     overwrite: ReplaceForeign = False,
 ) -> None:
-    """Explain three photographs by six methods, and show the heatmaps and what they cost on a page."""
+    """Explain three photographs with six methods, and write a page with the heatmaps and their cost."""
     if every:
         from gradcam_kit.jobs.demos.every import run_demo
 
@@ -51,9 +51,9 @@ def _finish_page(done: DemoPage) -> None:
     """Show the cost of the methods, what is missing, the path of the page, and next steps."""
     rows = [[one.title, one.good_for, f"{one.passes:.1f}", f"{one.seconds:.2f}"] for one in done.methods]
     show(["method", "good for", "passes", "seconds"], rows)
-    say("passes: the arithmetic for both classes of a picture, in forward passes; seconds: for all pictures", err=False)
+    say("passes: cost for both classes of a picture, in forward passes; seconds: time for all pictures", err=False)
     if done.missing is not None:
-        say(f"Bundled model and pictures instead of photographs: {done.missing}", err=False)
+        say(f"Using the bundled model and pictures, not photographs: {done.missing}", err=False)
     say(f"The page: {done.page}", err=False)
     say(f"Next: gradcam-kit run PICTURES --model {done.model} --out DIR --open", err=False)
     say("      gradcam-kit models resnet      (other models)", err=False)

@@ -1,4 +1,4 @@
-"""The command `doctor`, and findings on the terminal."""
+"""The command `doctor`, and the display of findings in the terminal."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def doctor(
     ] = False,
     browse: Open = False,
 ) -> None:
-    """Diagnose a model and its data, with advice; writes OUT/doctor.html and OUT/doctor.json."""
+    """Diagnose a model and its data, give advice, and write OUT/doctor.html and OUT/doctor.json."""
     from gradcam_kit.jobs import ModelRequest
     from gradcam_kit.jobs.doctor import DoctorRequest, examine
 
@@ -88,7 +88,7 @@ def doctor(
 
 
 def finish_diagnosis(done: Diagnosis, as_json: bool, browse: bool = False) -> None:
-    """Show findings and skipped checks, open the page if requested, and exit with the status."""
+    """Show findings and skipped checks, open the page if requested, and exit with the exit status of the diagnosis."""
     if browse:
         show_page(done.page)
     if as_json:
@@ -106,7 +106,7 @@ def finish_diagnosis(done: Diagnosis, as_json: bool, browse: bool = False) -> No
 
 
 def _text(finding: Finding) -> Text:
-    """Return a finding in two lines, its level in color."""
+    """Return a finding in two lines, with its level in color."""
     first, *rest = str(finding).splitlines()
     level, _, message = first.partition(" ")
     text = Text(level, style=_STYLES[finding.level]).append(f" {_printable(message)}", style="not bold default")
@@ -114,6 +114,6 @@ def _text(finding: Finding) -> Text:
 
 
 def _printable(line: str) -> str:
-    """Return a text without control characters, which a file name may contain."""
+    """Escape the control characters in a text, which a file name may contain."""
     shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
     return shown.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The commands that list: models, layers of a model, methods, metrics."""
+"""The commands that list models, layers of a model, methods and metrics."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def models(
 
 
 def methods() -> None:
-    """List every method in the order in which to try them: use, needs, cost, and paper."""
+    """List all methods in the order in which to try them, with their use, needs, cost and paper."""
     from gradcam_kit.jobs.listing import described_methods
 
     show(["method", "good for", "needs", "cost", "paper"], described_methods())
     letters = "F = forward pass, B = backward pass from the score to the layer, R = forward pass of one masked image"
     say(letters, err=False)
-    say("for vision transformers: balanced-cam; exact gradients localize a transformer's evidence poorly", err=False)
+    say("for vision transformers use balanced-cam: exact gradients localize a transformer's evidence poorly", err=False)
 
 
 def metrics() -> None:
-    """List every metric: better direction, needs, cost, and paper."""
+    """List all metrics with their better direction, needs, cost and paper."""
     from gradcam_kit.jobs.listing import described_metrics
 
     show(["metric", "better", "needs", "cost", "paper"], described_metrics())

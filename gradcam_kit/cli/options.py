@@ -126,7 +126,7 @@ Compile = Annotated[
     ),
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed pictures again.", rich_help_panel=OUTPUT)]
-BatchSize = Annotated[int, typer.Option(help="Largest number of images in one forward pass.", rich_help_panel=COMPUTE)]
+BatchSize = Annotated[int, typer.Option(help="Maximum number of images in one forward pass.", rich_help_panel=COMPUTE)]
 Workers = Annotated[
     int, typer.Option(help="Workers that decode pictures (0 = all cores, at most 8).", rich_help_panel=COMPUTE)
 ]
@@ -134,7 +134,7 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Metric, see 'gradcam-kit metrics'. Can be repeated.",
+        help="Metric (see 'gradcam-kit metrics'). Can be repeated.",
         autocompletion=completing.metrics,
         rich_help_panel=EXPLAIN,
     ),
@@ -182,7 +182,7 @@ Method = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        help="Method (see 'gradcam-kit methods'), such as balanced-cam for vision transformers. Can be repeated.",
         autocompletion=completing.methods,
         show_default="grad-cam",
         rich_help_panel=EXPLAIN,
@@ -193,7 +193,7 @@ Methods = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="Method, see 'gradcam-kit methods'; balanced-cam for vision transformers. Can be repeated.",
+        help="Method (see 'gradcam-kit methods'), such as balanced-cam for vision transformers. Can be repeated.",
         autocompletion=completing.methods,
         show_default="all that apply",
         rich_help_panel=EXPLAIN,
@@ -205,7 +205,7 @@ Layer = Annotated[
         "--layer",
         "-l",
         metavar="NAME",
-        help="Target layer, see 'gradcam-kit layers'. Can be repeated.",
+        help="Target layer (see 'gradcam-kit layers'). Can be repeated.",
         show_default="chosen by running the model",
         rich_help_panel=EXPLAIN,
     ),
@@ -243,7 +243,7 @@ ExportFormat = Annotated[
 GradientRule = Annotated[
     str,
     typer.Option(
-        help="exact, as in the papers, or balanced: normalizations, gates and attention count as constant factors.",
+        help="exact, as in the papers, or balanced: normalizations, gates and attention are constant factors.",
         autocompletion=completing.one_of("exact", "balanced"),
         rich_help_panel=EXPLAIN,
     ),

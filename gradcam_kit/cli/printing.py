@@ -1,4 +1,4 @@
-"""Output on the terminal."""
+"""Print results and messages to the terminal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gradcam_kit.jobs import Evaluation, RunSummary
 
 
-_IN_ROWS = ", which the table of gradcam-kit export DIR --to csv has"
+_IN_ROWS = ", listed in the table of gradcam-kit export DIR --to csv"
 
 
 def say(text: str, err: bool = True) -> None:
-    """Write a line, in which characters that cannot be encoded as UTF-8 are escaped."""
+    """Write a line to the terminal; characters that cannot be encoded as UTF-8 are escaped."""
     typer.echo(text.encode("utf-8", "backslashreplace").decode(), err=err)
 
 
@@ -44,17 +44,17 @@ def show_page(page: str | Path) -> None:
 
 
 def mark(holds: bool) -> str:
-    """Return the cell of a table for a property: "yes", or an empty cell."""
+    """Return the text of a table cell for a property: "yes" if it holds, else ""."""
     return "yes" if holds else ""
 
 
 def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = None) -> None:
-    """Show the summary of the pictures, and exit with the status.
+    """Show the summary of a run or a comparison, and exit with its status.
 
     Args:
         summary: summary of a run or a comparison.
-        rest: text that tells where to find failures that are not shown.
-        page: opened in the browser, unless the command was interrupted.
+        rest: where to find the failures that are not shown, as the end of a sentence.
+        page: page to open in the browser, unless the command was interrupted; None = open nothing.
     """
     if summary.means:
         show_means(summary.means, summary.notes)
@@ -99,11 +99,11 @@ def _mean(line: Mapping[str, Any] | None) -> str:
 
 
 def show_agreement(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Show how alike metrics rank methods and baselines: 1 = in the same order, -1 = in the opposite order."""
+    """Show how similarly metrics rank methods and baselines: 1 = in the same order, -1 = in the opposite order."""
     if not lines:
         return
     say(
-        "rank agreement of metrics on methods and baselines, mean over pictures; reliability: from picture to picture",
+        "rank agreement of metrics on methods and baselines, mean over pictures; reliability: agreement of pictures",
         err=False,
     )
     metrics = [str(line["metric"]) for line in lines]
@@ -119,17 +119,17 @@ def _rounded(number: float) -> str:
 
 
 def note_unfinished(directory: str) -> None:
-    """Show how much of a run is missing in a result."""
+    """Show how many pictures are left if a run is not finished."""
     from gradcam_kit.jobs import load_run
 
     run = load_run(directory)
     if run.left:
         left = f"{run.left} of {run.manifest['pictures']} pictures are left"
-        say(f"note: the run is not finished, {left}; run its command again to resume")
+        say(f"note: the run is not finished: {left}. Run its command again to resume")
 
 
 def finish_evaluation(done: Evaluation) -> None:
-    """Show the mean of each method and metric, and exit with the status."""
+    """Show the results of an evaluation, and exit with its status."""
     show_means(done.means, done.notes)
     show_agreement(done.agreement)
     _say_problems(done.problems, done.failed)

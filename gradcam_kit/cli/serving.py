@@ -24,7 +24,7 @@ def open_app(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(help="Port of this computer; if it is taken, the next free one.", rich_help_panel=SERVE)
+        int, typer.Option(help="Port to serve on; if it is taken, the next free port is used.", rich_help_panel=SERVE)
     ] = 7860,
     checkpoint: Checkpoint = None,
     weights: Weights = None,
@@ -41,7 +41,7 @@ def open_app(
         typer.Option("--share", help="Also create a public link through Gradio's servers.", rich_help_panel=SERVE),
     ] = False,
 ) -> None:
-    """Explain pictures in the browser: choose class, method, layer and opacity, and copy the code."""
+    """Explain pictures in the browser: choose a class, methods, a layer and the opacity, and copy the code."""
     from gradcam_kit.app.serving import default_model, serve
     from gradcam_kit.jobs import ModelRequest
 

@@ -1,4 +1,4 @@
-"""Make the report of a run, a single page."""
+"""Write the report of a run, a single HTML page."""
 
 from gradcam_kit.report.page import is_current, write_report
 

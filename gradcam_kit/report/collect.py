@@ -21,7 +21,7 @@ MOST_PICTURES = 10_000
 """Maximum number of pictures on the page; larger runs are sampled evenly. The figures cover all pictures."""
 
 MOST_FAILURES = 10_000
-"""Maximum number of failures that the page shows besides the sample of pictures."""
+"""Maximum number of failures that the page shows in addition to the sample of pictures."""
 
 ENTRIES = 200
 """Maximum number of classes, and of pairs of label and prediction, that the page shows: the most frequent ones."""
@@ -29,7 +29,7 @@ ENTRIES = 200
 _INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 
 Keep = Callable[[str, bytes], None]
-"""Called with the name and content of a file beside the page."""
+"""Function that stores a file beside the page, given its name and content."""
 
 
 @dataclass
@@ -105,12 +105,12 @@ class _Page:
 
 
 def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
-    """Read the rows of all shards once, with their measurements by the run or later.
+    """Read the rows of all shards once, with the metrics measured during the run or later.
 
     Args:
-        store: where the shards are.
+        store: storage of the shards.
         manifest: the content of `run.json`.
-        keep: receives the thumbnails, if there are too many to embed them in the page.
+        keep: called with each thumbnail, if there are too many thumbnails to embed in the page.
     """
     figures, means, measured = Figures(), Means(), MetricMeans()
     metrics, names = dict(manifest.get("metrics", {})), manifest["class_names"]
@@ -165,7 +165,7 @@ def collect(store: Store, manifest: Mapping[str, Any], keep: Keep) -> Collected:
 
 
 def by_picture(rows: list[Row]) -> list[list[Row]]:
-    """Return the rows grouped by picture; rows of a picture are adjacent."""
+    """Return the rows grouped by picture, in the order in which the pictures first occur."""
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["path"]].append(row)
@@ -173,7 +173,7 @@ def by_picture(rows: list[Row]) -> list[list[Row]]:
 
 
 def label_of(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
-    """Return the label for display: the class name of its index, else the label itself."""
+    """Return the label for display: the class name for an index or another spelling, else the label itself."""
     label: str | None = row["label"]
     if label is not None and row["correct"] is not None and names is not None and label not in names:
         label = next((name for name in names if normalized(name) == normalized(label)), label)

@@ -1,4 +1,4 @@
-"""Counts and mean heatmaps over the pictures of a run."""
+"""Compute counts and mean heatmaps over the pictures of a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.report.maps import packed, resized
 
 BINS = 20
-"""Number of bars of the histogram of confidence."""
+"""Number of bins of the confidence histogram."""
 
-_MEAN = 16  # side of a mean heatmap
+_MEAN = 16  # height and width of a mean heatmap
 _REASON = 100  # maximum number of characters of a displayed reason
 
 
@@ -27,8 +27,8 @@ class Figures:
     Attributes:
         judged: number of pictures whose label names a class.
         unjudged: number of pictures whose label names no class.
-        confidence: number of pictures by the bin of the predicted class's score, one of `BINS` bins in [0, 1], and by
-            "right", "wrong" or "other".
+        confidence: (bin, verdict) -> number of pictures; one of `BINS` bins in [0, 1] for the score of the predicted
+            class, and "right", "wrong" or "other".
     """
 
     pictures: int = 0
@@ -46,7 +46,7 @@ class Figures:
 
     @property
     def histogram(self) -> list[dict[str, int]]:
-        """The number of pictures by bin of the score of the predicted class, and by verdict."""
+        """For each bin of the score of the predicted class, the number of right, wrong and other predictions."""
         return [{kind: self.confidence[place, kind] for kind in ("right", "wrong", "other")} for place in range(BINS)]
 
     @property
@@ -82,7 +82,7 @@ class Figures:
 
 @dataclass
 class Means:
-    """Mean heatmaps, over the part of the picture that the model saw."""
+    """Mean heatmaps by class, and by pair of label and prediction, over the part of each picture that the model saw."""
 
     sums: dict[tuple[str, ...], Float[np.ndarray, "h w"]] = field(default_factory=dict)
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Small heatmaps for the report of a run, limited in total size."""
+"""Encode small heatmaps for the report of a run, limited in total size."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jaxtyping import Float
 from gradcam_kit.jobs.storage.rows import Row, heatmap_of
 from gradcam_kit.pixels.opencv import cv2
 
-FINEST, _COARSEST = 32, 7  # largest and smallest side of a heatmap on the page
+FINEST, _COARSEST = 32, 7  # height and width of heatmaps on the page, if there are few and if there are many
 _BYTES = 16_000_000  # total bytes for the heatmaps of all pictures on the page
 
 
 def side_of(maps: int) -> int:
-    """Return the largest side of heatmaps for a page with this number of heatmaps."""
+    """Return the maximum height and width of heatmaps on a page with this number of heatmaps."""
     return max(_COARSEST, min(FINEST, math.isqrt(_BYTES * 3 // 4 // max(maps, 1))))
 
 
 def shown_map(row: Row, finest: int) -> dict[str, Any]:
-    """Return the page's data of a heatmap; no side is longer than `finest`."""
+    """Return the data of a heatmap for the page; its height and width are at most `finest`."""
     stored = heatmap_of(row)
     size = min(stored.shape[0], finest), min(stored.shape[1], finest)
     target = row["target_name"] if row["target_name"] is not None else row["target"]
@@ -42,7 +42,7 @@ def rounded(score: float | None) -> float | None:
 
 
 def resized(heatmap: np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Resize a heatmap; shrink it by area means."""
+    """Resize a heatmap, by area averaging if it shrinks, else by linear interpolation."""
     values = heatmap.astype(np.float32)
     if values.shape == size:
         return values

@@ -35,10 +35,10 @@ def failures(figures: Figures) -> list[tuple[str, int]]:
 
 
 def warnings(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
-    """Return the warnings that matter for trusting the page."""
+    """Return warnings about a page that cannot be trusted: random weights, or an unfinished run."""
     found = []
     if manifest["weights"] == "random":
-        found.append("The weights are random: the heatmaps mean nothing.")
+        found.append("The weights are random, so the heatmaps are meaningless.")
     if figures.pictures < manifest["pictures"]:
         found.append(
             f"The run is not finished: {figures.pictures:,} of {manifest['pictures']:,} pictures are done. "
@@ -48,7 +48,7 @@ def warnings(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
 
 
 def notes(manifest: Mapping[str, Any]) -> list[str]:
-    """Return other notes of the run about its model, if recorded."""
+    """Return the notes that the run recorded about its model, except the note about random weights."""
     said = manifest["about"].get("notes")
     return [note for note in _texts(said) if _RANDOM not in note]
 
@@ -60,7 +60,7 @@ def command(manifest: Mapping[str, Any]) -> str | None:
 
 
 def versions(manifest: Mapping[str, Any]) -> str:
-    """Return the versions that made the rows, such as "gradcam-kit 1.0, torch 2.6"."""
+    """Return the package versions that produced the rows, such as "gradcam-kit 1.0, torch 2.6"."""
     found = {name.replace("_", "-"): version for name, version in manifest.get("versions", {}).items()}
     return ", ".join(f"{name} {version}" for name, version in found.items())
 

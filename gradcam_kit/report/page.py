@@ -1,4 +1,4 @@
-"""The report of a run: a template that escapes all text, and the data for its script."""
+"""Render the report of a run from a template that escapes all text, and the JSON data for its script."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gradcam_kit.report import notes
 from gradcam_kit.report.collect import Collected, Keep, collect
 from gradcam_kit.targets.scores import WORDS, are_probabilities
 
-_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # the latter has the style of the tables of a comparison
+_TEMPLATES = (Path(__file__).parent / "templates", TEMPLATES)  # the latter holds the style of comparison tables
 _COLORMAPS = "jet", "viridis", "bone"  # the colors of the overlays, colors for color-blind readers, and gray
 _SPEED = "report/speed.json"
 _THUMBNAIL = re.compile(r"\d+\.jpg")
@@ -36,7 +36,7 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
     Args:
         out: the folder of the run.
         pictures: number of pictures explained since the page was last written.
-        seconds: the time that their explanation took.
+        seconds: time in seconds that these explanations took.
         overwrite: replace a `report.html` that is not the page of a run.
 
     Raises:
@@ -46,7 +46,9 @@ def write_report(out: str, pictures: int = 0, seconds: float = 0.0, overwrite: b
     store = Store.at(out)
     manifest = store.run_manifest()
     if manifest is None or not store.complete():
-        raise OptionError(f"{out!r} holds no run with complete shards; make one: gradcam-kit run SOURCE --out {out}")
+        raise OptionError(
+            f"{out!r} holds no run with complete shards; make one: gradcam-kit run SOURCE --model SPEC --out {out}"
+        )
     if not overwrite:
         check_page(store.folder, "move it, or replace it: gradcam-kit report DIR --overwrite")
     with store.named():
@@ -134,7 +136,7 @@ def _explained(targets: str, names: Sequence[str] | None) -> str:
 
 
 def _speed(store: Store, pictures: int, seconds: float) -> float | None:
-    """Return pictures per second over the whole run, and record it for the next time."""
+    """Return pictures per second over the complete run, and store the totals for the next call."""
     try:
         before, took = map(float, json.loads(store.folder.read(_SPEED) or "[0, 0]"))
     except (OSError, TypeError, ValueError):  # ignore a damaged or invalid file

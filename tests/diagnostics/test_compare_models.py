@@ -92,7 +92,7 @@ def test_layers_are_chosen_and_models_may_differ() -> None:
     assert (found.layers_a, found.layers_b) == (("0", "4"), ("1", "2", "4", "6", "8"))
     assert found.cka.shape == (2, 5)
     assert found.n == 8
-    assert found.notes == ("3 images in batches of fewer than 4 are left out: CKA needs at least 4 in each.",)
+    assert found.notes == ("3 images in batches of fewer than 4 are left out: CKA needs at least 4 per batch.",)
     assert found.plot().axes
     assert found.to_pandas().shape == (2, 5)
     assert "NOTE 3 images" in str(found)

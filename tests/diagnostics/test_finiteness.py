@@ -94,7 +94,7 @@ def test_on_a_device_outputs_are_counted_not_values(monkeypatch: pytest.MonkeyPa
         for _ in range(3):
             model(NAN)
     [finding] = [own for own in diagnostics.report().findings if own.kind == "nonfinite"]
-    assert "in 3 of its outputs, values are not finite); 1 more layer follows" in finding.message
+    assert "values in 3 of its outputs are not finite); 1 more layer follows" in finding.message
 
 
 def test_a_loss_that_is_nan_with_finite_gradients_is_found_by_check_loss_alone() -> None:

@@ -239,7 +239,7 @@ def test_what_is_made_of_a_part_of_a_run_says_so() -> None:
     run_demo("out", "--shard", "0/2")
     for command in (("evaluate", *asking("sparseness")), ("report",), ("export", "--to", "csv")):
         status, _, notes = cli(command[0], "out", *command[1:])
-        assert (status, notes.count("not finished, 1 of 3 pictures are left")) == (0, 1)
+        assert (status, notes.count("not finished: 1 of 3 pictures are left")) == (0, 1)
     run_demo("out")
     assert "not finished" not in cli("report", "out")[2]
 

@@ -154,7 +154,7 @@ def test_confusions_and_classes(seen: Page, made: Path) -> None:
     assert (label, name) in pairs
     predicted = {row["predicted_name"] for row in disk.read_rows(made)}
     means = seen.page.locator("#pairs .row").first.locator(".mean").all_inner_texts()
-    every = {"mean of these": True, f"all taken for {label}": label in predicted, f"all taken for {name}": True}
+    every = {"mean of these": True, f"all predicted as {label}": label in predicted, f"all predicted as {name}": True}
     assert means == [text for text, is_there in every.items() if is_there]
     seen.page.locator("#pairs button", has_text="show them").first.click()
     assert seen.shown() == sum((row["label"], row["predicted_name"]) == (label, name) for row in rows.values())

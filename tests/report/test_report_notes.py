@@ -18,7 +18,7 @@ def test_warnings_come_from_what_is_known_of_the_run() -> None:
     figures = Figures(pictures=3)
     assert warnings({"weights": "IMAGENET1K_V2", "pictures": 3}, figures) == []
     assert warnings({"weights": "random", "pictures": 4}, figures) == [
-        "The weights are random: the heatmaps mean nothing.",
+        "The weights are random, so the heatmaps are meaningless.",
         "The run is not finished: 3 of 4 pictures are done. Run the same command to resume.",
     ]
 

@@ -153,7 +153,7 @@ def test_metrics_have_units_and_counts_and_can_be_sorted_and_random_weights_are_
     head.locator("button").click()
     found = [float(cell.get_attribute("data-value")) for cell in cells.all()]
     assert found == sorted(found, reverse=True)
-    assert seen.page.locator(".banner").inner_text() == "The weights are random: the heatmaps mean nothing."
+    assert seen.page.locator(".banner").inner_text() == "The weights are random, so the heatmaps are meaningless."
     assert head.get_attribute("aria-sort") == "descending"
     head.locator("button").click()
     assert [float(cell.get_attribute("data-value")) for cell in cells.all()] == sorted(found)

@@ -1,4 +1,4 @@
-"""Checks of data, outputs, losses and trainings; each returns a list of findings and has no side effects."""
+"""Checks of data, model outputs, losses and training runs; each returns a list of findings without side effects."""
 
 from gradcam_kit.diagnostics.checks.curves import check_curves
 from gradcam_kit.diagnostics.checks.data import check_data

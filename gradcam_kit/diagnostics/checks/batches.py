@@ -19,12 +19,12 @@ Pair = tuple[Any, Any]
 
 
 def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") -> Iterator[Pair]:
-    """Yield pairs of inputs and labels.
+    """Yield the batches of a loader as pairs of inputs and labels.
 
     Args:
-        loader: yields batches.
-        batch: makes a pair from an item of the loader; None = items are pairs.
-        what: the name of the loader in errors.
+        loader: iterable of batches.
+        batch: function that converts an item of the loader to a pair; None = items already are pairs.
+        what: name of the loader in error messages.
 
     Raises:
         InputError: a loader that yields nothing, or items that are not pairs.
@@ -40,7 +40,7 @@ def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") ->
 
 
 def read_pair(item: Any, what: str = "batch") -> Pair:
-    """Read a batch as inputs and labels; arrays and lists of numbers become tensors.
+    """Return the inputs and labels of a batch; arrays and lists of numbers become tensors.
 
     Raises:
         InputError: an item that is not a pair.
@@ -57,7 +57,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
     inputs, labels = tree_map(_tensor, item[0]), _tensor(item[1])
     if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
         raise InputError(
-            f"the images of the {what} are {kind_of(item[0])}; expected a tensor, or a tuple or mapping of them"
+            f"the images of the {what} are {kind_of(item[0])}; expected a tensor, or a tuple or mapping of tensors"
         )
     n = samples(inputs)
     if isinstance(labels, Tensor) and labels.ndim and len(labels) != n:
@@ -85,7 +85,7 @@ def part(tree: Any, index: slice) -> Any:
 
 
 def limited(pair: Pair, most: int) -> Pair:
-    """Return the first samples of a batch, at most `most` of them."""
+    """Return the first `most` samples of a batch, or all of a smaller batch."""
     inputs, labels = pair
     if samples(inputs) <= most:
         return pair

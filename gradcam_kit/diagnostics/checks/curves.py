@@ -1,4 +1,4 @@
-"""Check loss curves of a training for divergence, plateaus, overfitting, noise and leaked validation data."""
+"""Check the loss curves of a training run for divergence, plateaus, overfitting, noise and leaked validation data."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _NAMES = {
     "val_loss": "validation_loss",
     "valid_loss": "validation_loss",
 }
-_ROSE = 0.5  # rise of the loss, as a share of the first loss
+_ROSE = 0.5  # minimum rise of a diverged loss, as a share of the first loss
 _FLAT = 0.01
-_FEWEST = 6  # fewest points of a curve whose shape is judged
+_FEWEST = 6  # minimum number of points for judging the shape of a curve
 _PASSED, _PASSED_SHARE = 5, 0.2  # minimum number of points after the best one, absolute and as a share
-_NOISE = 0.5  # noise as a share of the whole descent
+_NOISE = 0.5  # maximum noise, as a share of the total descent
 _SIGMAS, _GAP = 3.0, 0.1
 
 
 def check_curves(history: Any) -> list[Finding]:
-    """Check the loss curves of a training, with one value per epoch or step.
+    """Check the loss curves of a training run, with one value per epoch or step.
 
     Args:
         history: mapping with `train_loss` (or `loss`) and, optionally, `validation_loss` (or `val_loss`,
             `valid_loss`), each a sequence of numbers.
 
     Returns:
-        Findings, the worst first; of kinds nonfinite, diverged, plateau, overfit, update (noise) and leak. Curves of
-        fewer than 6 points are checked only for NaN and divergence.
+        Findings, the most severe first. Possible kinds: nonfinite, diverged, plateau, overfit, update (for noise) and
+        leak. Curves of fewer than 6 points are checked only for non-finite values and divergence.
 
     Raises:
         InputError: no known curve, or values that are not numbers.
@@ -137,19 +137,19 @@ def _shape(train: Sequence[float]) -> list[Finding]:
                 "note",
                 "plateau",
                 "",
-                f"train_loss stays at {third:.4g} over the last two thirds of the training",
+                f"train_loss remains at {third:.4g} over the last two thirds of the curve",
                 slope,
                 _FLAT,
                 len(train),
                 "If the loss should be lower, change the learning rate, check that gradients reach all layers, and try "
                 "to overfit one batch (can_overfit)",
-                "convention: relative change between the medians of thirds",
+                "convention: relative change between the medians of the last two thirds",
             )
         )
     bends = [train[i - 1] - 2 * train[i] + train[i + 1] for i in range(1, len(train) - 1)]
     noise = median(map(abs, bends)) / (
         0.6745 * math.sqrt(6)
-    )  # 0.6745 is the median absolute value of a standard normal variable
+    )  # the bends of unit noise have deviation sqrt(6); 0.6745 converts a deviation to a median absolute value
     descent = max(train[0], median(_third(train, 0))) - min(train)
     if descent > 0 and noise > _NOISE * descent:
         found.append(
@@ -157,11 +157,11 @@ def _shape(train: Sequence[float]) -> list[Finding]:
                 "note",
                 "update",
                 "",
-                "train_loss jumps from point to point by as much as it falls overall",
+                "train_loss varies from point to point by more than half of its total descent",
                 noise / descent,
                 _NOISE,
                 len(train),
-                "Lower the learning rate or enlarge the batch, so that steps follow the mean gradient",
+                "Lower the learning rate or enlarge the batch, so that steps follow the mean gradient more closely",
                 "convention: noise of second differences as a share of the descent",
             )
         )
@@ -210,7 +210,7 @@ def _leak(train: Sequence[float], validation: Sequence[float]) -> list[Finding]:
             "warn",
             "leak",
             "",
-            f"validation_loss is below train_loss by {mean:.4g} in the second half of the training",
+            f"validation_loss is below train_loss by {mean:.4g} on average in the second half of the curves",
             mean,
             max(_SIGMAS * spread, _GAP * level),
             n,

@@ -20,7 +20,7 @@ from gradcam_kit.errors import InputError, OptionError, kind_of
 
 _SHOWN = 5
 _IGNORED = -100  # label that torch's losses ignore
-_PER_CLASS = 10  # mean number of samples per class from which an empty class is reported
+_PER_CLASS = 10  # minimum mean number of samples per class for reporting empty classes
 
 
 def check_data(
@@ -30,22 +30,23 @@ def check_data(
     classes: int | Sequence[str] | None = None,
     batch: BatchOf | None = None,
 ) -> list[Finding]:
-    """Check the data of a training: values, normalization, labels, duplicates, and leaks into a test set.
+    """Check training data: values, normalization, labels, duplicates, and leaks into a test set.
 
     Each loader is read once; with `test`, the first batch of `loader` is read twice more. For each sample only a hash,
-    a thumbnail of 32 x 32 pixels and the label are kept. Near duplicates are searched among the first 20,000 samples.
-    Random states, including those of the loaders, are not changed.
+    a thumbnail of 32 x 32 pixels and the label are kept. Near duplicates are searched for among the first 20,000
+    samples of each data set. Random states, including those of the loaders, are not changed.
 
     Args:
-        loader: yields batches (images, labels).
-        test: yields the batches of the test set. If given, leaks are searched, and a training set that is not shuffled
-            between epochs is reported.
+        loader: iterable of batches `(images, labels)`.
+        test: iterable of batches of the test set. If given, leaks are searched for, and a training set that is not
+            shuffled between epochs is reported.
         classes: the number of classes or their names; None = unknown, so that only negative labels are out of range.
-        batch: function that makes a pair from an item of a loader, for loaders of mappings or longer tuples.
+        batch: function that converts an item of a loader to a pair `(images, labels)`, for loaders of mappings or
+            longer tuples.
 
     Returns:
-        Findings, the worst first; of kinds nonfinite, range, normalization, constant, label-range, duplicate,
-        label-conflict, leak and shift. Samples are named by their index, such as "sample 12".
+        Findings, the most severe first. Possible kinds: nonfinite, range, normalization, constant, label-range,
+        duplicate, label-conflict, leak and shift. Samples are named by their index, such as "sample 12".
 
     Raises:
         InputError: a loader that does not yield pairs, or yields nothing.
@@ -68,7 +69,7 @@ def check_data(
 
 
 def read_split(loader: Any, title: str, batch: BatchOf | None, what: str = "loader") -> Split:
-    """Read all batches of a loader."""
+    """Read all batches of a loader, and return their statistics and fingerprints."""
     split = Split(title)
     short = {"the training set": "training ", "the test set": "test "}.get(title, "")
     for inputs, labels in pairs_of(loader, batch, what):
@@ -82,7 +83,7 @@ def read_split(loader: Any, title: str, batch: BatchOf | None, what: str = "load
 def split_findings(
     train: Split, test: Split | None, classes: int | None, twins: list[Twins] | None = None
 ) -> list[Finding]:
-    """Return the findings about one or two data sets; `classes` is the number of classes, None if unknown."""
+    """Return the findings about one or two data sets; `classes` is the number of classes, or None if unknown."""
     splits = [train] if test is None else [train, test]
     found = []
     for split in splits:
@@ -98,7 +99,7 @@ def split_findings(
 
 
 def names_in_words(names: Sequence[str]) -> str:
-    """Return the first five names as text, with the number of further names."""
+    """Join the first five names, and append the number of remaining names."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -130,7 +131,7 @@ def _value_findings(split: Split) -> list[Finding]:
                 float(len(split.constant)),
                 0.0,
                 n,
-                "Look at the files: they may be damaged, blank, or cropped beside the object",
+                "Look at the files: they may be damaged or blank, or the crop may miss the object",
                 "definition",
             )
         )
@@ -141,11 +142,11 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
     n, where = len(split), f" in {split.title}" if split.title else ""
     labels = [label for label in split.labels if label is not None]
     if classes is not None and any(isinstance(label, float) for label in labels):
-        text = f"Labels{where} are floating point, but class indices are integers"
-        return [_range("bad", text, None, None, n, "Convert them with .long(); regression needs no classes=")]
+        text = f"Labels{where} are floating-point values, but class indices are integers"
+        return [_range("bad", text, None, None, n, "Convert them with .long(), or omit classes= for regression")]
     if _look_like_indices(labels):
-        text = f"Labels{where} are floating point, but look like class indices: whole numbers from {min(labels):g} on"
-        advice = "Convert them with .long() if they are classes; leave them if the target is a number"
+        text = f"Labels{where} are floating-point values, but look like class indices starting at {min(labels):g}"
+        advice = "Convert them with .long() if they are classes; leave them unchanged for regression"
         return [_range("note", text, None, None, n, advice)]
     counts = Counter(label for label in labels if isinstance(label, int) and label != _IGNORED)
     if not counts:
@@ -165,7 +166,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
         found.append(_range("warn", text, 1.0, 0.0, n, "Subtract 1: class indices start at 0"))
     empty = [str(label) for label in range(classes or 0) if label not in counts]
     if classes is not None and empty and n >= _PER_CLASS * classes and not found:
-        text = f"{len(empty)} of {classes} classes have no sample{where}: {names_in_words(empty)}"
+        text = f"{len(empty)} of {classes} classes have no samples{where}: {names_in_words(empty)}"
         advice = "Add samples of these classes, or make the last layer smaller"
         found.append(_range("note", text, float(len(empty)), 0.0, n, advice))
     if len(counts) == 1 and n >= 2 * _PER_CLASS and classes != 1:
@@ -178,7 +179,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
                 1.0,
                 1.0,
                 n,
-                "Check how labels are read; the beginning of sorted data has a single class",
+                "Check how labels are read; if the data are sorted by class, the first samples share one label",
                 "definition",
             )
         )
@@ -186,9 +187,9 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
 
 
 def _look_like_indices(labels: Sequence[Any]) -> bool:
-    """Whether labels are floats of few values, at least three, all whole and none negative.
+    """Whether labels are floats like class indices: at least three but few distinct values, all nonnegative integers.
 
-    Two values, 0.0 and 1.0, are what binary losses expect.
+    Labels with two values are excluded, because binary losses expect 0.0 and 1.0.
     """
     values = {label for label in labels if isinstance(label, float)}
     return 2 < len(values) <= len(labels) // 2 and all(value >= 0 and value % 1 == 0 for value in values)
@@ -213,7 +214,7 @@ def _same_order(n: int) -> Finding:
 
 
 def _labels(labels: Any, n: int) -> list[Any]:
-    """Return one label per sample if labels are single numbers or words, else None for each."""
+    """Return one label per sample if each label is a number or a string, else None for each sample."""
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if isinstance(labels, Tensor) and labels.ndim == 1:

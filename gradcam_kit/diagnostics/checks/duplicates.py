@@ -1,4 +1,4 @@
-"""Find pictures that occur twice, in one data set or in two: equal pixels, or nearly equal after recompression."""
+"""Find duplicate pictures within and across data sets: exact copies, and near copies such as recompressed files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MOST = 1000  # maximum number of pairs to report
 
 @dataclass(frozen=True)
 class Twins:
-    """Two samples with the same picture.
+    """Two samples with the same picture, or with nearly the same one.
 
     Attributes:
         first: the split of one sample, and its index in the split.
-        second: the same for the other sample.
-        exact: all pixels are equal.
+        second: the split of the other sample, and its index in the split.
+        exact: whether all pixels are equal.
         likeness: correlation of the thumbnails.
     """
 
@@ -52,7 +52,7 @@ class Twins:
 
 
 def find_twins(splits: Iterable[Split]) -> list[Twins]:
-    """Find pictures that occur more than once, exact copies first; each copy is paired with the first occurrence."""
+    """Return pairs of duplicate pictures, exact copies first; each copy is paired with its first occurrence."""
     splits = list(splits)
     places = [(split, i) for split in splits for i in range(len(split.digests))]
     groups: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
@@ -68,7 +68,7 @@ def find_twins(splits: Iterable[Split]) -> list[Twins]:
 
 
 def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
-    """Return the findings about pictures that are in two splits, repeated, or labeled differently."""
+    """Return findings about duplicates across splits, within a split, and with different labels."""
     conflicts = [pair for pair in twins if pair.conflict]
     return [
         *_finding(
@@ -82,13 +82,13 @@ def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
         *_finding(
             conflicts,
             "label-conflict",
-            "Look at each and decide on one label: no model can learn both",
+            "Look at each pair and decide on one label: no model can learn both",
             n,
         ),
         *_finding(
             [pair for pair in twins if not pair.crosses and not pair.conflict],
             "duplicate",
-            "Remove the copies, which count double and end up on both sides of a split",
+            "Remove the copies: they get twice the weight in training, and may end up on both sides of a split",
             n,
         ),
     ]
@@ -132,12 +132,12 @@ def _shown(pair: Twins, kind: str) -> str:
 
 
 def _near(places: list[tuple[Split, int]]) -> Iterator[Twins]:
-    """Find near duplicates among non-constant pictures; each is paired with the first similar one."""
+    """Yield near duplicates among non-constant pictures, each paired with the first picture similar to it."""
     places = [(split, i) for split, i in places if bool(split.prints[i].any())]
     if len(places) < 2:
         return
     sizes = {len(split.prints[i]) for split, i in places}
-    for size in sizes:  # pictures with different numbers of channels are not compared
+    for size in sizes:  # thumbnails with different numbers of channels differ in length
         own = [(split, i) for split, i in places if len(split.prints[i]) == size]
         prints = torch.stack([split.prints[i] for split, i in own])
         signs = torch.stack([split.hashes[i] for split, i in own]).float() * 2 - 1

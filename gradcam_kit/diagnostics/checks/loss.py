@@ -16,7 +16,7 @@ from gradcam_kit.diagnostics.checks.tasks import Loss, Task, outputs_of, read_ta
 from gradcam_kit.diagnostics.findings import Finding, worst_first
 
 _STEPS = 10
-_OFF = 0.2  # tolerance relative to the loss of guessing
+_OFF = 0.2  # tolerance relative to the chance-level loss
 _FALLEN = 1e-3  # minimum fall of the loss, as a share of the first loss
 _RATE = 1e-3
 _SHUFFLES = 3
@@ -33,7 +33,7 @@ def check_loss(
     """Check the loss of one batch: its first value, its gradients, and ten steps on a copy of the model.
 
     Args:
-        model: any module; a copy of it is trained, with fixed seeds.
+        model: any module; a copy of it is trained, with a fixed seed.
         batch: inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
@@ -41,11 +41,11 @@ def check_loss(
             guessing is judged only if it stays there with shuffled weights, because otherwise it was learned.
 
     Returns:
-        Findings, the worst first; of kinds nonfinite, range (the first value), no-gradient, label-range (shapes that
-        are broadcast) and plateau.
+        Findings, the most severe first. Possible kinds: nonfinite, range (for the first value), no-gradient,
+        label-range (for shapes that are broadcast) and plateau.
 
     Raises:
-        InputError: a loss that is not one number, a batch that is not a pair, a model that cannot be copied.
+        InputError: a loss that is not one number, a batch that is not a pair, or a model that cannot be copied.
     """
     model = check_model(model)
     inputs, labels = read_pair(batch)
@@ -73,7 +73,7 @@ def check_loss(
 
 
 def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> list[Finding]:
-    """Return a finding if the first value of a loss is not finite, or far from the loss of guessing."""
+    """Return a finding if the first value of a loss is not finite, or far from the chance-level loss."""
     value = float(first)
     if not math.isfinite(value):
         return [
@@ -97,7 +97,7 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
     if value < 0:
         why = "A cross-entropy is never negative: check the sign of the loss"
     elif abs(per_sample - chance) <= _OFF * chance:
-        why = f"It is {n} times too large, as a loss with reduction='sum' is; use reduction='mean'"
+        why = f"It is {n} times too large, probably because of reduction='sum'; use reduction='mean'"
     elif value < chance:
         why = (
             "It is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or divided "
@@ -118,7 +118,7 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
             chance,
             n,
             why,
-            "ln(classes), 20 % either way by convention",
+            "ln(number of classes); the tolerance of 20 % is a convention",
         )
     ]
 
@@ -161,18 +161,18 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
             "warn",
             "plateau",
             "",
-            f"The loss does not fall in {len(steps.losses)} steps on one batch: {first:.4g}, at best {best:.4g}",
+            f"The loss does not fall in {len(steps.losses)} steps on one batch: from {first:.4g} to {best:.4g} at best",
             best,
             limit,
             n,
             "Check that gradients reach the weights, that the optimizer has all parameters, and that the "
             "learning rate is reasonable",
-            "convention: one part in a thousand",
+            "convention: a fall of at least 0.1 %",
         )
     ]
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Return the trainable parameters, or one unused parameter if there are none."""
+    """Return the trainable parameters, or one unused parameter if there is none, as Adam rejects an empty list."""
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return found or [nn.Parameter(torch.zeros(1))]

@@ -1,4 +1,4 @@
-"""Check a model's output for one batch: shapes, probabilities, samples that leak into each other, randomness."""
+"""Check a model's output for one batch: finiteness, probabilities, label range, leaks between samples, randomness."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from gradcam_kit.diagnostics.checks.tasks import (
 from gradcam_kit.diagnostics.findings import Finding, Level, worst_first
 from gradcam_kit.errors import raise_interruption
 
-_SUM = 1e-4  # tolerance of the sum of probabilities
+_SUM = 1e-4  # tolerance for the sum of probabilities
 
 
 def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Finding]:
     """Check the output of a model for one batch of inputs.
 
-    The model is examined in eval mode. If it already is in eval mode, its modules keep their modes, so that a module
-    left in train mode is found. The model, gradients and random states are not changed.
+    The model runs in eval mode. If it is already in eval mode, the modes of its submodules are left unchanged, so that
+    a submodule left in train mode is found. The model, its gradients and random states are not changed.
 
     Args:
         model: any module.
-        batch: inputs (a tensor, a tuple or a mapping of arguments) and labels; labels may be None.
+        batch: a pair of inputs (a tensor, or a tuple or mapping of arguments) and labels; labels may be None.
         loss: the training loss; None = cross-entropy if the labels are class indices.
 
     Returns:
-        Findings, the worst first; of kinds nonfinite, label-range, softmax-twice, constant-output, batch-leak,
-        random-eval and range. An empty list means that nothing was found.
+        Findings, the most severe first; an empty list if nothing was found. Possible kinds: nonfinite, label-range,
+        softmax-twice, constant-output, batch-leak, random-eval and range.
 
     Raises:
         InputError: a batch that is not a pair, or a model that is not a module.
@@ -144,7 +144,7 @@ def _twice(level: Level, function: str, loss: str, value: float | None, n: int, 
         None if value is None else _SUM,
         n,
         f"Leave out the last {function} of the model and train on logits; gradients of the doubled function are tiny",
-        "definition: rows are not negative and sum to 1",
+        "definition: probabilities are not negative and sum to 1",
     )
 
 
@@ -177,7 +177,7 @@ def _acts_as_cross_entropy(scores: Tensor, labels: Tensor, loss: Loss, task: Tas
 
 
 def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]:
-    """Return findings about outputs that change in train mode, the mode in which the model was passed."""
+    """Return findings about outputs that differ in train mode, for a model that was passed in train mode."""
     norms = [name for name, module in model.named_modules() if is_norm(module) and module.training]
     has_dropout = any(map(is_dropout, model.modules()))
     if not norms and not has_dropout:
@@ -185,14 +185,14 @@ def _mode_findings(model: nn.Module, inputs: Any, probe: Probe) -> list[Finding]
     try:
         with torch.no_grad():
             first, second = (floating_leaves(call(model, inputs)) for _ in range(2))
-    except (RuntimeError, ValueError):  # fails in train mode, for example batch normalization of a single sample
+    except (RuntimeError, ValueError):  # train mode can fail, for example on a single sample with batch norm
         return []
     found = []
     if (random := difference_of(first, second)) > ROUNDING and has_dropout:
         text = "the model is in train mode, in which dropout changes its outputs from pass to pass"
         found.append(random_finding("warn", random, probe.n, text, awake_dropout(model)))
     if norms and (change := difference_of(probe.leaves, first)) > ROUNDING:
-        text = "The model is in train mode, in which batch normalization mixes the samples of a batch"
+        text = "The model is in train mode, so batch normalization mixes the samples of a batch"
         found.append(leak_finding("warn", norms[0], text, change, ROUNDING, probe.n))
     return found
 

@@ -19,34 +19,35 @@ from gradcam_kit.diagnostics.checks.tasks import Loss, outputs_of, read_task
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.errors import raise_interruption
 
-_MOST = 16  # samples
+_MOST = 16  # maximum number of samples in the batch
 _STEPS = 200
 _TELLING = 100  # number of steps without progress that suffice for a verdict when time runs out
 _RATES = (1e-3, 1e-2, 3e-2)
 _SHARE = 0.05
-_HOPEFUL = 0.9  # share of the first loss; a training that ran out of time below it was making progress
+_HOPEFUL = 0.9  # a run that timed out with a loss below this share of its first loss was making progress
 
 
 def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
-    """Check that a copy of a model can overfit at most 16 samples.
+    """Check that a copy of a model can overfit up to 16 samples.
 
-    Adam takes up to 200 steps without dropout at each of the learning rates 1e-3, 1e-2 and 3e-2, until the loss is
-    below 5 % of its first value or of the loss of guessing (ln of the number of classes; for regression the loss of the
-    mean). A model that passes is then trained once more, with dropout.
+    The model is trained by Adam without dropout, for up to 200 steps at each of the learning rates 1e-3, 1e-2 and 3e-2
+    in turn. It passes once the loss falls below 5 % of its first value, or of the chance-level loss if that is larger
+    (the logarithm of the number of classes; for regression, the loss of predicting the mean). A model with dropout that
+    passes is then trained once more, with dropout.
 
     Args:
-        model: any module; only a copy is trained, with fixed seeds.
+        model: any module; only a copy is trained, with a fixed seed.
         batch: inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
-        seconds: time limit for all trainings.
+        seconds: time limit for all training runs together.
 
     Returns:
-        An empty list if the model can; else one finding. Its kind is overfit-batch: "bad" if enough steps were taken,
-        "warn" or "note" if time ran out first, "note" if only dropout prevents it. Or its kind is the reason:
-        no-gradient, frozen or nonfinite.
+        An empty list if the model overfits the batch, else one finding. Its kind is overfit-batch, with level "bad" if
+        enough steps were taken, "warn" or "note" if time ran out first, and "note" if only dropout prevents it. If the
+        cause is known, its kind is no-gradient, frozen or nonfinite instead.
 
     Raises:
-        InputError: a loss that is not one number, a batch that is not a pair, a model that cannot be copied.
+        InputError: a loss that is not one number, a batch that is not a pair, or a model that cannot be copied.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -78,7 +79,7 @@ def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST)
 
 
 class _Trial:
-    """One training on the batch, at one learning rate."""
+    """A training run on the batch at one learning rate."""
 
     def __init__(self, model: nn.Module, pair: Pair, loss: Loss, rate: float, floor: float) -> None:
         self.model, self.pair, self.loss, self.rate, self.floor = model, pair, loss, rate, floor
@@ -87,12 +88,12 @@ class _Trial:
 
     @property
     def limit(self) -> float:
-        """The loss below which the batch is learned."""
+        """The loss below which the batch counts as learned."""
         return max(_SHARE * self.steps.losses[0], _SHARE * self.floor)
 
     @property
     def best(self) -> float:
-        """The lowest loss."""
+        """The lowest finite loss; infinity if there is none."""
         return min((loss for loss in self.steps.losses if math.isfinite(loss)), default=math.inf)
 
     @property
@@ -101,7 +102,7 @@ class _Trial:
         return self.best < self.limit
 
     def run(self, seconds: float, dropout: bool) -> float:
-        """Train a copy, and return how many seconds it took."""
+        """Train a copy of the model, and return the elapsed seconds."""
         start = time.monotonic()
         model = copied(self.model)
         if not dropout:
@@ -137,12 +138,12 @@ class _Trial:
                 "note",
                 "overfit-batch",
                 "",
-                f"With dropout, one batch is not learned: the loss falls from {first:.4g} to {best:.4g}, without it to "
-                "the limit",
+                "The model overfits one batch without dropout, but not with dropout: with it, the loss falls only from "
+                f"{first:.4g} to {best:.4g}",
                 best,
                 self.limit,
                 self.n,
-                "Strong dropout can do that; lower it if the training loss stays high on all data",
+                "Strong dropout can cause this; reduce it if the training loss remains high on the full data set",
                 "convention: 5 %",
             )
         is_open = self.steps.timed_out or any(trial.steps.timed_out for trial in trials)
@@ -169,7 +170,7 @@ class _Trial:
 
 
 def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
-    """Return the loss of a model that knows only the distribution of the labels; 0 if that loss is unknown."""
+    """Return the chance-level loss, of uniform guessing or of predicting the mean label; 0 if it is unknown."""
     inputs, labels = pair
     with torch.no_grad():
         scores = outputs_of(call(copied(model), inputs) if samples(inputs) > 1 else call(model, inputs))
@@ -179,7 +180,7 @@ def _floor(model: nn.Module, pair: Pair, loss: Loss) -> float:
         if is_regression and labels.shape == scores.shape and samples(inputs) > 1:  # type: ignore[union-attr]
             try:
                 return float(loss_value(loss, labels.mean(dim=0, keepdim=True).expand_as(labels).clone(), labels))
-            except Exception as error:  # a user-defined loss may not accept a tensor
+            except Exception as error:  # a user-defined loss may expect an output other than a plain tensor
                 raise_interruption(error)
                 return 0.0
     return 0.0
@@ -194,7 +195,7 @@ def _frozen(n: int) -> Finding:
         0.0,
         1.0,
         n,
-        "Set requires_grad_(True) on what should learn",
+        "Call requires_grad_(True) on the parameters that should learn",
         "definition",
     )
 

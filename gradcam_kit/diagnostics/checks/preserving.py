@@ -52,7 +52,7 @@ def left_as_found(model: nn.Module, *others: object, seed: int | None = None) ->
 
 @contextmanager
 def random_states(*holders: object, seed: int | None = None) -> Iterator[None]:
-    """Restore the generators of torch (on the host and on the devices of the given objects), NumPy and Python."""
+    """Restore random states of torch (host and devices of the given objects), NumPy and Python when the block ends."""
     devices = {device for holder in holders for device in _devices(holder) if device.type not in ("cpu", "meta")}
     before, legacy, plain = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     with ExitStack() as stack:
@@ -114,5 +114,5 @@ def _devices(holder: object) -> Iterable[torch.device]:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal by `torch.equal`; NaN makes them differ, which is safe."""
+    """Whether two tensors are equal; a tensor with NaN differs from every tensor, so it is always restored."""
     return a.shape == b.shape and torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""Probe a model: run it twice, sample by sample, and look for gradients that should not exist."""
+"""Probe a model: run it twice, run its samples alone, and look for gradients between samples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gradcam_kit.diagnostics.checks.tasks import outputs_of
 from gradcam_kit.diagnostics.findings import Finding, Level
 from gradcam_kit.errors import GradCamKitError, raise_interruption
 
-_CONSTANT = 1e-8  # variance over samples, as a share of the mean square of the outputs
+_CONSTANT = 1e-8  # minimum variance over samples of outputs that are not constant, as a share of their mean square
 ROUNDING = 1e-3
-"""Largest difference of outputs that may be rounding by another kernel, as a share of the largest output."""
-_ALIKE = 1e-6  # differences of a layer's outputs, as a share of their largest value
-_LEAKED = 1e-6  # gradient at other samples, as a share of the gradient at the sample itself
+"""Largest difference of outputs that may be due to rounding, as a share of the largest output."""
+_ALIKE = 1e-6  # largest difference between outputs that count as equal, as a share of their largest value
+_LEAKED = 1e-6  # largest gradient at other samples that is not a leak, as a share of the sample's own gradient
 _PROBED = 8  # maximum number of samples whose gradients are computed
 
 
 class Probe:
-    """A model and its outputs for one batch, from repeated passes."""
+    """A model and its outputs in two passes over the same batch."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -105,7 +105,7 @@ class Probe:
         return [leak_finding("bad", where, text, value, limit, self.n)]
 
     def _alone(self) -> float:
-        """Return how much the first outputs change if their samples form a batch of their own."""
+        """Return how much the outputs of the first one or two samples change if they run as a separate batch."""
         assert self.scores is not None
         for size in (1, 2):
             if size >= self.n:
@@ -160,7 +160,7 @@ class _Constant(Observer):
             self.layer = call.name
 
     def _is_alike(self, value: Any) -> bool | None:
-        """Whether all samples are the same up to rounding; None for values without an axis of samples."""
+        """Whether all samples are the same up to rounding; None for values without a sample axis."""
         if unobservable(value) is not None or value.ndim < 1 or len(value) != self.n:
             return None
         flat = value.detach().flatten(1).double() if value.ndim > 1 else value.detach().double()[:, None]
@@ -168,7 +168,7 @@ class _Constant(Observer):
 
 
 def first_constant_layer(model: nn.Module, inputs: Any) -> str:
-    """Return the first layer with equal outputs for different samples; "" if none, or if layers cannot be observed."""
+    """Return the first layer with equal outputs for all samples; "" if there is none, or none can be observed."""
     observer = _Constant(samples(inputs))
     try:
         layers = select_layers(check_observable(model), None, model)
@@ -239,12 +239,12 @@ def _with_images(inputs: Any, images: Tensor, leaf: Tensor) -> Any:
 
 
 def awake_dropout(model: nn.Module) -> str:
-    """Return the first module with dropout that is in train mode; "" if there is none."""
+    """Return the name of the first dropout module in train mode; "" if there is none."""
     return next((name for name, one in model.named_modules() if is_dropout(one) and one.training), "")
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module drops activations, including modules of other libraries."""
+    """Whether a module drops activations; modules of other libraries are recognized by the names of their classes."""
     is_leaf = next(module.children(), None) is None
     return is_leaf and ("drop" in type(module).__name__.lower() or type(module).__name__ in DROPOUTS)
 

@@ -1,4 +1,4 @@
-"""Check the scale of images: not normalized, normalized twice, or shifted between two data sets."""
+"""Find images that are not normalized, normalized twice, or shifted between two data sets."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _KNOWN = {
 _NEAR = 0.05  # tolerance as a share of the range
 _FAR_MEAN, _FAR_LOW = 1.0, -6.0
 _BRIGHT = 0.2
-_RAW = 10.0  # nonnegative values with a maximum above this count as 0 to 255
+_RAW = 10.0  # nonnegative values with a maximum above this are taken for bytes, 0 to 255
 _SHIFT = 0.5  # limit of a shift, as a share of the pooled standard deviation
 _ENOUGH = 32
 
 
 def scale_findings(split: Split) -> list[Finding]:
-    """Judge the range and the statistics of images `(n, c, h, w)` with 1, 3 or 4 channels."""
+    """Return findings about the range and normalization of images `(n, c, h, w)` with 1, 3 or 4 channels."""
     channels, n = split.channels, len(split)
     where = f" of {split.title}" if split.title else ""
     if not channels.count or len(channels.total) not in (1, 3, 4):
         return []
     low, high, mean = float(channels.low.amin()), float(channels.high.amax()), channels.mean
     if "uint8" in split.dtypes:
-        return [_raw("warn", f"Images{where} are uint8, from 0 to 255", high, n)]
+        return [_raw("warn", f"Images{where} are uint8, with values from 0 to 255", high, n)]
     if low >= 0 and high > _RAW:
         center = float(mean.mean())
         return [
@@ -64,7 +64,7 @@ def scale_findings(split: Split) -> list[Finding]:
 
 
 def transform_findings(split: Split, mean: Tensor, std: Tensor) -> list[Finding]:
-    """Judge images that a transform has normalized: they should have a mean near 0 and a spread near 1."""
+    """Return a finding if the mean of normalized images is far from 0, or their standard deviation far from 1."""
     channels = split.channels
     if not channels.count or len(channels.total) != len(mean):
         return []
@@ -80,19 +80,19 @@ def transform_findings(split: Split, mean: Tensor, std: Tensor) -> list[Finding]
             "warn",
             "normalization",
             "",
-            f"Pictures have means {pixels} and deviations {deviations} (of white = 1), and are normalized with "
-            f"{expected[0]} and {expected[1]}",
+            f"Pictures have means {pixels} and standard deviations {deviations} (white = 1), but are normalized with "
+            f"means {expected[0]} and standard deviations {expected[1]}",
             worst if worst >= _FAR_MEAN else narrow if narrow <= 0.25 else wide,
             _FAR_MEAN if worst >= _FAR_MEAN else 0.25 if narrow <= 0.25 else 4.0,
             len(split),
-            "Check that the pictures were saved with their full range, and give the mean and std of the training data",
+            "Check that the pictures use the full range of values, and pass the mean and std of the training data",
             "convention: mean within 1, deviation within a factor of 4 after normalization",
         )
     ]
 
 
 def shift_findings(train: Split, test: Split) -> list[Finding]:
-    """Compare the channels of two data sets."""
+    """Return a finding if the mean of a channel differs between two data sets."""
     a, b = train.channels, test.channels
     if not a.count or not b.count or len(a.total) != len(b.total) or min(len(train), len(test)) < _ENOUGH:
         return []
@@ -106,12 +106,12 @@ def shift_findings(train: Split, test: Split) -> list[Finding]:
             "warn",
             "shift",
             "",
-            f"Channel {worst} has mean {float(b.mean[worst]):.3g} in the test set and {float(a.mean[worst]):.3g} in "
-            "the training set",
+            f"Channel {worst} has a mean of {float(b.mean[worst]):.3g} in the test set and "
+            f"{float(a.mean[worst]):.3g} in the training set",
             shift[worst],
             _SHIFT,
             len(train) + len(test),
-            "Use the same transform for both, and look at pictures of both side by side",
+            "Use the same transform for both data sets, and compare their pictures side by side",
             "convention: difference of means in pooled standard deviations",
         )
     ]

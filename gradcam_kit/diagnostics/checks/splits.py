@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 THUMBNAIL = 32
-"""Side of the thumbnails that are compared, in pixels."""
+"""Height and width of the compared thumbnails, in pixels."""
 HASHED = 8
 _COMPARED = 20_000  # maximum number of pictures compared for near duplicates, 6 kB each
 _FLAT = 1e-6  # maximum range of a constant picture, as a share of its largest value
@@ -39,7 +39,7 @@ class Channels:
     high: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def add(self, images: Float[Tensor, "n c *t"]) -> None:
-        """Add a batch without NaN; batches with another number of channels are ignored."""
+        """Add a batch without NaN; batches with a different number of channels are ignored."""
         values = images.detach().to("cpu", torch.float64).movedim(1, 0).flatten(1)
         if not values.numel():
             return
@@ -77,9 +77,9 @@ class Split:
         hashes: average hashes of the pictures; see `prints_of`.
         broken: names of samples with NaN or infinite values.
         constant: names of samples whose values are all the same.
-        dtypes: types of the inputs.
+        dtypes: dtype of the inputs -> number of samples.
         channels: statistics of the channels, for inputs `(n, c, h, w)`.
-        has_pictures: whether the inputs are pictures, among which duplicates are searched.
+        has_pictures: whether the inputs are pictures, so that duplicates can be searched for.
     """
 
     title: str = ""
@@ -101,10 +101,10 @@ class Split:
         """Add samples.
 
         Args:
-            images: inputs of the model, the samples along axis 0.
-            labels: one per sample.
-            names: one per sample.
-            pictures: pictures for the search of duplicates, `(n, c, h, w)`; None = the images.
+            images: inputs of the model, with samples along axis 0.
+            labels: one label per sample.
+            names: one name per sample.
+            pictures: pictures in which to search for duplicates, `(n, c, h, w)`; None = the images.
         """
         self.dtypes[str(images.dtype).removeprefix("torch.")] += len(images)
         wide = images.detach().cpu()
@@ -124,7 +124,7 @@ class Split:
             self.add_prints(compared)
 
     def add_prints(self, pictures: Tensor) -> None:
-        """Keep fingerprints of pictures."""
+        """Add the fingerprints of pictures."""
         for picture in pictures:
             self.digests.append(digest_of(picture))
         if pictures.ndim == 4 and min(pictures.shape[2:]) >= HASHED:
@@ -136,7 +136,7 @@ class Split:
 
 
 def digest_of(picture: Tensor) -> bytes:
-    """Return a hash of the values, the type and the shape."""
+    """Return a hash of the values, dtype and shape of a picture."""
     values = picture.contiguous().reshape(-1)
     digest = hashlib.sha1(f"{values.dtype}{tuple(picture.shape)}".encode(), usedforsecurity=False)
     digest.update(values.view(torch.uint8).numpy().data if values.numel() else b"")

@@ -22,11 +22,11 @@ LONGEST = 60.0
 """Time limit in seconds for the training in a check."""
 
 _SAMPLED = 4096
-_SMALLEST, _LARGEST = 1e-5, 1e-1  # healthy size of an update relative to the weights
+_SMALLEST, _LARGEST = 1e-5, 1e-1  # healthy range of the size of an update relative to the weights
 _SHOWN, _SINGLE = 10, 3
 _FIRST = 3  # number of steps whose updates are judged
 DROPOUTS = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock3d")
-"""Modules of other libraries that drop activations."""
+"""Class names of modules from other libraries that drop activations."""
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Steps:
 
     Attributes:
         losses: the loss before each step.
-        learned: names of trainable parameters that had a gradient other than 0.
-        reached: names of trainable parameters that had a gradient at all.
+        learned: names of trainable parameters with a nonzero gradient in at least one step.
+        reached: names of trainable parameters with a gradient, even if 0, in at least one step.
         ratios: for each step, the median over weights of rms(update) / rms(weight).
-        detached: whether the loss had no graph, so that there was no step.
+        detached: whether the loss had no graph, so that no step was taken.
         timed_out: whether time ran out before the last step.
     """
 
@@ -60,11 +60,11 @@ def train(
     until: Callable[[float], bool] = lambda _: False,
     seconds: float = LONGEST,
 ) -> Steps:
-    """Train a model, which should be a copy, and record its steps.
+    """Train a model in place, and record its steps.
 
     Args:
-        model: the model to train; it is changed, and so is the optimizer.
-        batches: pairs of inputs and labels; repeated if there are too few.
+        model: the model to train, which should be a copy; the model and the optimizer are changed.
+        batches: pairs of inputs and labels; a list is repeated if it is shorter than `steps`.
         loss: `loss(output, labels)`.
         optimizer: optimizer of the model's parameters.
         steps: maximum number of steps.
@@ -101,7 +101,7 @@ def train(
 
 
 def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
-    """Report modules that do not learn: they have no gradients, or gradients of 0 in every step."""
+    """Return findings about modules that do not learn: without gradients, or with gradients of 0 in every step."""
     if steps.detached:
         return [
             Finding(
@@ -128,7 +128,7 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
         ),
     ):
         places = _places(model, names, trainable)
-        if len(places) > _SINGLE:  # a single fault is the likely cause of so many
+        if len(places) > _SINGLE:  # a single fault is the likely cause, so report one finding for all of them
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
             listed = ", ".join(place for place, _ in places[:_SHOWN]) + more
             found.append(_no_gradient("", f"{len(names)} parameters have {what}: {listed}", n, why))
@@ -144,7 +144,7 @@ def _no_gradient(place: str, text: str, n: int, why: str) -> Finding:
 
 
 def update_findings(steps: Steps, rate: str) -> list[Finding]:
-    """Judge the size of updates relative to the weights."""
+    """Return a finding if updates are too small or too large relative to the weights."""
     if not steps.ratios:
         return []
     middle = median(steps.ratios[:_FIRST])  # in later steps the model may already be dead
@@ -161,13 +161,13 @@ def update_findings(steps: Steps, rate: str) -> list[Finding]:
             _SMALLEST if is_small else _LARGEST,
             len(steps.ratios),
             f"{'Raise' if is_small else 'Lower'} the learning rate until updates are about 1/1000 of the weights",
-            "1e-3 of CS231n's notes; two orders of magnitude either way are a convention",
+            "1e-3 from the CS231n notes; two orders of magnitude either way are a convention",
         )
     ]
 
 
 def without_dropout(model: nn.Module) -> bool:
-    """Switch off dropout in a copy of a model; return whether there was any."""
+    """Switch off dropout in a model, in place, and return whether the model has any."""
     found = False
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in DROPOUTS:
@@ -179,7 +179,7 @@ def without_dropout(model: nn.Module) -> bool:
 
 
 def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Finding]:
-    """Find outputs and labels of different shapes that a regression loss broadcasts against each other."""
+    """Return a finding if a regression loss broadcasts outputs and labels of different shapes against each other."""
     elementwise = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
     functions = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
     is_elementwise = isinstance(loss, elementwise) or loss in functions
@@ -190,19 +190,19 @@ def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Fi
             "bad",
             "label-range",
             "",
-            f"Outputs are {tuple(scores.shape)} and labels {tuple(labels.shape)}: the loss compares every "
+            f"Outputs have shape {tuple(scores.shape)} and labels {tuple(labels.shape)}, so the loss compares every "
             "output with every label",
             float(labels.numel()),
             float(scores.numel()),
             len(scores) if scores.ndim else 1,
-            "Give both the same shape, such as labels[:, None] or outputs.squeeze(1)",
+            "Give both the same shape, for example with labels[:, None] or outputs.squeeze(1)",
             "definition of broadcasting",
         )
     ]
 
 
 def _places(model: nn.Module, names: set[str], trainable: set[str]) -> list[tuple[str, int]]:
-    """Return the outermost modules whose trainable parameters are all named, and single parameters, with counts."""
+    """Return the outermost modules whose trainable parameters are all in `names`, and the other names, with counts."""
     left, places = set(names), []
     for module_name, _ in model.named_modules():
         prefix = f"{module_name}." if module_name else ""

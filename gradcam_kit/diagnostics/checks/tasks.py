@@ -19,7 +19,7 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Task:
-    """The task according to outputs and labels.
+    """The task inferred from outputs, labels and loss.
 
     Attributes:
         kind: "classes": one class for each sample or position; "binary": an independent binary decision for each
@@ -34,12 +34,12 @@ class Task:
 
     @property
     def chance(self) -> float | None:
-        """The cross-entropy of guessing, in nats; None for other tasks."""
+        """The cross-entropy of uniform guessing, in nats; None if the task is "other"."""
         return math.log(self.classes) if self.classes > 1 else None
 
 
 def outputs_of(output: Any) -> Tensor | None:
-    """Return the tensor of scores in a model's output; None if there is none, or several candidates."""
+    """Return the tensor of scores in a model's output; None if there is no such tensor, or more than one."""
     try:
         found = find_logits(output)
     except TargetError:
@@ -48,7 +48,7 @@ def outputs_of(output: Any) -> Tensor | None:
 
 
 def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> Task:
-    """Infer the task; if labels alone are ambiguous, torch's losses decide."""
+    """Infer the task from outputs and labels; where these are ambiguous, the type of the loss decides."""
     if scores is None or not isinstance(labels, Tensor) or labels.ndim == 0:
         return Task("other")
     if is_cross_entropy(loss) is False and not _is_binary(loss) and _is_regression(loss):
@@ -69,7 +69,7 @@ def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> T
 
 
 def is_cross_entropy(loss: Loss | None) -> bool | None:
-    """Whether a loss applies a softmax itself; None for a loss that is not one of torch's."""
+    """Whether a loss applies a softmax itself; None for a user-defined loss."""
     if isinstance(loss, nn.CrossEntropyLoss) or loss is functional.cross_entropy:
         return True
     return False if _is_known(loss) else None

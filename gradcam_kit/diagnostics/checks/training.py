@@ -40,27 +40,29 @@ def check_training(
     batch: BatchOf | None = None,
     trained: bool = False,
 ) -> list[Finding]:
-    """Check a training for the reasons why its loss is flat or explodes, before or after it fails.
+    """Find likely causes of a training loss that is flat or explodes, before or after the training run fails.
 
-    The checks, in order: `check_output`; modules left in eval mode; parameters that the optimizer lacks; `check_loss`;
-    the size of updates and the loss over `steps` steps with the settings of the optimizer; `can_overfit`. All training
-    happens on copies: model, optimizer, gradients, modes and random states are not changed.
+    The checks run in this order: `check_output`; modules left in eval mode; parameters missing from the optimizer;
+    `check_loss`; the size of updates and the loss over `steps` steps with the settings of the optimizer; `can_overfit`.
+    All training happens on copies: the model, the optimizer, gradients, modes and random states are not changed.
 
     Args:
         model: the model in its state at the start of training.
-        loader: yields batches (images, labels); at most `steps` of them are read.
+        loader: iterable of batches `(images, labels)`; at most `steps` of them are read.
         loss: `loss(output, labels)`, which returns one number.
-        optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam with a learning rate of 1e-3, whose updates are not
+            judged.
         steps: number of training steps over the batches.
-        batch: function that makes a pair from an item of the loader, for loaders of mappings or longer tuples.
-        trained: whether the weights are trained, so that the first loss is not judged.
+        batch: function that converts an item of the loader to a pair `(images, labels)`, for loaders of mappings or
+            longer tuples.
+        trained: whether the weights are already trained; if so, the first loss is not judged.
 
     Returns:
-        Findings, the worst first, without repetitions.
+        Findings, the most severe first, without duplicates.
 
     Raises:
         InputError: a loader that does not yield pairs, or yields nothing; see also `check_loss`.
-        OptionError: fewer than one step.
+        OptionError: `steps` is less than 1.
     """
     model = check_model(model)
     steps = positive_int("steps", steps)
@@ -76,14 +78,14 @@ def check_training(
     if optimizer is not None:
         found += optimizer_findings(model, optimizer)
     if any(finding.kind in ("nonfinite", "label-range") for finding in found):
-        return worst_first(found)  # all further checks would fail, or report the same
+        return worst_first(found)  # all further checks would fail, or report the same fault
     found += check_loss(model, first, loss, optimizer=optimizer, trained=trained)
     is_detached = any(finding.kind == "no-gradient" and finding.value is None for finding in found)
     if not is_detached and not any(finding.kind == "nonfinite" for finding in found):
         found += run_findings(model, batches, loss, optimizer, steps)
         found += can_overfit(model, first, loss)
     if any(finding.kind == "diverged" for finding in found):
-        found = [finding for finding in found if finding.kind != "plateau"]  # two checks found the same fault
+        found = [finding for finding in found if finding.kind != "plateau"]  # both kinds describe the same fault
     once = {(finding.kind, finding.layer): finding for finding in reversed(worst_first(found))}
     return worst_first(reversed(once.values()))
 
@@ -117,7 +119,7 @@ def mode_findings(model: nn.Module) -> list[Finding]:
 
 
 def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Return findings if an optimizer lacks trainable parameters, or holds repeated, frozen or foreign ones."""
+    """Return findings about parameters missing from an optimizer, and repeated, frozen or foreign parameters in it."""
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     ids = {id(parameter) for parameter in held}
     named = dict(model.named_parameters())
@@ -133,7 +135,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 "warn", "update", twice[0] if len(twice) == 1 else _common(twice),
                 f"{len(twice)} of {len(named)} parameters are in the optimizer more than once: {_few(twice)}",
                 float(len(twice)), 0.0, None,
-                "Each occurrence is an update of its own in every step; give each parameter to one group", "definition",
+                "Each occurrence adds one update per step; put each parameter in exactly one group", "definition",
             )
         )  # fmt: skip
     if missing:
@@ -146,7 +148,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(len(missing)),
                 0.0,
                 None,
-                "Build the optimizer from model.parameters() after the last layer was replaced, or add_param_group",
+                "Build the optimizer from model.parameters() after replacing layers, or call add_param_group",
                 "definition",
             )
         )
@@ -156,12 +158,11 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 "bad" if foreign == len(ids) else "warn",
                 "not-in-optimizer",
                 "",
-                f"{foreign} of {len(ids)} tensors in the optimizer are not the model's",
+                f"{foreign} of {len(ids)} tensors in the optimizer do not belong to the model",
                 float(foreign),
                 0.0,
                 None,
-                "The optimizer was built before parameters were replaced: build it again (parameters of a loss are "
-                "fine)",
+                "If the optimizer was built before layers were replaced, build it again. Parameters of a loss are fine",
                 "definition",
             )
         )
@@ -175,7 +176,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(len(frozen)),
                 0.0,
                 None,
-                "Set requires_grad_(True) if they should learn, or leave them out of the optimizer",
+                "Call requires_grad_(True) on them if they should learn, or leave them out of the optimizer",
                 "definition",
             )
         )
@@ -190,15 +191,16 @@ def run_findings(
     steps: int,
     watch: Watch | None = None,
 ) -> list[Finding]:
-    """Train a copy over the batches with the optimizer's settings, and judge losses and updates.
+    """Train a copy of the model with the optimizer's settings, and return findings about its losses and updates.
 
     Args:
         model: the model in its state at the start of training.
         batches: pairs of inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
-        optimizer: optimizer of the model's parameters; None = Adam, which is not judged.
+        optimizer: optimizer of the model's parameters; None = Adam, whose updates are not judged.
         steps: number of training steps.
-        watch: makes a context manager around the training of the copy, such as `ModelDiagnostics`.
+        watch: function from the copy and its optimizer to a context manager, such as `ModelDiagnostics`, which is
+            entered for the training of the copy.
     """
     device = device_of(model)
     batches = [(moved(inputs, device), moved(labels, device)) for inputs, labels in batches]
@@ -238,13 +240,13 @@ def _loss_findings(seen: Steps, chance: float, n: int, rate: str) -> list[Findin
             max(1.5 * seen.losses[0], 1.5 * chance),
             n,
             "Lower the learning rate by a factor of 10 or more, or add a warmup",
-            "convention: 1.5 times the first loss and the loss of chance",
+            "convention: 1.5 times the first loss and the chance-level loss",
         )
     ]
 
 
 def _common(names: list[str]) -> str:
-    """Return the innermost module that holds all of these parameters."""
+    """Return the name of the innermost module that holds all of the named parameters."""
     parts = [name.split(".")[:-1] for name in names]
     common = []
     for column in zip(*parts, strict=False):

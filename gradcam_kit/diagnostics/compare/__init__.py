@@ -1,4 +1,4 @@
-"""Comparisons: two models, two data sets, the units of a layer, the points of an embedding."""
+"""Compare two models, two data sets, the units of a layer, or the points of an embedding."""
 
 from gradcam_kit.diagnostics.compare.data import DataComparison, compare_data
 from gradcam_kit.diagnostics.compare.embeddings import Projection, project

@@ -1,4 +1,4 @@
-"""Measure the rise of the loss when a unit is set to 0, by rerunning the part of the model after its layer."""
+"""Measure how much the loss increases if a unit is set to 0, by rerunning the part of the model after its layer."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def ablate(
     loss: Loss | None,
     batch_size: int,
 ) -> tuple[dict[str, Float[Tensor, " _"]], int, tuple[str, ...]]:
-    """Sum the rise of the loss over all samples, for each unit; also return the number of samples, and notes.
+    """Sum the increase in loss for each unit over all samples; also return the number of samples, and notes.
 
     Args:
         model: the unwrapped model.
         layers: the layers whose units are set to 0, one by one.
         axes: axes of the units in the layers' outputs.
-        batches: inputs and labels.
+        batches: pairs of inputs and labels.
         loss: see `SampleLosses`.
         batch_size: maximum number of rows (samples times ablated units) in one pass.
     """
@@ -50,7 +50,7 @@ def ablate(
 
 
 def _rise(layer: LayerCapture, batch_size: int) -> Float[Tensor, " k"]:
-    """Return the rise of the loss of each unit, summed over samples."""
+    """Return how much the loss increases if each unit is set to 0, summed over samples."""
     activations, plain = layer.activations, layer.scores
     assert plain is not None
     n, units = activations.shape[:2]
@@ -78,7 +78,7 @@ class _UnitsFirst:
 
 
 def _as_call(inputs: Any) -> Inputs:
-    """Return the call of a model on a batch, with its main input as the images."""
+    """Convert a batch to the arguments of a model call, with its main input as the images."""
     if isinstance(inputs, Mapping):
         args, kwargs = (), dict(inputs)
     else:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-"""Significance level after correction: the largest rate of shifts reported between equal distributions."""
+"""Significance level after correction: the largest rate of false alarms between equal distributions."""
 SHIFTED = 0.5
 """Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
 _PERMUTATIONS = 500
-_LEAST = 4  # minimum number of samples of each data set
+_LEAST = 4  # minimum number of samples in each data set
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class LayerShift:
     Attributes:
         name: name of the layer.
         shift: the largest |difference of means| / pooled standard deviation over its units.
-        unit: the unit with that shift.
+        unit: index of the unit with that shift.
         shifted: share of the units with a shift above 0.5.
         mmd: the unbiased estimate of MMD squared; about 0 for equal distributions.
         p: p-value of the permutation test, uncorrected.
-        p_adjusted: corrected for all layers (Holm); below 0.05 the layer is shifted.
+        p_adjusted: p corrected for the number of layers (Holm); below 0.05, the layer counts as shifted.
         units: number of units.
     """
 
@@ -62,13 +62,13 @@ class LayerShift:
 
 @dataclass(frozen=True, repr=False)
 class DataComparison:
-    """Differences between two data sets for a model; displayed in notebooks.
+    """Differences between two data sets as seen by a model; displayed in notebooks.
 
     Attributes:
         layers: one row per layer, sorted by p (the smallest first), then by MMD (the largest first).
-        findings: one finding of kind "shift" if any layer differs, which names the layer ranked first; else empty.
-        n_train: samples of the first data set.
-        n_test: samples of the second data set.
+        findings: one finding of kind "shift" for the layer ranked first, if any layer is shifted; else empty.
+        n_train: number of samples in the first data set.
+        n_test: number of samples in the second data set.
         permutations: number of permutations for each p-value.
         skipped: layer -> why it is not compared.
         notes: remarks on the numbers.
@@ -98,7 +98,7 @@ class DataComparison:
         return frame([asdict(row) for row in self.layers], columns=[one.name for one in fields(LayerShift)])
 
     def plot(self) -> Figure:
-        """Plot the shift and the corrected p of each layer, in ranked order.
+        """Plot the shift and the corrected p-value of each layer, in ranked order.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -134,23 +134,24 @@ def compare_data(
     permutations: int | None = None,
     seed: int = 0,
 ) -> DataComparison:
-    r"""Test layer by layer whether two data sets, such as training and test set, look different to a model.
+    r"""Test layer by layer whether two data sets, such as a training and a test set, look different to a model.
 
     The model runs in eval mode. Features are means over positions. The shift of a unit is
     $|\mu_{test} - \mu_{train}| / \sqrt{(\sigma_{train}^2 + \sigma_{test}^2) / 2}$ over all samples. The test is MMD
-    (Gretton et al., JMLR 2012) on a random subset of the samples, with p-values from permutations. They are corrected
-    for the number of layers (Holm, 1979): at most one in twenty comparisons of equal distributions reports a shift.
+    (Gretton et al., JMLR 2012) on a random subset of the samples, with p-values from permutations. The p-values are
+    corrected for the number of layers (Holm, 1979), so that at most one in twenty comparisons of equal distributions
+    reports a shift.
 
     Args:
         model: any model; it is not changed.
-        train_loader: yields batches, whose labels are not used; or a tensor of images.
-        test_loader: the other data set, in either form; it may have another length.
+        train_loader: the first data set: a loader of batches, whose labels are not used, or a tensor of images.
+        test_loader: the second data set, in the same forms; its length may differ.
         layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all modules without children.
         batch: function that extracts the images from an item of a loader.
         samples: maximum number of samples of each data set in the test, drawn uniformly at random.
-        permutations: permutations of the test; None = 500, or more if the correction for the number of layers needs
-            more.
-        seed: seed of the draw and of the permutations; global random states are neither used nor changed.
+        permutations: number of permutations for each p-value; None = 500, or more if the correction for many layers
+            requires it.
+        seed: seed of the random subset and of the permutations; global random states are neither used nor changed.
 
     Raises:
         LayerNotFoundError: a pattern that matches no module.
@@ -187,14 +188,14 @@ def compare_data(
         a, b = len(train.units[name].mean), len(test.units[name].mean)
         if a != b:
             raise ShapeError(
-                f"layer {name!r} has {a} units for the train loader and {b} for the test loader; give images of one "
-                "size, or name layers whose units do not depend on the size"
+                f"layer {name!r} has {a} units for the train loader and {b} for the test loader; use images of one "
+                "size, or select layers whose number of units does not depend on the size"
             )
     needed = math.ceil(2 * len(names) / LEVEL)
     count = max(_PERMUTATIONS, needed) if permutations is None else permutations
     if len(names) / (count + 1) >= LEVEL:
         notes.append(
-            f"With {count} permutations and {len(names)} layers the smallest corrected p is "
+            f"With {count} permutations and {len(names)} layers, the smallest possible corrected p is "
             f"{len(names) / (count + 1):.2g}, so no shift can be found; use permutations={needed}, or None."
         )
     tests = [mmd(train.drawn(name), test.drawn(name), permutations=count, seed=seed) for name in names]
@@ -210,7 +211,7 @@ def compare_data(
 
 
 def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
-    """Return one finding for all layers, because a single cause shifts all later layers."""
+    """Return at most one finding for all layers, because a single cause also shifts all later layers."""
     shifted = [row for row in ranked if row.p_adjusted < LEVEL]
     if not shifted:
         return []

@@ -25,11 +25,11 @@ _PERPLEXITY = 30.0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Projection:
-    """Embeddings in a few dimensions; displayed in notebooks.
+    """Embeddings projected to a few dimensions; displayed in notebooks.
 
     Attributes:
         points: `(n, components)` float64.
-        labels: the given group of each point; None without labels.
+        labels: the label of each point; None without labels.
         names: names of the groups, in the order of the legend.
         method: "pca" or "tsne".
         explained: share of the variance along each component of "pca"; None for "tsne", whose axes have no meaning.
@@ -86,22 +86,22 @@ def project(
 ) -> Projection:
     """Project embeddings to a few dimensions, and measure how well their groups are separated.
 
-    "pca" is exact, needs no further package, and its distances can be compared. "tsne" (van der Maaten & Hinton, JMLR
-    2008; scikit-learn) shows neighborhoods; sizes of groups and distances between them have no meaning. The silhouette
-    (Rousseeuw, 1987) is therefore computed from the embeddings, not from the points.
+    "pca" is exact and needs no extra package, and distances between its points have a meaning. "tsne" (van der Maaten &
+    Hinton, JMLR 2008; scikit-learn) shows neighborhoods; the sizes of groups and the distances between groups have no
+    meaning. The silhouette (Rousseeuw, 1987) is therefore computed from the embeddings, not from the points.
 
     Args:
         embeddings: `(n, k)`, a tensor or an array of at least 3 samples.
-        labels: one label for each sample, an integer or a word; None = unknown.
+        labels: one label for each sample, an integer or a string; None = unknown.
         method: "pca" or "tsne".
-        components: dimensions of the points; at most 3 for "tsne".
-        perplexity: perplexity of "tsne", roughly the number of neighbors of a point; None = 30, or a third of n if that
+        components: number of dimensions of the points; at most 3 for "tsne".
+        perplexity: perplexity of "tsne", roughly the number of neighbors of a point; None = 30, or about n / 3 if that
             is less.
         class_names: names of integer labels.
         seed: seed of "tsne"; global random states are neither used nor changed.
 
     Raises:
-        ShapeError: embeddings of another shape, or unequal numbers of labels and samples.
+        ShapeError: embeddings of a different shape, fewer than 3 samples, or unequal numbers of labels and samples.
         NonFiniteError: NaN or infinite embeddings.
         OptionError: an unknown method, or `components` or `perplexity` too large for the number of samples.
         MissingExtraError: scikit-learn, which "tsne" needs, is not installed.
@@ -180,7 +180,7 @@ def _names(groups: tuple[Any, ...] | None, class_names: Any) -> dict[Any, str]:
 
 
 def _pca(wide: Float[Tensor, "n k"], components: int) -> tuple[Float[Tensor, "n c"], tuple[float, ...]]:
-    """Project onto the directions of the largest variance, signed so that the largest coefficient is positive."""
+    """Project onto the directions of largest variance, signed so that the coefficient largest in size is positive."""
     centered = wide - wide.mean(0)
     left, values, directions = torch.linalg.svd(centered, full_matrices=False)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))[:, 0]

@@ -39,7 +39,7 @@ class Units:
 
 
 class FeatureSet:
-    """Features of one data set: moments of all samples, and a uniform random draw of samples."""
+    """Features of one data set: mean and variance over all samples, and a uniform random subset of the samples."""
 
     def __init__(self, what: str, most: int, generator: np.random.Generator) -> None:
         self.what, self.most, self.generator = what, most, generator
@@ -58,7 +58,7 @@ class FeatureSet:
             elif len(self.units[name].mean) != wide.shape[1]:
                 raise ShapeError(
                     f"layer {name!r} has {len(self.units[name].mean)} units for one batch of the {self.what} and "
-                    f"{wide.shape[1]} for another; give images of one size, or name other layers"
+                    f"{wide.shape[1]} for another; use images of one size, or select other layers"
                 )
             self.units[name].merge(wide)
             kept = self.kept.setdefault(name, [])
@@ -70,7 +70,7 @@ class FeatureSet:
         self.n += n
 
     def drawn(self, name: str) -> Float[Tensor, "m k"]:
-        """Return the features of the drawn samples."""
+        """Return the features of the random subset of samples."""
         return torch.stack(self.kept[name])
 
     def _places(self, n: int) -> list[int | None]:

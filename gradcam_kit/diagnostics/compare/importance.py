@@ -32,12 +32,12 @@ METHODS = ("activation", "gradient", "taylor", "ablation")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerImportance(Mapping[str, Tensor]):
-    """The importance of every unit: layer -> `(k,)` float64, in the order of execution. Displayed in notebooks.
+    """A mapping from layers, in the order of execution, to the importance of their units; displayed in notebooks.
 
     Attributes:
         method: "activation", "gradient", "taylor" or "ablation".
-        units: layer -> one number per unit; the larger, the more the unit matters. For "ablation" it is the rise of the
-            loss, negative for a unit without which the model is better.
+        units: layer -> one number per unit, `(k,)` float64; the larger, the more the unit matters. For "ablation", the
+            number is the increase in loss, negative for a unit without which the model is better.
         n: number of samples.
         skipped: layer -> why it has no numbers.
         notes: remarks on what was not observed, and why.
@@ -52,7 +52,7 @@ class LayerImportance(Mapping[str, Tensor]):
     def __getitem__(self, layer: str) -> Float[Tensor, " k"]:
         if layer not in self.units:
             reason = f": {self.skipped[layer]}" if layer in self.skipped else did_you_mean(layer, self.units)
-            raise UnknownNameError(f"there is no importance of layer {layer!r}{reason}")
+            raise UnknownNameError(f"there is no measured importance of layer {layer!r}{reason}")
         return self.units[layer]
 
     def __iter__(self) -> Iterator[str]:
@@ -62,9 +62,9 @@ class LayerImportance(Mapping[str, Tensor]):
         return len(self.units)
 
     def agreement(self, other: LayerImportance) -> dict[str, float]:
-        """Return the rank correlation (Spearman) with another method for each layer that both have; 1 = the same order.
+        """Return the Spearman rank correlation with another result for each layer of both; 1 = the same order.
 
-        NaN if a layer has a single unit, or if all its units are equally important.
+        The correlation is NaN if a layer has a single unit, or if all its units are equally important.
 
         Raises:
             ShapeError: layers with different numbers of units.
@@ -81,10 +81,10 @@ class LayerImportance(Mapping[str, Tensor]):
         return found
 
     def least(self, share: SupportsFloat = 0.3) -> dict[str, list[int]]:
-        """Return the least important units of each layer, the least important first, but never all of a layer.
+        """Return the least important units of each layer in ascending order, but never all units of a layer.
 
         Args:
-            share: share of the units of a layer, in [0, 1].
+            share: share of the units of a layer to return, in [0, 1].
         """
         part = finite_number("share", share)
         if not 0 <= part <= 1:
@@ -95,7 +95,7 @@ class LayerImportance(Mapping[str, Tensor]):
         }
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return a row for each unit: layer, unit, importance, rank in its layer (0 = the least important).
+        """Return a table with a row per unit: layer, unit, importance, and rank in its layer (0 = least important).
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -155,19 +155,19 @@ def layer_importance(
     - "gradient": the mean of |g|. One forward and one backward pass.
     - "taylor": the mean over samples of $|\sum a g|$ over positions, the change of the loss to first order if the unit
       were 0 (Molchanov et al., ICLR 2017). As cheap as "gradient".
-    - "ablation": the mean rise of the loss when the unit is set to 0, by running the part of the model after the layer
-    again. Exact but the most expensive method: one such run for each unit and batch.
+    - "ablation": the mean increase in loss if the unit is set to 0. Exact, but the most expensive method, because the
+      part of the model after the layer runs again for each unit and batch.
 
     Args:
         model: any model; it is not changed.
-        loader: yields batches (images, labels); for "activation" images suffice.
+        loader: iterable of batches `(images, labels)`; "activation" needs only the images.
         method: one of the four methods.
         layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all convolutions and linear
             layers, except those whose output is the output of the model.
         loss: `loss(output, labels)`; None = the cross-entropy. A loss that returns a single number is computed sample
             by sample.
-        batch: function that makes a pair from an item of the loader.
-        batch_size: maximum number of rows in one pass of "ablation".
+        batch: function that converts an item of the loader to a pair `(images, labels)`.
+        batch_size: maximum number of rows (samples times ablated units) in one pass of "ablation".
 
     Raises:
         LayerNotFoundError: a pattern that matches no module.
@@ -214,7 +214,7 @@ def layer_importance(
 
 
 def _pairs(loader: Any, method: str, batch: BatchOf | None) -> Iterator[tuple[Any, Any]]:
-    """Yield images and labels; labels are None if the method needs none."""
+    """Yield images and labels; labels are None if the method does not need them."""
     if method == "activation":
         for images in inputs_of(loader, batch):
             yield images, None

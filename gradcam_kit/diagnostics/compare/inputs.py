@@ -1,4 +1,4 @@
-"""Batches of model inputs from tensors, lists and loaders, with or without labels."""
+"""Read batches of model inputs from tensors, lists and loaders, with or without labels."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def inputs_of(
     """Yield the inputs of all batches; labels are left out.
 
     Args:
-        source: a tensor of all images, which is split evenly, or an iterable of batches: tensors, or tuples with the
-            images first, as data loaders give them.
+        source: a tensor of all images, which is split into batches, or an iterable of batches, each a tensor or a tuple
+            `(images, labels)`.
         batch: function that extracts the images from an item of the loader, for loaders of mappings or longer tuples.
-        what: the name of the source in errors.
+        what: name of the source in error messages.
         batch_size: maximum number of samples in a batch taken from a tensor.
 
     Raises:

@@ -20,7 +20,7 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class SampleLosses:
-    """The loss of each sample as a target: from the model's output to `(n,)`.
+    """A target that maps the model's output to the loss of each sample, `(n,)`.
 
     Attributes:
         labels: labels of the samples, in any form that the loss accepts.
@@ -33,7 +33,7 @@ class SampleLosses:
     loss: Loss | None = None
 
     def __call__(self, output: Any) -> Float[Tensor, " n"]:
-        """Return the losses.
+        """Return the loss of each sample.
 
         Raises:
             InputError: labels that the cross-entropy does not accept, or a loss that is not a tensor.
@@ -55,7 +55,7 @@ class SampleLosses:
         return torch.stack([self.loss(*self._sample(output, i)).reshape(()) for i in range(self.n)])
 
     def select(self, index: Int[Tensor, " m"]) -> SampleLosses:
-        """Return the target of rows that are copies of the samples `index`."""
+        """Return the target for rows that are copies of the samples in `index`."""
         labels = (
             self.labels[index.to(self.labels.device)]
             if isinstance(self.labels, Tensor)

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNCHANGED = 0.999
-"""CKA of a layer's input and output above which both distinguish samples equally."""
+"""CKA between a layer's input and output from which the layer counts as changing nothing."""
 _LEAST = 4  # minimum number of samples in a batch
 _JUDGED = 8  # minimum number of samples in total for verdicts
-_FEW_OUTPUTS = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
+# With fewer classes, a low rank is not a fault: trained features of c classes span c - 1 directions (neural collapse,
+# Papyan et al. 2020).
+_FEW_OUTPUTS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,9 +45,10 @@ class ModelComparison:
     Attributes:
         cka: `(len a, len b)` float64: minibatch CKA of each layer of `a` with each of `b`, about 0 (unrelated) to 1
             (equal up to rotation and scale); NaN where the features of a layer are constant.
-        layers_a: names of the rows, in the order of execution.
-        layers_b: names of the columns.
-        findings: findings about layers that change nothing, if a model is compared with itself; else empty.
+        layers_a: names of the layers of `a`, the rows, in the order of execution.
+        layers_b: names of the layers of `b`, the columns, in the order of execution.
+        findings: findings about layers that change nothing or have collapsed, if a model is compared with itself; else
+            empty.
         n: number of samples.
         skipped: layer -> why it is not compared.
         notes: remarks on what was not observed, and why.
@@ -60,7 +63,7 @@ class ModelComparison:
     notes: tuple[str, ...] = ()
 
     def nearest(self) -> dict[str, tuple[str, float]]:
-        """Return, for each layer of `a`, the most similar layer of `b`, and their CKA."""
+        """Return, for each layer of `a`, the most similar layer of `b` and the CKA of the pair."""
         known = self.cka.nan_to_num(-torch.inf)
         best = known.argmax(1).tolist()
         return {
@@ -111,22 +114,22 @@ def compare_models(
     batch: BatchOf | None = None,
     batch_size: int = 64,
 ) -> ModelComparison:
-    """Compare the layers of two models by CKA on the same images, both in eval mode.
+    """Compare the layers of two models by CKA on the same images, with both models in eval mode.
 
     Features are means over positions. CKA is computed from minibatches, with the unbiased estimate of HSIC (Nguyen,
-    Raghu & Kornblith, ICLR 2021), so that memory does not grow with the number of images. Compared with itself, a model
-    is also judged: a layer whose output has a CKA of at least 0.999 with its own input changes nothing, and features
-    that span fewer than 2 directions have collapsed.
+    Raghu & Kornblith, ICLR 2021), so that memory does not grow with the number of images. If a model is compared with
+    itself, its layers are also judged: a layer whose output has a CKA of at least 0.999 with its own input changes
+    nothing, and features that span fewer than 2 directions have collapsed.
 
     Args:
         a: any model; it is not changed.
-        b: another model, or the same.
-        images: a tensor `(n, c, ...)`, or a loader; its labels are not used.
+        b: another model, or the same one.
+        images: a tensor `(n, c, ...)`, or a loader of batches, whose labels are not used.
         layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all modules
             without children.
         layers_b: layers of `b`, in the same forms; None = the same as `layers`.
         batch: function that extracts the images from an item of the loader.
-        batch_size: size of batches taken from a tensor; at least 4.
+        batch_size: maximum size of the batches into which a tensor is split; less than 4 is treated as 4.
 
     Raises:
         LayerNotFoundError: a pattern that matches no module of a model.
@@ -163,7 +166,7 @@ def compare_models(
             if same:
                 judged.add(first)
         if names is None:
-            raise ShapeError(f"all batches have fewer than {_LEAST} images; CKA needs at least {_LEAST}")
+            raise ShapeError(f"all batches have fewer than {_LEAST} images; CKA needs at least {_LEAST} per batch")
         skipped = {
             **first.skipped,
             **second.skipped,
@@ -172,7 +175,7 @@ def compare_models(
         notes = dict.fromkeys((*first.notes, *second.notes))
     if dropped:
         notes[
-            f"{dropped} images in batches of fewer than {_LEAST} are left out: CKA needs at least {_LEAST} in each."
+            f"{dropped} images in batches of fewer than {_LEAST} are left out: CKA needs at least {_LEAST} per batch."
         ] = None
     findings = judged.findings(first, total) if same else []
     return ModelComparison(pairs.value, *names, tuple(findings), total, skipped, tuple(notes))
@@ -182,11 +185,11 @@ def _in_order(features: Pooled, names: Iterable[str]) -> Iterator[Tensor]:
     """Yield features in the order of the first batch.
 
     Raises:
-        ShapeError: a layer that did not run in this batch, so that there is nothing to compare.
+        ShapeError: a layer that ran for the first batch did not run for this one.
     """
     for name in names:
         if name not in features:
-            raise ShapeError(f"layer {name!r} ran for the first batch and not for another; name layers that always run")
+            raise ShapeError(f"layer {name!r} ran for the first batch, but not for all; select layers that always run")
         yield features[name]
 
 
@@ -205,7 +208,7 @@ class _Judged:
                 self.features.setdefault(name, []).append(features.cpu())
 
     def findings(self, reader: FeatureReader, n: int) -> list[Finding]:
-        """Judge all layers but the output layers; of collapsed layers report only the first one, the likely cause."""
+        """Judge all layers except output layers; of the collapsed layers, report only the first, the likely cause."""
         found: list[Finding] = []
         if n < _JUDGED:
             return found
@@ -227,7 +230,7 @@ class _Judged:
                 found.append(Finding("bad", "collapsed", name, said, rank, limits.rank, n, advice.COLLAPSED, source))
                 return found
             if value >= UNCHANGED:
-                said = "The layer changes nothing: its output distinguishes samples as its input does (CKA)"
+                said = "The layer changes nothing: by CKA, its output distinguishes samples just as its input does"
                 source = "Nguyen, Raghu & Kornblith 2021; limit: convention"
                 found.append(Finding("warn", "collapsed", name, said, value, UNCHANGED, n, advice.UNCHANGED, source))
         return found

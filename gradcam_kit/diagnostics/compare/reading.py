@@ -21,7 +21,7 @@ from gradcam_kit.diagnostics.units import UnitAxes, default_unit_axis, own_unit_
 from gradcam_kit.errors import CaptureError, NonFiniteError
 
 Pooled = dict[str, Float[Tensor, "_ _"]]
-"""Features by the names of their layers, in the order in which the layers ran first."""
+"""Layer -> its features, in the order in which the layers first ran."""
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
 
 
 def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
-    """Return the grad mode for forward passes: without gradients, unless a fast path would hide layers.
+    """Return a context manager for forward passes: without gradients, unless a fast path would hide layers.
 
-    In eval mode `nn.TransformerEncoderLayer` calls none of its layers unless there is a graph.
+    In eval mode without gradients, `nn.TransformerEncoderLayer` takes a fast path that calls none of its sublayers.
     """
     hides = any(isinstance(module, nn.TransformerEncoderLayer) for module in model.modules())
     return torch.set_grad_enabled(hides)
@@ -82,10 +82,10 @@ class FeatureReader(Observer):
 
     Attributes:
         layers: name -> observed module.
-        features: features of the last batch; for several calls of a layer, their units are concatenated.
+        features: features of the last batch; if a layer ran several times, the units of all calls are concatenated.
         inputs: inputs of the layers for the last batch.
         skipped: layer -> why it has no features.
-        output_of: layers whose output is the output of the model.
+        output_of: layers whose output the model returned.
         unit_axes: layer -> axis of the units of its output.
         calls: layer -> number of its calls for the last batch.
     """
@@ -108,7 +108,7 @@ class FeatureReader(Observer):
         """Run the model on a batch and return the features of its layers, on the host.
 
         Raises:
-            CaptureError: no layer with features of the samples ran.
+            CaptureError: none of the layers that ran has features for each sample.
             NonFiniteError: NaN or infinite features; the message names the layer.
         """
         self.features, self.inputs = {}, {}
@@ -120,7 +120,7 @@ class FeatureReader(Observer):
             reasons = "; ".join(f"{name} returned {reason}" for name, reason in list(self.skipped.items())[:3])
             raise CaptureError(
                 f"no layer of {type(self.model).__name__} has features of {self._n} samples"
-                f"{f' ({reasons})' if reasons else ''}; name layers that run and whose output has a row for each sample"
+                f"{f' ({reasons})' if reasons else ''}; select layers that run and whose output has one row per sample"
             )
         for name, features in found.items():
             if not bool(features.isfinite().all()):
@@ -171,7 +171,7 @@ class FeatureReader(Observer):
         self._add(self.features, call.name, leaf, unit, axis)
 
     def end(self, step: int, output: Any) -> None:
-        """Find out which layers made the output."""
+        """Find the layers whose outputs the model returned."""
         returned = {id(leaf) for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)}
         self.output_of |= {name for name, made in self._made.items() if id(made()) in returned}
 

@@ -1,4 +1,4 @@
-"""Tables of comparisons, as text and for pandas."""
+"""Format the tables of comparisons as text and as pandas data frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def frame(*args: Any, **options: Any) -> pandas.DataFrame:
-    """Return a table of pandas.
+    """Return a pandas `DataFrame`.
 
     Raises:
         MissingExtraError: pandas is not installed.
@@ -26,7 +26,7 @@ def frame(*args: Any, **options: Any) -> pandas.DataFrame:
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return the lines of a table: text aligned left; numbers, with three significant digits, aligned right."""
+    """Return the lines of a table; numbers have three significant digits and are aligned right, text is on the left."""
     cells = [list(columns), *([shown(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]

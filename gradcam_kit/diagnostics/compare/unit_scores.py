@@ -1,4 +1,4 @@
-"""Score the importance of units from one forward and at most one backward pass for each batch."""
+"""Score the importance of units from one forward and at most one backward pass per batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradcam_kit.diagnostics.units import sample_axis
 from gradcam_kit.errors import InputError
 
 Totals = dict[str, Float[Tensor, " _"]]
-"""Layer -> the importance of its units, summed over samples, float64 on the host."""
+"""Layer -> the importance of its units, summed over samples, as float64 on the host."""
 
 
 def score_units(
@@ -58,13 +58,13 @@ def score_units(
 
 
 def _usable(tree: Any) -> Any:
-    """Return the inputs with clones of inference tensors, which cannot enter a graph."""
+    """Replace inference tensors by clones, because inference tensors cannot be part of an autograd graph."""
     plain = dict(tree) if isinstance(tree, Mapping) else tree
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, plain)
 
 
 def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
-    """Run a backward pass of the sum of the losses, without storing gradients."""
+    """Backpropagate the sum of the losses without storing gradients in the parameters."""
     leaves: list[Tensor] = []
 
     def leaf(value: Any) -> Any:
@@ -74,26 +74,26 @@ def _differentiate(model: nn.Module, inputs: Any, losses: SampleLosses) -> None:
         return leaves[-1]
 
     given = tree_map(leaf, inputs)
-    # Integer inputs, such as token ids, have no gradient; then the backward pass goes to the parameters instead.
+    # Integer inputs, such as token ids, have no gradient, so the backward pass goes to the parameters instead.
     wanted = leaves or [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = losses(call(model, given)).sum()
     if not wanted or not total.requires_grad:
         raise InputError(
-            "the loss has no gradient: the inputs of the model are not floating point and all its parameters are "
-            "frozen, or the model detaches its output; use method='ablation', or unfreeze a parameter before the layers"
+            "the loss has no gradient: the model has neither floating-point inputs nor trainable parameters, or it "
+            "detaches its output; use method='ablation', or unfreeze a parameter before the layers"
         )
     torch.autograd.grad(total, wanted, allow_unused=True)
 
 
 def _without_cudnn(model: nn.Module) -> Any:
-    """Switch off cuDNN for recurrent layers, because its kernels refuse a backward pass in eval mode."""
+    """Return a context manager that disables cuDNN for recurrent layers, which it cannot run backward in eval mode."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     on_device = any(parameter.is_cuda for parameter in model.parameters())
     return torch.backends.cudnn.flags(enabled=False) if recurrent and on_device else nullcontext()
 
 
 class _UnitScores(Observer):
-    """Adds up |a|, |g| or |sum of a g| of each unit as layers run and gradients arrive."""
+    """Adds up |a|, |g| or |sum of a * g| of each unit, for activations a and gradients g."""
 
     def __init__(self, axes: Mapping[str, int | None], method: str) -> None:
         self.axes, self.method, self.n = axes, method, 0
@@ -102,7 +102,7 @@ class _UnitScores(Observer):
         self.products: dict[str, Float[Tensor, "n k"]] = {}
 
     def finish(self) -> None:
-        """Add the absolute value of each sample's sum, once the sum is complete."""
+        """Add the absolute value of each sample's sum of a * g, which is complete after the backward pass."""
         for name, product in self.products.items():
             self._add(name, product.abs())
         self.products.clear()

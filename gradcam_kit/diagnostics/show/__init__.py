@@ -1,1 +1,1 @@
-"""Plots and pages of diagnostics."""
+"""Plots and HTML pages of diagnostics."""

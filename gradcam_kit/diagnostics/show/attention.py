@@ -27,7 +27,7 @@ _SHADES = (231, 225, 219, 213, 207, 201, 200, 199, 198, 197)  # shades from whit
 def text(
     captured: CapturedAttention, layer: LayerAttention, sample: int, head: int | None, query: int | None, color: bool
 ) -> str:
-    """Return the words with their attention."""
+    """Return the words with their attention as text: on shades of red if `color`, else with bars."""
     words = captured.words(layer, sample)
     shares = captured.shares(layer.name, query)[sample]
     if head is not None and not -len(shares) <= whole("head", head) < len(shares):
@@ -61,7 +61,7 @@ def plot_heads(
     captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int, query: int | None
 ) -> Figure:
     """Plot one panel for each head, preceded by the mean of all heads."""
-    captured.words(layer, sample)  # raises if there is no such sample
+    captured.words(layer, sample)  # raises an error if the sample does not exist
     panels = on_picture(captured, layer, picture, sample, query)
     heads = layer.shape[1]
     total = heads + 1
@@ -85,7 +85,7 @@ def on_picture(
     """Return arrays of the mean of all heads and of each head: overlays, maps on a grid, or matrices of tokens.
 
     Raises:
-        ShapeError: a picture is given, but the tokens fit no grid.
+        ShapeError: a picture is given, but the tokens do not form a grid.
     """
     try:
         maps = captured.maps(layer.name, query=query)[sample]
@@ -97,6 +97,6 @@ def on_picture(
     own = normalize(torch.cat([maps.mean(0, keepdim=True), maps]))
     if picture is None or own.ndim != 3:
         return [one.cpu().numpy() for one in own]
-    from gradcam_kit.render import overlay  # needs OpenCV
+    from gradcam_kit.render import overlay  # imported here, because it needs OpenCV
 
     return [overlay(picture, one.cpu()) for one in own]

@@ -1,4 +1,4 @@
-"""Captured attention as one HTML page that needs neither network nor scripts."""
+"""Render captured attention as one HTML page that needs neither network nor scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.pages import data_uri
 
 _MOST_WORDS = 128
-_SIDE = 96  # side of the picture of one head, in pixels
+_SIDE = 96  # height and width of the map of one head, in pixels
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -61,7 +61,7 @@ def _table(captured: CapturedAttention) -> str:
 
 
 def _heads(captured: CapturedAttention, layer: LayerAttention, picture: Any, sample: int) -> str:
-    """Return the heads on the words if they fit the layer, else on the picture, else as matrices."""
+    """Return the heads as HTML: on the words if they fit the layer, else on a picture that fits, else as plain maps."""
     if captured.tokens is not None:
         try:
             return _on_words(captured, layer, sample)

@@ -1,4 +1,4 @@
-"""Plots of comparisons, and their display in notebooks."""
+"""Plot comparisons, and display them in notebooks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GROUPS = ("#2b6cb0", "#dd6b20", "#2f855a", "#c53030", "#6b46c1", "#975a16", "#d
 
 
 def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    """Plot a matrix of values in [0, 1] with the names of its rows and columns; undefined values stay gray."""
+    """Plot a matrix of values in [0, 1] with the names of its rows and columns; undefined values are gray."""
     drawn = figure(min(3.0 + 0.24 * len(columns), 18.0), min(2.4 + 0.24 * len(rows), 16.0))
     axes = drawn.subplots()
     axes.set_facecolor("#e2e8f0")
@@ -40,7 +40,7 @@ def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: 
 
 
 def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
-    """Plot the shift of the layers in ranked order; layers whose corrected p is below the level are colored."""
+    """Plot the shift of the layers in ranked order; layers whose corrected p is below the level are orange."""
     shown = list(rows)[:_MOST_LABELS]
     drawn = figure(7.0, 1.2 + 0.24 * len(shown))
     axes = drawn.subplots()
@@ -120,7 +120,7 @@ def plot_points(projection: Any) -> Figure:
 
 
 def plot_levels(levels: Sequence[Any], bins: Sequence[str], title: str) -> Figure:
-    """Plot, for each box size, how much of the score each level of a pyramid carries, and the levels' activations."""
+    """Plot each pyramid level's share of the score by box size, and its mean activation."""
     drawn = figure(8.0, 1.6 + 0.4 * len(levels))
     left, right = drawn.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     values = np.array([[level.strength[name] for name in bins] for level in levels])
@@ -151,7 +151,7 @@ def plot_levels(levels: Sequence[Any], bins: Sequence[str], title: str) -> Figur
 
 
 def as_html(shown: Any) -> str:
-    """Return the text of a comparison and, where matplotlib is installed, its plot."""
+    """Return a comparison as HTML: its text and, if matplotlib is installed, its plot."""
     text = f"<pre>{html.escape(str(shown))}</pre>"
     try:
         drawn = shown.plot()

@@ -1,4 +1,4 @@
-"""Show a report and captured features in the browser, live while a training runs."""
+"""Show a report and captured features in the browser, updated live during training."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
     """Return a Dash app that shows a report, captured features and the folder of a `JsonWriter`.
 
     Call `.run()` on the returned app to serve the page at http://127.0.0.1:8050, which only this machine can reach. A
-    folder is read again every `refresh` seconds, so the page follows a training in another process. All scripts come
-    from the app itself; no network is needed.
+    folder is read again every `refresh` seconds, so the page follows training in another process. All scripts come from
+    the app itself, so no network is needed.
 
     Args:
-        sources: a `Report`, a `ModelDiagnostics`, the result of `capture_features`, or the folder of a `JsonWriter`;
-            any of them, in any order.
+        sources: one or more of these, in any order: a `Report`, a `ModelDiagnostics`, the result of
+            `capture_features`, the folder of a `JsonWriter`.
         refresh: seconds between two reads of the folder.
         title: title of the page.
 
     Raises:
         MissingExtraError: dash is not installed.
         InputError: no source, a source of another type, or a folder that does not exist.
-        OptionError: `refresh` of 0 or less.
+        OptionError: `refresh` is 0 or less.
     """
     if not sources:
         raise InputError("nothing to show; pass a report, captured features, or the folder of a JsonWriter")
@@ -56,7 +56,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
         raise missing_extra("dashboard() needs dash", "dashboard") from error
 
     class LocalDash(dash.Dash):  # type: ignore[misc] # dash has no types
-        """Serves only this machine, unless the user passes another address; dash itself would obey $HOST."""
+        """A Dash app that serves only this machine by default, whereas Dash itself would use $HOST."""
 
         def run(self, host: str = "127.0.0.1", port: int = 8050, **options: Any) -> None:
             super().run(host=host, port=port, **options)
@@ -144,7 +144,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
 
 
 class _Sources:
-    """The sources of the panel, sorted by kind."""
+    """The sources of the dashboard, sorted by kind."""
 
     def __init__(self, sources: tuple[Any, ...]) -> None:
         self.log: Log | None = None
@@ -165,7 +165,7 @@ class _Sources:
         self.update()
 
     def update(self) -> None:
-        """Read the folder again."""
+        """Read new records from the folder."""
         if self.log is not None:
             self.log.update()
 
@@ -180,7 +180,7 @@ class _Sources:
         return [name for name in (self.features or {}) if self._tensor(name) is not None]
 
     def maps(self, layer: str | None, sample: int | None) -> Any:
-        """Render the feature maps of one sample as a picture."""
+        """Return the feature maps of one sample as an HTML image, or a message if there are none."""
         from dash import html
 
         tensor = self._tensor(layer) if layer else None

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs no network."""
+"""Render a report as a single HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ svg { max-width: 100%; height: auto; }
 
 
 def document(ledger: Ledger, report: Report) -> str:
-    """Return the page: the findings, plots where matplotlib is installed, and the table."""
+    """Return the page as HTML: findings, the table of layers and, if matplotlib is installed, plots."""
     figures = "".join(f"<figure>{svg}</figure>" for kind in ("gradients", "activations") if (svg := _svg(ledger, kind)))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Diagnostics of {ledger.model}</title>'

@@ -19,17 +19,17 @@ _MOST_BYTES = 2**26
 
 
 class Log:
-    """The records in the folder of a `JsonWriter`; `update` reads new ones.
+    """The records in the folder of a `JsonWriter`; `update` reads new records.
 
     Args:
         folder: folder of a `JsonWriter`; it may still be empty.
 
     Attributes:
-        scalars: name -> (step, value) in the order of writing; beyond 2,000, every second one is dropped.
-        histograms: name -> (step, edges, counts), at most 100.
-        images: name -> (step, path relative to the folder), at most 200.
-        tables: name -> rows of the last table of this name.
-        unread: number of lines that were not written by a `JsonWriter`.
+        scalars: name -> (step, value) pairs in the order of writing; beyond 2,000, every second pair is dropped.
+        histograms: name -> (step, edges, counts); beyond 100, every second histogram is dropped.
+        images: name -> (step, path relative to the folder); beyond 200, every second image is dropped.
+        tables: name -> rows of the last table with this name.
+        unread: number of lines that are not valid records of a `JsonWriter`.
 
     Raises:
         InputError: the folder does not exist.
@@ -50,7 +50,7 @@ class Log:
         self._offset = 0
 
     def update(self) -> bool:
-        """Read new lines; return whether there were any."""
+        """Read new lines, and return whether there were any."""
         path = self.folder / JSON_NAME
         if not path.is_file():
             return False
@@ -71,7 +71,7 @@ class Log:
                 self._take(line)
 
     def picture(self, path: str) -> bytes | None:
-        """Return the bytes of a picture that a line names; None if it is not a file inside the folder."""
+        """Return the bytes of a PNG file by its relative path; None if it is not a file inside the folder."""
         target = (self.folder / path).resolve()
         is_inside = target.is_relative_to(self.folder.resolve()) and target.suffix == ".png"
         return target.read_bytes() if is_inside and target.is_file() else None
@@ -100,7 +100,7 @@ class Log:
 
 def _add(series: dict[str, list[Any]], name: str, entry: Any, most: int) -> None:
     own = series.setdefault(name, [])
-    if own and own[-1][0] == entry[0]:  # a resumed training logs a step again
+    if own and own[-1][0] == entry[0]:  # a resumed training run may log the same step again
         own.pop()
     own.append(entry)
     if len(own) > most:

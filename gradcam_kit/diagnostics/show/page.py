@@ -1,4 +1,4 @@
-"""Render the page about a model: findings first, then skipped checks, layers, updates, and data."""
+"""Render the diagnosis of a model as a page: findings first, then skipped checks, layers, updates, and data."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class DataSection:
     """The data section of the page.
 
     Attributes:
-        counts: for each data set, its labels with their number of samples, the largest first.
+        counts: for each data set, its labels with their number of samples, the most frequent first.
         channels: for each data set, the statistics of its channels.
-        pairs: duplicates.
+        pairs: pairs of duplicate pictures.
     """
 
     counts: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class Strips:
-    """Two small pictures of one layer as PNG; empty where there is nothing to show.
+    """Two small plots of one layer as PNG; empty bytes for a plot that cannot be made.
 
     Attributes:
         over_time: histogram of the values, one column for each step.
@@ -76,7 +76,7 @@ class Strips:
 
     @property
     def pictures(self) -> list[tuple[str, str, str]]:
-        """The CSS class, the text and the data URI of each picture."""
+        """The CSS class, the alternative text and the data URI of each plot."""
         both = ("over-time", "values over the steps", self.over_time), ("units", "largest value by unit", self.units)
         return [(kind, text, data_uri(png, "png")) for kind, text, png in both if png]
 
@@ -97,7 +97,7 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class PartTable:
-    """A table about one kind of part, such as attention.
+    """A table about one kind of module, such as attention.
 
     Attributes:
         title: title of the section.
@@ -128,7 +128,7 @@ def render_page(
     settings: Mapping[str, str] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> str:
-    """Return the page as one HTML text that needs neither network nor scripts.
+    """Return the page as an HTML document that needs neither network nor scripts.
 
     Args:
         model: name of the examined model.
@@ -136,14 +136,14 @@ def render_page(
         weights: source of the weights.
         inputs: description of the examined inputs.
         skipped: skipped checks, with the reasons.
-        report: report of ModelDiagnostics with layers and updates; None = left out.
+        report: report of `ModelDiagnostics` with layers and updates; None leaves out their sections.
         maps: feature maps of some layers.
         strips: name of a layer -> its plots over time and by unit.
         parts: tables about attention, recurrent layers and pyramids.
         attention: attention maps of the heads of some layers.
-        data: the data section.
-        settings: names and values.
-        seconds: time of each part.
+        data: the data section; None leaves it out.
+        settings: name of a setting -> its value.
+        seconds: name of a part of the diagnosis -> its time in seconds.
     """
     findings = worst_first(findings)
     counts = Counter(finding.level for finding in findings)
@@ -168,7 +168,7 @@ def render_page(
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """Return one sentence about all findings."""
+    """Summarize all findings in one sentence."""
     bad = [finding for finding in findings if finding.level == "bad"]
     if bad:
         kinds = list(dict.fromkeys(finding.kind.replace("-", " ") for finding in bad))
@@ -210,7 +210,7 @@ def _profile(report: Any, strips: Mapping[str, Strips]) -> list[dict[str, Any]]:
 
 
 def _updates(report: Any) -> list[dict[str, Any]]:
-    """Return one entry per parameter that was measured, with the place of its update ratio between 1e-6 and 1."""
+    """Return one entry per measured parameter, with the position of its update ratio on the axis from 1e-6 to 1."""
     rows = [] if report is None else [row for row in report.parameters if _is_finite(row.update_ratio)][:_ROWS]
     return [{"name": row.name, "ratio": row.update_ratio, "place": place_of(row.update_ratio)} for row in rows]
 
@@ -222,7 +222,7 @@ def place_of(ratio: float) -> float:
 
 
 def _decades(values: Sequence[float | None]) -> list[float | None]:
-    """Return bars on a logarithmic scale from a decade below the smallest value to the largest, in percent."""
+    """Return bar lengths in percent, on a logarithmic scale from a decade below the smallest value to the largest."""
     logs = [math.log10(value) if value is not None and _is_finite(value) and value > 0 else None for value in values]
     known = [value for value in logs if value is not None]
     if not known:

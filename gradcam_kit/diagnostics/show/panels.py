@@ -1,4 +1,4 @@
-"""The parts of the dashboard: lists, tables and figures of Plotly."""
+"""Build the parts of the dashboard: lists, tables and Plotly figures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _COLUMNS = ("name", "type", "n", "mean", "std", "dead", "units", "nan", "inf", "
 _MOST_MAPS = 64
 _BLUE, _ORANGE = "#2b6cb0", "#dd6b20"
 _BANDS = np.concatenate([-(2.0 ** np.arange(8, -25, -2)), [0.0], 2.0 ** np.arange(-24, 9, 2)])
-"""Edges of the bands in which histograms are shown over time, two octaves each."""
+"""Edges of the bands of values, two octaves each, in which histograms are shown over time."""
 
 
 def findings(given: Any) -> Any:
-    """Return a list of the findings of the report, or of the last findings in the folder."""
+    """Return the findings of the report, or else the latest findings in the folder, as an HTML list."""
     from dash import html
 
     rows = [one.to_dict() for one in given.report.findings] if given.report is not None else None
@@ -52,7 +52,7 @@ def layers(given: Any) -> Any:
 
     rows = _layer_rows(given)
     if not rows:
-        return html.P("The table of the layers needs a report, or the end of the training.")
+        return html.P("The table of layers appears once there is a report or training has ended.")
     head = html.Tr([html.Th(name) for name in _COLUMNS])
     return html.Table(
         [html.Thead(head), html.Tbody([html.Tr([html.Td(_text(row.get(c))) for c in _COLUMNS]) for row in rows])]
@@ -60,7 +60,7 @@ def layers(given: Any) -> Any:
 
 
 def profile(given: Any) -> Any:
-    """Plot standard deviation and gradient of each layer, over depth."""
+    """Plot the standard deviation of activations and the gradient norm of each layer, in the order of execution."""
     import plotly.graph_objects as go
 
     rows = _layer_rows(given)
@@ -79,7 +79,7 @@ def profile(given: Any) -> Any:
 
 
 def curve(points: Sequence[tuple[int, float | None]], name: str | None) -> Any:
-    """Plot one number over the steps."""
+    """Plot one scalar over the steps."""
     import plotly.graph_objects as go
 
     figure = _figure(name or "No number yet", "step", go)
@@ -111,7 +111,7 @@ def _in_bands(edges: Sequence[float], counts: Sequence[int]) -> Any:
 
 
 def pictures(log: Log, name: str) -> Any:
-    """Return the first and the last picture of a name, side by side."""
+    """Return the first and the last picture with this name, side by side."""
     from dash import html
 
     known = log.images.get(name, [])

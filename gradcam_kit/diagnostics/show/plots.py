@@ -1,4 +1,4 @@
-"""Plots of observations as matplotlib figures without windows or global state."""
+"""Plot observations as matplotlib figures, without windows or global state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BLUE, _ORANGE, _RED, _GRAY = "#2b6cb0", "#dd6b20", "#c53030", "#a0aec0"
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty figure.
+    """Return an empty figure of the given size in inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -43,7 +43,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def plot_ledger(ledger: Ledger, kind: str) -> Figure:
-    """Plot all layers in one of the views `KINDS`, which are readable for 5 to 150 layers.
+    """Plot all layers in one of the views in `KINDS`, each of which is readable for 5 to 150 layers.
 
     Raises:
         CaptureError: nothing was observed.
@@ -132,7 +132,7 @@ def _box(tracks: list[LayerTrack]) -> Figure:
 
 
 def _histograms(tracks: list[LayerTrack]) -> Figure:
-    """Plot a histogram over time for each layer: time to the right, values upwards; brighter means more values."""
+    """Plot a histogram over time for each layer (x: time, y: value); brighter means more values."""
     shown = tracks if len(tracks) <= 24 else [tracks[round(i * (len(tracks) - 1) / 23)] for i in range(24)]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -152,7 +152,7 @@ def _histograms(tracks: list[LayerTrack]) -> Figure:
         axes.set_xticks([])
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
-    drawn.suptitle("Activations over time (windows to the right, symmetric logarithm upwards)", fontsize=9)
+    drawn.suptitle("Activations over time (x: windows, y: values on a symmetric logarithmic scale)", fontsize=9)
     return drawn
 
 
@@ -180,7 +180,7 @@ def _units(tracks: list[LayerTrack]) -> Figure:
     own = [track for track, dead in shares if dead is not None]
     if not own:
         raise CaptureError(
-            "no layer has units that can die and is free of NaN; observe ReLU-like layers, or pass optimizer="
+            "every observed layer has NaN, or no units that can die; observe ReLU-like layers, or pass optimizer="
         )
     drawn, axes = _over_layers(own, "Units that were never active in the last window")
     values = [100 * (dead or 0) / max(track.units, 1) for track, dead in shares if dead is not None]
@@ -208,20 +208,20 @@ def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, 
         axes.set_yscale("log")
         return drawn
     if values.ndim and not -len(values) <= whole("sample", sample) < len(values):
-        raise OptionError(f"sample is {sample}; layer {name!r} has {len(values)} samples")
+        raise OptionError(f"sample is {sample}, but layer {name!r} has only {len(values)} samples")
     maps = _maps(values[sample] if values.ndim else values[None], None if unit_axis in (None, 0) else unit_axis)
     maps = maps.mean(0, keepdims=True) if kind == "mean" else maps
     return _grid(name, maps)
 
 
 def _maps(values: Tensor, unit_axis: int | None) -> Any:
-    """Return one sample as `(k, h, w)`."""
+    """Return the maps of one sample, `(k, h, w)`."""
     if values.ndim and unit_axis is not None and values.ndim >= unit_axis:
         values = values.movedim(unit_axis - 1, 0)
     if values.ndim <= 1:
         return values.reshape(1, 1, -1).numpy()
     while values.ndim > 3:
-        values = values.mean(1)  # a middle slice would hide the rest of volumes and videos
+        values = values.mean(1)  # a single slice would hide the rest of a volume or video
     return (values[:, None] if values.ndim == 2 else values).numpy()
 
 

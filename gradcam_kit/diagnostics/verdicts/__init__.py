@@ -1,4 +1,4 @@
-"""Turn statistics into findings, by pure functions of a ledger and thresholds."""
+"""Turn statistics into findings with pure functions of a ledger and thresholds."""
 
 from gradcam_kit.diagnostics.verdicts.finiteness import behind_nonfinite
 from gradcam_kit.diagnostics.verdicts.flow import flow_findings

@@ -39,7 +39,7 @@ def value_finiteness(tracks: Sequence[LayerTrack]) -> list[Finding]:
         return []
     step, _, track, moments = min(broken, key=lambda own: own[:2])
     kind, count, more = "NaN" if moments.nan else "infinite", moments.nan + moments.inf, len(broken) - 1
-    share = f"{count:,} of {moments.elements:,} values" if track.counted else f"in {count:,} of its outputs, values"
+    share = f"{count:,} of {moments.elements:,} values" if track.counted else f"values in {count:,} of its outputs"
     others = f"; {more} more {'layer follows' if more == 1 else 'layers follow'}" if more else ""
     return [
         Finding(
@@ -58,7 +58,7 @@ def gradient_finiteness(tracks: Sequence[LayerTrack], ledger: Ledger, limits: Th
     track = broken[-1]  # the last layer in the order of execution is the first one of the backward pass
     window = track.last_window(limits.dead_samples)
     number = len(window.gradient_norms)
-    # A GradScaler lowers its scale until gradients no longer overflow, and skips these steps.
+    # A GradScaler skips steps whose gradients overflow, and lowers its scale until they no longer do.
     begins = track.windows <= 1 and window.bad_gradients <= _HALVINGS
     is_scaling = (ledger.scaled or track.is_half) and (begins or window.bad_gradients < max(number / 2, 3))
     return [
@@ -76,5 +76,5 @@ def _feeds_softmax(tracks: Sequence[LayerTrack]) -> set[str | None]:
 
 
 def _is_broken(track: LayerTrack, moments: Moments, feeds_softmax: set[str | None]) -> bool:
-    """Whether values are not finite, apart from the -inf of a mask."""
+    """Whether values are not finite, apart from the -inf of a mask before a softmax."""
     return bool(moments.nan or (moments.inf and track.name not in feeds_softmax))

@@ -24,7 +24,7 @@ def flow_findings(ledger: Ledger, limits: Thresholds, blocked: bool = False) -> 
     Args:
         ledger: the observations.
         limits: limits of the verdicts.
-        blocked: whether a layer passes on no signal, which explains gradients that vanish before it.
+        blocked: whether some layer is dead or constant, which explains gradients that vanish before it.
     """
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
     nonfinite = value_finiteness(tracks)
@@ -43,11 +43,11 @@ def _fit(values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Change:
-    """The change of a number from the first to the last of some layers.
+    """The change of a quantity from the first to the last of some layers.
 
     Attributes:
-        factor: the number of the last layer divided by that of the first, from a straight line through the logarithms.
-        chosen: the layers.
+        factor: the value at the last layer divided by the value at the first, from a line fitted to the logarithms.
+        chosen: the layers to which the line was fitted.
         sure: whether all these layers lie on every path through the model.
     """
 
@@ -62,7 +62,7 @@ class Change:
 
 
 def gradient_change(tracks: list[LayerTrack], limits: Thresholds) -> Change | None:
-    """Return how the norm of the gradient changes in the order of execution; None with too few layers."""
+    """Return how the norm of the gradient changes in the order of execution; None if there are too few layers."""
     norms = {track.name: track.last_window(limits.dead_samples).gradient_norm for track in tracks}
     usable = [track for track in tracks if norms[track.name] > 0]
     chosen = [track for track in usable if track.on_path]
@@ -75,7 +75,7 @@ def gradient_change(tracks: list[LayerTrack], limits: Thresholds) -> Change | No
 
 
 def signal_change(tracks: list[LayerTrack]) -> Change | None:
-    """Return how the standard deviation of activations changes in the order of execution."""
+    """Return how the standard deviation of activations changes in the order of execution; None with too few layers."""
     chosen = [
         track
         for track in tracks
@@ -106,13 +106,13 @@ def _gradients_over_depth(tracks: list[LayerTrack], limits: Thresholds) -> list[
             limits.gradient_bad if is_bad else limits.gradient_warn,
             None,
             advice.VANISHING if vanishes else advice.EXPLODING,
-            "convention: healthy models change by less than 10",
+            "convention: the change is less than a factor of 10 in healthy models",
         )
     ]
 
 
 def spike(window_norms: list[float]) -> float:
-    """Return the last norm as a multiple of the median of up to ten previous windows; 0 if too few are known."""
+    """Return the last norm as a multiple of the median of up to ten previous windows; 0 if too few norms are known."""
     *before, last = window_norms or [0.0]
     finite = [norm for norm in before[-10:] if math.isfinite(norm)]
     if len(finite) < _FEWEST_WINDOWS or not math.isfinite(last):
@@ -125,7 +125,7 @@ def _spike(ledger: Ledger, limits: Thresholds, nonfinite: bool) -> list[Finding]
     if factor <= limits.spike:
         return []
     windows = min(len(ledger.window_norms) - 1, 10)
-    said = f"the gradient norm rose to {factor:.1f} times the median of the {windows} windows before"
+    said = f"the gradient norm rose to {factor:.1f} times the median of the previous {windows} windows"
     level = "bad" if nonfinite else "warn"
     return [Finding(level, "exploding", "", said, factor, limits.spike, None, advice.SPIKE, "convention")]  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def _half_precision(tracks: list[LayerTrack], limits: Thresholds) -> list[Findin
         moments = track.last_window(limits.dead_samples).moments
         largest = max(abs(moments.minimum), abs(moments.maximum)) if moments.finite else 0.0
         if track.is_half and math.isfinite(largest) and largest > limits.scale:
-            said = f"values of float16 reach {largest:.3g}"
+            said = f"float16 values reach {largest:.3g}"
             return [
                 Finding(
                     "warn", "exploding", track.layer, said, largest, limits.scale, moments.n, advice.OVERFLOW,

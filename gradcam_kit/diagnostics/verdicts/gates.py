@@ -1,4 +1,4 @@
-"""Verdicts on gates of recurrent layers that do not move, and on saturated gates and states."""
+"""Verdicts on gates of recurrent layers that are stuck, and on saturated gates and states."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 
 _SIGMOID_GATES = ("input", "forget", "output", "reset", "update")
 _SIGMOID_FLAT = (0.0127, 0.9873)  # outside this range, the slope of sigmoid is below 5 % of its maximum
-_TANH_FLAT = 0.9747  # the same for the magnitude of tanh
-_FEWEST = 8  # minimum number of values of a unit for a verdict on its movement
+_TANH_FLAT = 0.9747  # above this magnitude, the slope of tanh is below 5 % of its maximum
+_FEWEST = 8  # minimum number of values of a unit for a verdict
 
 
 def gate_findings(
@@ -24,14 +24,14 @@ def gate_findings(
     squashed: Tensor | None,
     limits: Thresholds,
 ) -> list[Finding]:
-    """Return the findings of one layer in one direction.
+    """Return the findings about one layer in one direction.
 
     Args:
         name: dotted name of the module.
         where: description of the layer and direction.
         trace: gates and states of the layer.
-        active: mask of the existing steps.
-        squashed: states of the layer after their tanh `(n, t, h)`; None without a tanh.
+        active: mask of the time steps that are not padding.
+        squashed: states of the layer after a tanh, `(n, t, h)`; None for layers without a tanh.
         limits: limits of the verdicts.
     """
     found: list[Finding] = []
@@ -60,7 +60,8 @@ def gate_findings(
         if share < limits.stuck_warn and flat >= limits.saturated_warn:
             found.append(
                 Finding(
-                    "warn", "stuck-gate", name, f"The {gate} gate{where} is saturated in {flat:.0%} of its values",
+                    "warn", "stuck-gate", name,
+                    f"The {gate} gate{where} is saturated: {flat:.0%} of its values are near 0 or 1",
                     flat, limits.saturated_warn, n, advice.SATURATED_GATE,
                     "slope below 5 % of its maximum; illustrated in Glorot & Bengio 2010",
                 )
@@ -71,7 +72,7 @@ def gate_findings(
             found.append(
                 Finding(
                     "bad" if flat >= limits.saturated_bad else "warn", "saturated", name,
-                    f"{flat:.0%} of the states{where} are at the ends of tanh",
+                    f"{flat:.0%} of the states{where} are near -1 or 1, where tanh is flat",
                     flat, limits.saturated_warn, n, advice.SATURATED,
                     "slope below 5 % of its maximum; illustrated in Glorot & Bengio 2010",
                 )

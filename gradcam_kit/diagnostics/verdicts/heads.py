@@ -16,23 +16,23 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 SEPARATORS = frozenset(
     ("[SEP]", "[CLS]", "</s>", "<s>", "<sep>", "<cls>", "<bos>", "<eos>", "<|endoftext|>", "<|startoftext|>")
 )
-"""Tokens that do not stand for a word, as tokenizers spell them."""
+"""Special tokens that do not represent a word, as tokenizers spell them."""
 
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One head of one layer, averaged over samples and calls.
+    """Statistics of one head of one layer, averaged over samples and calls.
 
     Attributes:
         layer: dotted name of the module.
         head: index of the head.
-        entropy: 0 if the head attends to one key, 1 if to all keys equally.
-        nearest: the most similar other head of the layer; None with one head.
+        entropy: 0 if the head attends to one key, 1 if it attends to all keys equally.
+        nearest: index of the most similar other head of the layer; None if the layer has one head.
         distance: Jensen-Shannon distance to the nearest head, from 0 to 1.
         sink: the largest share of attention that one token gets, or all separators together.
         sink_token: description of this token.
         output_norm: mean norm of the head's output per sample; None if it was not observed.
-        flags: "redundant", "sink", "uniform", "dead".
+        flags: any of "redundant", "sink", "uniform" and "dead".
     """
 
     layer: str
@@ -48,9 +48,10 @@ class HeadRow:
 
 @dataclass(frozen=True)
 class LayerHeads:
-    """The data of one layer for verdicts.
+    """The data from which the heads of one layer are judged.
 
     Attributes:
+        name: dotted name of the module.
         probabilities: attention of all samples and calls of the same shape, `(n, heads, q, k)`.
         output_norm: norm of each head's output, `(n, heads)`, or None.
         tokens: words of each sample, or None.
@@ -65,7 +66,7 @@ class LayerHeads:
 
 
 def judge(layer: LayerHeads, limits: Thresholds) -> tuple[list[HeadRow], list[Finding]]:
-    """Return one row for each head of a layer, and its findings."""
+    """Return one row for each head of a layer, and the findings about the layer."""
     p = layer.probabilities
     n, heads = p.shape[:2]
     entropies = attention_entropy(p).mean(0).tolist()
@@ -141,7 +142,7 @@ def _sinks(layer: LayerHeads, limit: float) -> list[tuple[float, str]]:
     received = attention_received(layer.probabilities)
     n, _, keys = received.shape
     words = layer.tokens if layer.tokens and all(len(own) == keys for own in layer.tokens) else None
-    of = [words[i % len(words)] for i in range(n)] if words else []  # several calls hold the samples one after another
+    of = [words[i % len(words)] for i in range(n)] if words else []  # the samples repeat in order for each call
     shares, places = received.mean(0).max(-1)
     best = [
         (share, _token_name(layer, of, place)) for share, place in zip(shares.tolist(), places.tolist(), strict=True)

@@ -17,7 +17,9 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 _GATES = ("Sigmoid", "Hardsigmoid", "Softmax", "LogSoftmax")
 _FEW_DIRECTIONS = 4
-_FEW_CLASSES = 4  # trained features of c classes span c - 1 directions: neural collapse, Papyan et al. 2020
+# With fewer classes, a low rank is not a fault: trained features of c classes span c - 1 directions (neural collapse,
+# Papyan et al. 2020).
+_FEW_CLASSES = 4
 
 
 def effective_ranks(ledger: Ledger, limits: Thresholds) -> dict[str, float]:
@@ -31,7 +33,7 @@ def effective_ranks(ledger: Ledger, limits: Thresholds) -> dict[str, float]:
 
 
 def spread_findings(ledger: Ledger, limits: Thresholds, silent: set[str], ranks: dict[str, float]) -> list[Finding]:
-    """Return at most one finding for collapsed and one for redundant layers: for the first layer, the likely cause."""
+    """Return at most one finding about collapsed and one about redundant layers, each for the first such layer."""
     collapsed: list[Finding] = []
     redundant: list[Finding] = []
     for track, spread in spreads(ledger, limits, silent, ranks):
@@ -49,7 +51,7 @@ class Spread:
 
     Attributes:
         rank: effective rank; None if the model has so few classes that trained features may have a low rank.
-        between: share of the mean square that differs between samples; None for gates, whose values hardly differ.
+        between: share of the mean square that is variance between samples; None for gates, whose values hardly differ.
         repeated: share of units that repeat another unit; None if redundancy is not judged.
         rows: number of samples.
     """
@@ -72,9 +74,9 @@ def spreads(
             continue
         features, rank = window.features.astype(np.float64), ranks[track.name]
         between = float(features.var(axis=0).mean()) / max(window.moments.mean_square, 1e-300)
-        # In features that span few directions, everything correlates; repeated units do not affect the others.
+        # Where features span few directions, all units correlate, so redundancy is not judged.
         spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
-        # The outputs of a model are classes; the outputs of classes that the data lacks are all alike.
+        # Redundancy of a model's outputs is not judged: classes that are absent from the data have similar outputs.
         is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)
         yield (
             track,

@@ -14,7 +14,7 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
 
 _SAME = 1e-6
 _FEWEST = 64
-_FEWEST_ALIKE = 16  # number of samples from which equal outputs are reported
+_FEWEST_ALIKE = 16  # minimum number of samples for reporting equal outputs
 _RULE_OF_THREE = "rule of three: Hanley & Lippman-Hand 1983; share of units: convention"
 
 
@@ -68,7 +68,7 @@ def unit_findings(
 
 
 def _inherits(track: LayerTrack, before: list[LayerTrack], silent: set[str]) -> bool:
-    """Whether the input is already uninformative, by the layer that made it, else by the layer that ran before."""
+    """Whether the layer that produced the input, or else the layer that ran before, has an uninformative output."""
     source = track.producer or (before[-1].name if before else None)
     return source in silent
 
@@ -105,12 +105,12 @@ def _dead(
 
 
 def saturated_share(window: WindowStats, limits: Thresholds) -> float | None:
-    """Return the share of values where the slope is small; None if too few were seen, or the layer cannot saturate."""
+    """Return the share of values with a small slope; None if there are too few, or the layer cannot saturate."""
     return None if window.sampled < limits.dead_samples else window.saturated / window.sampled
 
 
 def constant_share(track: LayerTrack, window: WindowStats) -> float | None:
-    """Return the share of units whose output is the same for all samples; None where too few samples were seen."""
+    """Return the share of units whose output is the same for all samples; None with too few samples."""
     if window.low is None or window.high is None or track.batch < 2 or window.moments.n < _FEWEST_ALIKE:
         return None
     largest = np.maximum(np.abs(window.high), np.abs(window.low))

@@ -1,4 +1,4 @@
-"""Verdicts on parameters that get no gradient, do not change, change too much, or accumulate gradients."""
+"""Verdicts on parameters that get no gradient, change too little or too much, or accumulate gradients."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _without_gradient(
 ) -> list[Finding]:
     trained = [own for own in parameters if own.trains and own.window[0]]
     missing = [own for own in trained if own.window[1] == own.window[0]]
-    # A shard may have no gradient, for example embeddings of words that did not occur.
+    # A gradient of 0 is not a fault in a local shard, such as embeddings of words that did not occur.
     zero = [own for own in trained if own.window[2] == own.window[0] and not own.is_local]
     if not trained:
         return []
@@ -96,7 +96,7 @@ def _without_gradient(
 
 
 def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
-    # Zero-initialized branches have zero gradients in the very first step.
+    # A single step is not conclusive: in the first step, zero-initialized branches have gradients of 0.
     is_sure = steps > 1 or "None" in said or not layer
     return Finding(
         "bad" if is_sure else "note", "no-gradient", layer, f"{said}, in {steps} of {steps} measured steps",
@@ -105,7 +105,7 @@ def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
 
 
 def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
-    """Return findings if no optimizer is given: layers with weights whose output had a graph but got no gradient."""
+    """Return findings about layers with weights whose output got no gradient; none if an optimizer is given."""
     if ledger.has_optimizer or not any(track.gradient_norm.seen for track in ledger.tracks.values()):
         return []
     reached = {track.layer for track in ledger.tracks.values() if track.gradient_norm.seen or track.open.bad_gradients}
@@ -201,7 +201,7 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
         findings.append(
             Finding(
                 "warn", "update", layer, said, beyond[name], limit, None,
-                advice.UPDATE_LOST if name in lost and not is_high else words, "CS231n notes: aim at 1e-3",
+                advice.UPDATE_LOST if name in lost and not is_high else words, "CS231n notes: aim for 1e-3",
             )
         )  # fmt: skip
     return findings
@@ -212,7 +212,7 @@ def _stands_still(parameter: ParameterTrack) -> bool:
 
 
 def growth(points: list[tuple[int, float]], limits: Thresholds) -> float:
-    """Return the correlation of growing gradient norms with the step; 0 if they do not grow, or are too few."""
+    """Return the correlation of gradient norms with the step; 0 if the norms do not grow or are too few."""
     points = points[-_RECENT:]
     if len(points) < limits.accumulated_steps or not all(np.isfinite(norm) for _, norm in points):
         return 0.0

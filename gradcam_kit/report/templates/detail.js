@@ -1,4 +1,4 @@
-// One picture in large: tabs for its heatmaps, a wipe between two heatmaps, and the predictions of the model.
+// The enlarged view of a picture: tabs for its heatmaps, a wipe between two heatmaps, and the predictions of the model.
 const PLAIN_PICTURE = -1, BIG = 256;
 const mapAt = (picture, place) => (place === PLAIN_PICTURE ? null : picture.maps[Math.min(place, picture.maps.length - 1)]);
 const captionAt = (picture, place) => (place === PLAIN_PICTURE ? "picture" : caption(picture, mapAt(picture, place)));
@@ -73,7 +73,7 @@ function facts(picture) {
   return parts;
 }
 
-// Show another heatmap of the picture; if it is the heatmap that is compared with, swap both.
+// Show another heatmap of the picture; if it is the one compared with the current heatmap, swap the two.
 function turn(place) {
   const picture = data.pictures[state.open];
   if (!picture?.maps.length || place >= picture.maps.length) return;

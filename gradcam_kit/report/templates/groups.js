@@ -5,7 +5,7 @@ function mean(maps, text) {
     canvasOf(maps[method], [16, 16], SIDE, { role: "img", label: `mean heatmap, ${text}` }), make("span", { textContent: chosenMethods().length > 1 ? `${text}, ${method}` : text })));
 }
 
-// The pictures of each class and of each pair: the first few, and how many there are on this page.
+// Group pictures by class and by pair: the first few of each group, and their number on this page.
 const groups = new Map();
 for (const [index, one] of data.pictures.entries()) {
   const keys = one.maps.length ? [one.class, ...(one.correct === false ? [JSON.stringify([one.label, one.class])] : [])] : [];
@@ -29,11 +29,11 @@ function cut(rows, total, what) {
 }
 
 function pairRows() {
-  if (!data.pairs.length) return [make("p", { textContent: "No picture is taken for another class than that of its label." })];
+  if (!data.pairs.length) return [make("p", { textContent: "No picture is predicted as a class other than its label." })];
   const maps = new Map(data.classes.map((one) => [one.name, one.maps]));
   return cut(data.pairs.map((pair) => row([name(pair.label), " → ", name(pair.predicted)], JSON.stringify([pair.label, pair.predicted]), pair.count,
-    [`${counted(pair.count)} labeled ${pair.label} and taken for ${pair.predicted}`],
-    [...mean(pair.maps, "mean of these"), ...mean(maps.get(pair.label), `all taken for ${pair.label}`), ...mean(maps.get(pair.predicted), `all taken for ${pair.predicted}`)],
+    [`${counted(pair.count)} labeled ${pair.label} and predicted as ${pair.predicted}`],
+    [...mean(pair.maps, "mean of these"), ...mean(maps.get(pair.label), `all predicted as ${pair.label}`), ...mean(maps.get(pair.predicted), `all predicted as ${pair.predicted}`)],
     { status: "wrong", label: pair.label, predicted: pair.predicted })), data.counts.pairs, "confusions");
 }
 

@@ -47,9 +47,9 @@ async function copyLink() {
   writeHash();
   try {
     await navigator.clipboard.writeText(location.href);
-    say("The link is copied.");
+    say("Link copied.");
   } catch {
-    say("The browser does not let this page copy: the link is the address above.");
+    say("The browser does not allow this page to copy. The link is the address of this page.");
   }
 }
 
@@ -59,7 +59,7 @@ function save(blob, filename) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// Put an apostrophe before text that a spreadsheet would compute.
+// Put an apostrophe before text that a spreadsheet would evaluate as a formula.
 const cell = (value) => {
   if (value === null || value === undefined) return "";
   const text = typeof value === "string" && /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : String(value);
@@ -76,7 +76,7 @@ function tableOf(found) {
   return lines.map((line) => line.map(cell).join(",") + "\r\n").join("");
 }
 
-// The picture with its heatmap, as it is on the stage, at least 512 pixels wide.
+// Save the picture with its heatmap as displayed, at least 512 pixels wide.
 function savePng() {
   const picture = data.pictures[state.open], map = mapAt(picture, state.tab), [left, top, right, bottom] = viewOf(picture);
   const image = document.querySelector("#stage .frame img"), heat = document.querySelector("#stage .frame canvas");
@@ -89,6 +89,6 @@ function savePng() {
   try {
     canvas.toBlob((blob) => save(blob, `${picture.path.split("/").pop()}.${map ? map.method : "picture"}.png`));
   } catch {
-    say("The browser does not let this page copy pictures that lie beside it; open the heatmap in full size instead.");
+    say("The browser does not allow this page to read pictures in its folder. Open the heatmap in full size instead.");
   }
 }
