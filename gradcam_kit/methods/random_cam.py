@@ -34,7 +34,7 @@ class RandomCAM(BaseCAM, name="random-cam"):
     seed: int = 0
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Return the draw, one weight per channel."""
+        """Return the random weights, one per channel."""
         n, k, *positions = layer.activations.shape
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = 2 * torch.rand(k, generator=generator, dtype=torch.float32, device="cpu") - 1

@@ -33,14 +33,14 @@ def box_accuracy(
 ) -> MetricResult:
     """Score 1 if the box around the map's largest contour overlaps the mask's box by at least `overlap`, else 0.
 
-    Uses one fixed threshold. The paper takes the best threshold for the data set: `max_box_accuracy`, or
+    The threshold is fixed. The paper takes the best threshold for the data set; see `max_box_accuracy`, or
     `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
 
     Args:
         heatmaps: maps with two position axes.
         masks: masks of the objects, whose bounding boxes are used.
         threshold: regions consist of positions above this share of the map's maximum.
-        overlap: smallest intersection over union of the boxes that counts as a hit.
+        overlap: smallest intersection over union of the boxes that is a hit.
     """
     check_masks(masks, heatmaps)
     check_overlap(overlap)
@@ -85,12 +85,12 @@ def box_overlaps(
         boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are padding.
         thresholds: shares of each map's maximum, exclusive.
         all_regions: False = only the region whose contour, through its outer positions, encloses the largest area
-            (MaxBoxAcc), True = all of them (V2).
+            (MaxBoxAcc); True = all regions (MaxBoxAccV2).
 
     Raises:
         ShapeError: maps without exactly two position axes, or boxes that are not `(n, b, 4)`.
         OptionError: thresholds outside [0, 1).
-        InputError: boxes that are NaN.
+        InputError: boxes that contain NaN.
     """
     check_boxes(boxes)
     if heatmaps.ndim != 3 or len(boxes) != len(heatmaps):

@@ -28,7 +28,7 @@ FRACTIONS = (0.01, 0.1, 0.25, 0.5, 0.8)
 _SUBSET = 224
 _SUBSET_SAID = "224, or a tenth of the positions for images below 2240 positions"
 _STREAM = 1 << 17
-"""Draw i of an image has stream _STREAM + i."""
+"""Draw i of an image uses stream _STREAM + i."""
 
 
 @metric(
@@ -53,7 +53,7 @@ def sensitivity_n(
 
     $x_S$ is the image without the positions in S. The scale of a class activation map is arbitrary, so the metric is a
     correlation, as in the paper's figures, and does not test equality. If all sets of one size change the score
-    equally, the correlation is undefined: it is left out of the mean, and NaN in `details["correlations"]`.
+    equally, their correlation is undefined. It is then left out of the mean, and is NaN in `details["correlations"]`.
 
     Args:
         heatmaps: maps in [0, 1].
@@ -61,7 +61,8 @@ def sensitivity_n(
         rescore: gives the probability of the explained class for changed images.
         seed: seed of the sets.
         identities: a number per image from which its sets are derived; None = from the values of the image.
-        fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
+        fractions: the values of n as shares of the positions, each above 0 and below 1; a set has at least one
+            position.
         samples: number of sets of each size, at least 2.
         baseline: what replaces a position, as in `deletion`.
         batch_size: maximum number of changed images in memory at once.

@@ -37,10 +37,10 @@ def deletion(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score over the fraction of removed positions, the most relevant removed first.
+    """Return the area under the score over the fraction of removed positions, with the most relevant removed first.
 
-    The area is computed by the trapezoid rule on the actual fractions, so a shorter last step counts less. The curve,
-    which includes the unchanged and the empty image, is `details["curve"]`.
+    The area is computed by the trapezoid rule on the actual fractions, so a shorter last step contributes less. The
+    curve, which includes the unchanged and the empty image, is `details["curve"]`.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
@@ -72,7 +72,7 @@ def insertion(
     sigma: float = 5.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score while positions of the blurred image are restored; compare `deletion`.
+    """Return the area under the score while positions of the blurred image are restored, the most relevant first.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
@@ -111,15 +111,15 @@ def symmetric_relevance_gain(
 ) -> MetricResult:
     """Return the area between two deletion curves: least relevant first (LeRF) minus most relevant first (MoRF).
 
-    In [-1, 1] for probabilities, 0 for an uninformative order. Effects of the baseline that are the same for every
-    order cancel, so rankings of methods depend less on the baseline than with either curve alone. Both curves are among
-    the details.
+    The area lies in [-1, 1] for probabilities, and 0 is expected for an uninformative order. Effects of the baseline
+    that are the same for every order cancel, so rankings of methods depend less on the baseline than with either curve
+    alone. `details` contains both curves.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
         rescore: gives the probability of the explained class for changed images.
-        seed: this and the following options are as in `deletion`.
+        seed: seed of the baseline "noise", as in `deletion`.
         identities: as in `deletion`.
         steps: as in `deletion`.
         baseline: as in `deletion`.

@@ -82,9 +82,9 @@ def irof(
 ) -> MetricResult:
     r"""Return the area over the relative score while superpixels are removed: 1 minus the area under $y(x_k) / y(x)$.
 
-    $x_k$ is the image without its k superpixels with the largest mean of the map; the area is over the removed share of
-    superpixels, from none to all, by the trapezoid rule. Superpixels come from SLIC, which runs on the host, once for
-    each image. The score y(x) is clamped at 1e-7.
+    $x_k$ is the image without its k superpixels with the largest mean of the map; the area is taken over the removed
+    share of superpixels, from none to all, by the trapezoid rule. Superpixels come from SLIC, which runs on the host,
+    once for each image. The score y(x) is clamped at 1e-7.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of the superpixels matters.
@@ -93,7 +93,8 @@ def irof(
         seed: seed of the baseline "noise".
         identities: a number per image from which its noise is derived; None = from the values of the image.
         segments: the number of superpixels that SLIC aims at.
-        compactness: weight of positions against colors in SLIC; None = 10, or 0.1 for images that are not pictures.
+        compactness: weight of positions against colors in SLIC; None = 10 for two-dimensional images with three
+            channels, else 0.1.
         baseline: what replaces a position, as in `deletion`; the paper uses the mean.
         batch_size: maximum number of changed images in memory at once.
     """

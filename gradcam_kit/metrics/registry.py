@@ -90,8 +90,8 @@ class MetricInput:
         if not isinstance(self.rescore, Rescoring):
             raise InputError(
                 "explain would use the class predicted for each changed image; expected the same classes "
-                "for all: explain=lambda changed: cam(changed, classes), or rescore=... of "
-                "capture.rescoring, which fixes them"
+                "for all: explain=lambda changed: cam(changed, classes), or a rescore= from "
+                "capture.rescoring, which fixes the classes"
             )
         known = self.rescore.classes
         return partial(explain, targets=self.rescore.target if known is None else known)
@@ -129,7 +129,7 @@ class Metric:
     Attributes:
         name: name on the command line.
         function: plain function whose parameters are fields of `MetricInput` and options.
-        better: "higher" or "lower"; "" where neither is.
+        better: "higher" or "lower"; "" if neither is better.
         cost: passes per image: F forward, E one run of the method.
         paper: source of the metric.
         options: values for some of the function's options.
@@ -174,7 +174,7 @@ class Metric:
             raise OptionError(f"the metric {self.name!r} has no option {name!r}; {said}{hint}")
 
     def describe(self, settings: Mapping[str, Any]) -> str:
-        """Return one line with the better direction and all settings of the numbers."""
+        """Return one line with the better direction and all settings on which the numbers depend."""
         said = [f"{self.better} is better"] * bool(self.better)
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
@@ -210,7 +210,7 @@ def _plain(value: Any) -> str:
 
 
 METRICS: dict[str, Metric] = Registry("metric")
-"""Every metric with a name, keyed by it ("average-drop", ...)."""
+"""Every named metric, keyed by its name ("average-drop", ...)."""
 
 
 def described(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:

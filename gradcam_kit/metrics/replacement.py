@@ -114,7 +114,7 @@ def _means(images: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
 
 
 def _constant(images: Tensor, end: Tensor, said: str, **settings: Any) -> Replacement:
-    """Replace removed positions by precomputed values."""
+    """Return the replacement of removed positions by precomputed values."""
 
     def fill(index: Tensor, removed: Tensor) -> Tensor:
         return torch.where(spread(removed), end[index], images[index])

@@ -41,7 +41,7 @@ class MetricResult:
         status: a `Status` for each image. Means are taken over the images whose status is OK.
         settings: everything else that changes the number.
         details: intermediate results with first axis n: curves, ties, chance levels.
-        better: `Metric.better` of the metric that was called: "higher", "lower", or "" where neither is.
+        better: `Metric.better` of the metric that was called: "higher", "lower", or "" if neither is better.
     """
 
     values: Float[Tensor, " n"]

@@ -49,7 +49,7 @@ def sensitivity_max(
 ) -> MetricResult:
     """Return the largest relative change of the map under noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
 
-    The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
+    The classes remain those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
     noise changes the prediction, the map may rightly change: `details["predictions_changed"]` counts the draws that
     change whether the class is predicted.
 
@@ -126,7 +126,7 @@ def infidelity(
         samples: number of perturbations of each image.
         std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
-        scaled: use the best scale; False = beta is 1.
+        scaled: whether to use the best scale; False = beta is 1.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
@@ -142,8 +142,8 @@ def infidelity(
     cells = tuple(math.ceil(length / patch) for length in images.shape[2:])
     if perturbation == "patches" and math.prod(cells) < 2:
         raise OptionError(
-            f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one "
-            "patch, for which every map has the best value; expected a smaller patch, such as a quarter of a side"
+            f"patch is {patch}, which covers images of {' x '.join(map(str, images.shape[2:]))} positions, so every "
+            "map has the best value; expected a smaller patch, such as a quarter of a side"
         )
     products = images.new_zeros(len(images), samples, dtype=torch.double)
 

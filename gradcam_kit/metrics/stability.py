@@ -1,8 +1,8 @@
 """Changes of the map under noise, relative to changes of the image, the score or the activations.
 
 Local Lipschitz estimate: Alvarez-Melis and Jaakkola 2018, https://arxiv.org/abs/1806.08049. Relative stability: Agarwal
-et al. 2022, https://arxiv.org/abs/2203.06877. All draw from the cube of side 2 `radius` around the image and report the
-worst case. The classes stay those of the unchanged images.
+et al. 2022, https://arxiv.org/abs/2203.06877. All metrics draw noise from the cube of side 2 `radius` around the image,
+and report the worst case. The classes remain those of the unchanged images.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def relative_output_stability(
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         rescore: gives the explained score for changed images.
-        seed: this and the following arguments are as in `relative_input_stability`.
+        seed: seed of the noise, as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.
         radius: as in `relative_input_stability`.
@@ -183,7 +183,7 @@ def relative_representation_stability(
         images: the model's input.
         explain: the method, called once for each draw with the whole batch.
         represent: function from images to the activations of a layer `(n, ...)`.
-        seed: this and the following arguments are as in `relative_input_stability`.
+        seed: seed of the noise, as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.
         radius: as in `relative_input_stability`.

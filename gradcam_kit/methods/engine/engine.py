@@ -52,11 +52,11 @@ def explain_all(
 
     Args:
         methods: CAM objects.
-        images: as in calling one of the methods.
-        targets: as in calling one of the methods.
+        images: the images, as in a call of one of the methods.
+        targets: the targets, as in a call of one of the methods.
         keep_modes: whether modules in train mode stay in train mode, for dropout that is active on purpose; None = the
-            setting of each method. Methods that share a pass then share its random draws, and a batch does not equal
-            its images one by one; see `BaseCAM`.
+            setting of each method. Methods that share a pass then share its random draws, and the maps of a batch
+            differ from those of its images one by one; see `BaseCAM`.
         forward_kwargs: keyword arguments passed on to the model.
 
     Returns:
@@ -116,7 +116,7 @@ def _with_modes(cam: Method, keep_modes: bool) -> Method:
 
 
 def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with its image input set to the one that the method names, or else on which its layers depend."""
+    """Return the inputs with the image input that the method names, or else the one on which its layers depend."""
     if cam.image_input is not None:
         inputs = with_channels(cam.model, inputs.asked(cam.image_input))
     if len(inputs.image_slots) < 2 or inputs.n == 0:
@@ -146,7 +146,7 @@ def capture_for(
     Args:
         cams: methods that can share one pass.
         inputs: the inputs of the model, with at least one sample.
-        targets: as in calling a method.
+        targets: the targets, as in a call of a method.
         settled: whether an earlier pass determined the target, so that no class is read from the output of this pass.
     """
     first = cams[0]
@@ -185,7 +185,7 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
     """Return the layers of each method. Layers that are chosen automatically are chosen once per image size."""
-    # One exploring pass serves every kind of choice.
+    # One exploration serves all methods, even if they choose layers in different ways.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
     own: list[dict[str, nn.Module]] = []
