@@ -117,7 +117,7 @@ class BaseCAM(Declared):
         """
 
     def __enter__(self: _Own) -> _Own:
-        """Return the object itself. A `with` block is optional, because nothing stays attached between calls."""
+        """Return the object itself. A `with` block is optional, because no hook remains attached between calls."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -212,7 +212,7 @@ def _check_rule(cam: BaseCAM) -> None:
 
     Raises:
         UnknownNameError: a rule that does not exist.
-        InputError: balanced gradients for a method without gradients, or with a gradient rule of its own.
+        InputError: balanced gradients for a method without gradients, or with its own gradient rule.
     """
     if one_of("gradient_rule", cam.gradient_rule, get_args(GradientRule), UnknownNameError) == "exact":
         return

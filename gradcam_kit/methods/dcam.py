@@ -127,7 +127,7 @@ class DCAM:
         own = torch.arange(dimensions, device=series.device)[None]
         classes = self._cam.explain(cube(series, own).flatten(0, 1), targets).targets
         if classes is None or classes.ndim != 1:
-            raise TargetError("dCAM explains one class for each series; pass None, an int, or class indices (n,)")
+            raise TargetError("dCAM explains one class of each series; pass None, an int, or class indices (n,)")
         total: Tensor | int = 0
         kept = torch.zeros_like(classes)
         for part in orders.split(max(1, self._cam.batch_size // n)):

@@ -59,7 +59,7 @@ def factorize(
         iterations: number of updates of both factors.
 
     Returns:
-        H and W.
+        The factors H and W.
     """
     # Normalize the scale, so that products of entries neither overflow nor underflow.
     largest = rows.amax()

@@ -17,7 +17,7 @@ class DRISE(RISE, name="d-rise"):
     Args:
         masks: number of masks N; the default is the paper's.
         cells: number of mask cells along each axis, which is larger than in RISE because boxes are small.
-        visible: the probability that a cell stays visible, in (0, 1).
+        visible: the probability that a cell remains visible, in (0, 1).
         seed: seed of the masks.
 
     Example:

@@ -41,7 +41,7 @@ def channel_scores(
         activations: the channels to score.
         batch_size: maximum number of rows in one forward pass.
         rescore: function that scores the masked images.
-        baseline: score the zero input of every image, even without a constant channel.
+        baseline: whether to score the zero input of every image, even if no channel is constant.
         changes: functions that change the masks `(m, *t)`, one for each pass over the channels; None = no change.
 
     Returns:
@@ -85,7 +85,7 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     The map is $\sum_k \mathrm{softmax}_k(y(x \odot H_k))\, A_k$, where $H_k$ is channel k at the size of the image and
     scaled to [0, 1]. Use this method for models whose gradients are noisy or vanish. Score-CAM is the most expensive of
     the common methods, with one forward pass per channel; `channels` and `dtype` make it several times faster. The
-    masks multiply the model's normalized input, so removed regions take the mean color and do not become black.
+    masks multiply the model's normalized input, so removed regions have the mean color and are not black.
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score

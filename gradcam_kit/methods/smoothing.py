@@ -176,7 +176,7 @@ class EigenSmooth(BaseCAM):
 
     Args:
         cam: a method that sums the channels with weights (Grad-CAM, XGrad-CAM, ...).
-        center: subtract each weighted map's mean first, as pytorch-grad-cam does.
+        center: whether to subtract each weighted map's mean first, as pytorch-grad-cam does.
 
     Example:
         >>> from gradcam_kit import EigenSmooth, GradCAM

@@ -1,6 +1,6 @@
 """Class activation maps of clips: a map of each frame, and the weight of each frame.
 
-The map of a frame is computed from its own activations and gradients, as if each frame were an image of its own in
+The map of a frame is computed from its own activations and gradients, as if each frame were a separate image in
 Grad-CAM (Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391).
 """
 
@@ -29,7 +29,7 @@ class TemporalExplanation:
     With `(n, m)` targets, every tensor has an axis m after n.
 
     Attributes:
-        heatmaps: float32 in [0, 1] at the size of the frames, normalized over the whole clip, so that frames can be
+        heatmaps: float32 in [0, 1] at the size of the frames, normalized over the entire clip, so that frames can be
             compared.
         weights: the share of the positive evidence that lies in each frame; sums to 1, or to 0 without any evidence.
         saliency: the signed maps at the layer's resolution.
@@ -75,8 +75,8 @@ def temporal_cam(
         layer: a module whose output has spatial positions, such as the last convolution of the CNN, or its dotted name.
         targets: the targets, as in a call of a CAM method.
         method: a method that needs only activations and gradients: "grad-cam", "hires-cam", "layer-cam", ...
-        normalize: "minmax", "max" or "none", over the whole clip.
-        frames: number of frames of a clip, for models that take the frames in the batch axis.
+        normalize: "minmax", "max" or "none", over the entire clip.
+        frames: number of frames of a clip, for models that expect the frames in the batch axis.
         forward_kwargs: keyword arguments passed on to the model.
 
     Raises:
@@ -121,7 +121,7 @@ def temporal_cam(
     if inputs.images.ndim != 5:
         raise ShapeError(
             f"clip has shape {tuple(inputs.raw.shape)}; expected (n, t, c, h, w) or (n, c, t, h, w), or pass "
-            "frames= for a model that takes the frames in its batch axis"
+            "frames= for a model that expects the frames in its batch axis"
         )
     if inputs.n == 0:
         raise ShapeError(f"clip has shape {tuple(inputs.raw.shape)}; expected at least one clip")
@@ -141,7 +141,7 @@ def temporal_cam(
 
 
 def _saliency(cam: BaseCAM, layer: LayerCapture) -> Float[Tensor, "n *m y x"]:
-    """Return the signed maps of the capture, one row for each image. Several targets have an axis of their own."""
+    """Return the signed maps of the capture, one row for each image. Several targets have a separate axis."""
     return cam.saliencies(layer)
 
 

@@ -70,7 +70,7 @@ def two_tower_cam(
     The score is the cosine similarity of the two embeddings, or the output of `fusion`. The image's map is that of
     `method` at `image_layer`. A token's weight is the norm over channels of gradient times activation at `text_layer`,
     $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. The call
-    takes one forward and one backward pass of each tower, and leaves both towers unchanged.
+    runs one forward and one backward pass of each tower, and leaves both towers unchanged.
 
     Args:
         image_tower: a module, or a method of a module (`model.encode_image`), that returns embeddings `(n, d)`.
@@ -108,7 +108,7 @@ def two_tower_cam(
     """
     image, text = _Tower.of(image_tower, "image_tower"), _Tower.of(text_tower, "text_tower")
     if fusion is not None and not isinstance(fusion, nn.Module):
-        raise InputError(f"fusion is {kind_of(fusion)}; expected a module that takes the outputs of both towers")
+        raise InputError(f"fusion is {kind_of(fusion)}; expected a module that accepts the outputs of both towers")
     images, texts, n, length = _pairs(images, texts)
     device = images.device
     padded = _with_extra_row(texts, n) if n == length else texts

@@ -58,13 +58,13 @@ def sensitivity_n(
     Args:
         heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the sets.
-        identities: a number per image from which its sets are derived; None = from the values of the image.
+        identities: an integer per image, from which its sets are derived; None = derived from the values of the image.
         fractions: the values of n as shares of the positions, each above 0 and below 1; a set has at least one
             position.
         samples: number of sets of each size, at least 2.
-        baseline: what replaces a position, as in `deletion`.
+        baseline: the replacement of removed positions, as in `deletion`.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
@@ -105,12 +105,12 @@ def faithfulness_correlation(
     Args:
         heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the sets.
-        identities: a number per image from which its sets are derived; None = from the values of the image.
+        identities: an integer per image, from which its sets are derived; None = derived from the values of the image.
         subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
         samples: number of sets, at least 2.
-        baseline: what replaces a position, as in `deletion`.
+        baseline: the replacement of removed positions, as in `deletion`.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
@@ -152,9 +152,9 @@ def monotonicity_correlation(
     Args:
         heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the draws.
-        identities: a number per image from which its draws are derived; None = from the values of the image.
+        identities: an integer per image, from which its draws are derived; None = derived from the values of the image.
         steps: number of groups, at least 2.
         samples: number of draws for each group.
         batch_size: maximum number of changed images in memory at once.

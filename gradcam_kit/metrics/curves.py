@@ -45,13 +45,13 @@ def deletion(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
             at 224 x 224.
-        baseline: what replaces a position: a number in the units of the images (0 is the mean color where they are
-            normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
+        baseline: the replacement of removed positions: a number in the units of the images (0 is the mean color if they
+            are normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
         batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
@@ -77,9 +77,9 @@ def insertion(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
             at 224 x 224.
         baseline: replaces a position before it is restored, as in `deletion`; the paper uses "blur".
@@ -118,7 +118,7 @@ def symmetric_relevance_gain(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise", as in `deletion`.
         identities: as in `deletion`.
         steps: as in `deletion`.

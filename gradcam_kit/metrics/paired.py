@@ -136,9 +136,9 @@ def mean_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
 def sign_flip_p(columns: Sequence[Values], draws: int = 10_000, seed: int = 0) -> list[float]:
     """Return the two-sided p-value of each column of differences, by flips of their signs.
 
-    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the signs of the data count as
-    one of the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the other
-    columns.
+    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the signs of the data are
+    included as one of the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the
+    other columns.
 
     Args:
         columns: finite differences.

@@ -53,7 +53,7 @@ def smooth_parameter_randomization(
         mode: this and the following options are as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
         seed: seed of the new parameters, and of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
 
     Raises:
         InputError: a bare `cam`, which would explain the predicted classes, or images that are not one tensor.

@@ -39,17 +39,17 @@ class MetricInput:
     Attributes:
         heatmaps: `(n, *t)` in [0, 1], at the size of the images.
         images: `(n, c, *t)`, as the model gets them.
-        rescore: gives the probability of each sample's class for changed images, as `capture.rescoring` yields it for
-            these images.
-        predicts: gives 1 for a changed image that is still predicted as its sample's class, else 0; None =
-            `rescore.predicts`.
+        rescore: function that returns the probability of each sample's class for changed images, as `capture.rescoring`
+            yields it for these images.
+        predicts: function that returns 1 for a changed image that is still predicted as its sample's class, else 0;
+            None = `rescore.predicts`.
         masks: `(n, *t)` bool, True on the object.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
             `rescore`.
         seed: seed of all random draws.
-        identities: `(n,)` int, a number per image from which its draws are derived; None = from the image's values. In
-            both cases, the draws do not depend on the rest of the batch.
+        identities: `(n,)`, an integer per image, from which its draws are derived; None = derived from the values of
+            the image. In both cases, the draws do not depend on the rest of the batch.
         represent: changed images -> activations `(n, ...)` of the explained layer.
 
     Raises:
@@ -130,9 +130,9 @@ class Metric:
         name: name on the command line.
         function: plain function whose parameters are fields of `MetricInput` and options.
         better: "higher" or "lower"; "" if neither is better.
-        cost: passes per image: F forward, E one run of the method.
+        cost: cost per image, in passes: F is a forward pass, E is one run of the method.
         paper: source of the metric.
-        options: values for some of the function's options.
+        options: fixed values of some of the function's options.
     """
 
     name: str

@@ -51,12 +51,12 @@ def replacement(
 
     Args:
         images: the model's input.
-        baseline: a number in the units of the images (0 is the mean color where they are normalized); "mean": the mean
-            of each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
+        baseline: a number in the units of the images (0 is the mean color if they are normalized); "mean": the mean of
+            each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
             from U(smallest, largest) of each channel of the image, one draw per value; "inpaint": the weighted mean of
             the neighbors, as in `impute`, or the mean of each channel if no position remains.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         kernel: size of the window of the blur in positions, odd.
         sigma: width of the blur, in positions.
 

@@ -28,7 +28,7 @@ class Status(IntEnum):
     NAN = 3
     """The number is undefined, a score is not finite, or a score that must be a probability is not."""
     ERROR = 4
-    """Nothing could be computed; set by commands that measure data sets."""
+    """The number could not be computed; set by commands that measure data sets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class MetricResult:
             result of the formula, kept for information only.
         status: a `Status` for each image. Means are taken over the images whose status is OK.
         settings: everything else that changes the number.
-        details: intermediate results with first axis n: curves, ties, chance levels.
+        details: intermediate results with n as the first axis, such as curves, ties and chance levels.
         better: `Metric.better` of the metric that was called: "higher", "lower", or "" if neither is better.
     """
 

@@ -51,9 +51,10 @@ def road_morf(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does.
+        predicts: function that returns 1 for images whose class is predicted, else 0, such as
+            `rescoring(...).predicts`.
         seed: seed of the noise on imputed positions.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         percentages: this and the following options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -106,9 +107,9 @@ def road_combined(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the noise on imputed positions.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         percentages: this and the following options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -171,7 +172,7 @@ def road_curve(
         images: the model's input, with two position axes.
         rescore: function that scores changed images.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the images.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         most_relevant_first: False removes the least relevant positions.
         percentages: percentages of the positions to remove, each above 0 and below 100.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the

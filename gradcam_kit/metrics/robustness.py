@@ -56,11 +56,11 @@ def sensitivity_max(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = changed
-            predictions are not counted.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
+        predicts: function that returns 1 for images whose class is predicted, else 0, such as
+            `rescoring(...).predicts`; None = changed predictions are not counted.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
     """
@@ -118,9 +118,10 @@ def infidelity(
     Args:
         heatmaps: heatmaps of the images.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the perturbations.
-        identities: a number per image from which its perturbations are derived; None = from the values of the image.
+        identities: an integer per image, from which its perturbations are derived; None = derived from the values of
+            the image.
         perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0
             there; "noise": I is Gaussian.
         samples: number of perturbations of each image.
@@ -130,7 +131,7 @@ def infidelity(
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
-        OptionError: a patch that covers the whole image, for which every map has the best value.
+        OptionError: a patch that covers the entire image, for which every map has the best value.
     """
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))

@@ -52,9 +52,9 @@ def local_lipschitz(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         rescore: used only to record the origin of the classes in the settings.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
@@ -92,11 +92,11 @@ def relative_input_stability(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = no draw
-            is left out.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
+        predicts: function that returns 1 for images whose class is predicted, else 0, such as
+            `rescoring(...).predicts`; None = no draw is left out.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
         floor: smallest magnitude of a divisor.
@@ -135,8 +135,8 @@ def relative_output_stability(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
-        rescore: gives the explained score for changed images.
+        explain: the method, called once for each draw with the complete batch.
+        rescore: function that returns the explained score for changed images.
         seed: seed of the noise, as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.
@@ -181,7 +181,7 @@ def relative_representation_stability(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         represent: function from images to the activations of a layer `(n, ...)`.
         seed: seed of the noise, as in `relative_input_stability`.
         identities: as in `relative_input_stability`.

@@ -56,7 +56,7 @@ def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Floa
 
     Args:
         maps: the maps to decompose.
-        center: subtract each channel's mean over the positions first.
+        center: whether to subtract each channel's mean over the positions first.
 
     Returns:
         Signed maps with the sign of `fix_sign`; all zeros for a sample whose `maps` are all zeros.

@@ -42,7 +42,7 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
         )
     positive = {name: bool((maps > 0).any()) for name, maps in saliency.items()}
     if all(positive.values()) and cam.fusion == "product" and not importance:
-        return "the layers have positive evidence, but nowhere at the same position; explain them one by one"
+        return "the layers have positive evidence, but nowhere at the same position; explain the layers one by one"
     if any(positive.values()) and cam.fusion == "sum":
         return "some layers have positive evidence, but other layers have more evidence against it there"
     if any(positive.values()):
@@ -50,7 +50,7 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
         if importance:
             return "the layers with positive evidence have no weight, because their importance is not positive"
         return (
-            f"{', '.join(without) or 'each image in some layer'} has no positive evidence, "
+            f"{', '.join(without) or 'some layer of each image'} has no positive evidence, "
             "which empties the product of the layers"
         )
     if any(bool((maps < 0).any()) for maps in saliency.values()):

@@ -54,8 +54,8 @@ def explain_all(
         methods: CAM objects.
         images: the images, as in a call of one of the methods.
         targets: the targets, as in a call of one of the methods.
-        keep_modes: whether modules in train mode stay in train mode, for dropout that is active on purpose; None = the
-            setting of each method. Methods that share a pass then share its random draws, and the maps of a batch
+        keep_modes: whether to leave modules in train mode as they are, for dropout that is active on purpose; None =
+            the setting of each method. Methods that share a pass then share its random draws, and the maps of a batch
             differ from those of its images one by one; see `BaseCAM`.
         forward_kwargs: keyword arguments passed on to the model.
 

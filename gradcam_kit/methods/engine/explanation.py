@@ -85,7 +85,7 @@ class Explanation:
         """Overlay a heatmap on its picture.
 
         Args:
-            picture: the picture of this image, as array, tensor or PIL image, of any size.
+            picture: the picture from which the image was made: an array, a tensor or a PIL image, of any size.
             image: index of the image in the batch.
             target: index among the m targets of the image.
             transform: the transform that made the image; its `box` is the part of the picture that the model saw.
@@ -109,12 +109,12 @@ class Explanation:
 
         Args:
             path: the file; its suffix names the format.
-            pictures: one for each image, as in `overlay`.
-            transform: as in `overlay`.
+            pictures: one picture for each image, as in `overlay`.
+            transform: the transform that made the images, as in `overlay`.
 
         Raises:
             ShapeError: unequal numbers of pictures and images, or maps of signals or volumes.
-            PictureError: a suffix that names no picture format, or a path that cannot be written to.
+            PictureError: a suffix that does not name a picture format, or a path that cannot be written to.
         """
         from gradcam_kit.methods.engine.showing import sheet_of
 

@@ -44,10 +44,10 @@ class SanityCheck:
     """Result of a sanity check, which `print` shows as a table.
 
     Attributes:
-        method: the class of the method.
+        method: name of the method's class.
         layers: names of the target layers.
-        parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, the mean
-            of several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
+        parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, averaged
+            over several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
         classes: `(n,)` rank correlation of each map with the map of the least likely class; NaN where there is no other
             class. Near 1: the map is the same for all classes.
         is_empty: `(n,)`, True for maps without positive evidence.

@@ -39,7 +39,7 @@ class RenderedPicture(np.ndarray):
         """Write the picture in the format that the suffix of the path names.
 
         Raises:
-            PictureError: a suffix that names no picture format, or a path that cannot be written to.
+            PictureError: a suffix that does not name a picture format, or a path that cannot be written to.
         """
         write_picture(path, np.asarray(self))
 
