@@ -42,7 +42,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         check_channels(self.channels)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return the maps of all targets, from the same ablated passes."""
+        """Return the maps of all targets, which share the ablated passes."""
         assert layer.scores is not None
         activations = layer.activations
         alive = (activations != 0).flatten(2).any(2)  # a channel of zeros changes nothing when it is set to 0

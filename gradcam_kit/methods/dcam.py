@@ -101,7 +101,7 @@ class DCAM:
     ) -> None:
         self._cam = GradCAM(model, target_layers, batch_size=batch_size)
         if len(self._cam.target_layers or ()) > 1:
-            raise OptionError(f"{len(self._cam.target_layers or ())} target layers; expected one, or None")
+            raise OptionError(f"got {len(self._cam.target_layers or ())} target layers; expected one, or None")
         positive_int("permutations", permutations)
         self.permutations, self.seed = permutations, seed
 
@@ -119,7 +119,7 @@ class DCAM:
                 series; or class indices `(n,)`.
         """
         if series.ndim != 3 or not len(series):
-            raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times), n > 0")
+            raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times) with n > 0")
         n, dimensions, times = series.shape
         generator = torch.Generator().manual_seed(self.seed)
         orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1)

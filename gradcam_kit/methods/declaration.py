@@ -48,10 +48,10 @@ class Declared:
         _declare_options(cls)
         if not name:
             return
-        # The same class may be defined again, by a reloaded module or a notebook cell that runs twice.
+        # A reloaded module or a notebook cell that runs twice defines the same class again, which is not a conflict.
         taken = METHODS.get(name, cls)
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UnknownNameError(f"the method name {name!r} is taken by {taken.__name__}; choose another one")
+            raise UnknownNameError(f"the method name {name!r} is taken by {taken.__name__}; choose another name")
         cls.paper = cls.__dict__.get("paper", documentation.strip().partition("\n")[0])
         METHODS[name] = cls
 
@@ -77,7 +77,8 @@ def _declare_options(cls: type[Declared]) -> None:
         hidden = next((vars(base)[name] for base in cls.__mro__[1:] if name in vars(base)), None)
         if inspect.isfunction(hidden):
             raise OptionError(
-                f"{cls.__name__} declares an option {name!r}, which hides the method {hidden.__qualname__}; rename it"
+                f"{cls.__name__} declares an option {name!r}, which hides the method {hidden.__qualname__}; rename the "
+                "option"
             )
     cls.__annotations__ = options
     maker = next(base for base in cls.__mro__ if "__init__" in vars(base))

@@ -125,7 +125,7 @@ class DeepFeatureFactorization:
     ) -> None:
         self._source = _Activations(model, target_layers, reshape=reshape, image_input=image_input)
         if len(self._source.target_layers or ()) > 1:
-            raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one, or None")
+            raise OptionError(f"got {len(self._source.target_layers or ())} target layers; expected one, or None")
         positive_int("components", components)
         positive_int("iterations", iterations)
         self.components, self.seed, self.iterations = components, seed, iterations

@@ -33,7 +33,7 @@ def grad_cam_plus_plus_weights(
     """
     rising = gradients.clamp(min=0)
     denominator = 2 + gradients * spatial_sum(activations)
-    # Only positions with G > 0 contribute to w, so alpha is not needed where G = 0.
+    # Only positions with G > 0 contribute to w, so alpha is 0 elsewhere; it is G^2 where the denominator is 0.
     alpha = (rising > 0) / denominator.where(denominator != 0, rising**-2)
     if variant == "authors":
         total = spatial_sum(alpha)

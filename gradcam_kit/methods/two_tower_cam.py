@@ -165,7 +165,7 @@ class _Tower(nn.Module):
         return self.function(*args, **kwargs)
 
     def find(self, layer: Any) -> Any:
-        """Return a module unchanged, and the name of a layer with the prefix that it has in this module."""
+        """Return a module unchanged, or the name of a layer with the prefix that it has in this module."""
         if isinstance(layer, list | tuple):
             return [self.find(one) for one in layer]
         if isinstance(layer, str):
@@ -195,8 +195,8 @@ def _pairs(images: Tensor, texts: Any) -> tuple[Tensor, Any, int, int]:
     n, m = len(images), len(tokens)
     if 0 in (n, m) or (n != m and 1 not in (n, m)):
         raise ShapeError(
-            f"{n} images and {m} texts; expected one text for each image, one text for all images, or one image for "
-            "all texts"
+            f"got {n} images and {m} texts; expected one text for each image, one text for all images, or one image "
+            "for all texts"
         )
     if n < m:
         images = images.expand(m, *images.shape[1:])
@@ -229,7 +229,7 @@ def _token_saliency(
             best = name, saliency.float()
     if best is None:
         raise CaptureError(
-            "the score depends on no layer of the text tower that returns (n, tokens, k); name one with text_layer="
+            "the score depends on no layer of the text tower that returns (n, tokens, k); name a layer with text_layer="
         )
     return best
 
@@ -259,7 +259,7 @@ def _fuse(
         ]
         name, own, gradient = usable[-1] if usable else ("image_embeddings", ends[0], found[0])
         if gradient is None:
-            raise CaptureError(f"the score does not depend on {name!r} of the fusion module; name another fusion_layer")
+            raise CaptureError(f"the score does not depend on {name!r} of the fusion module; use another fusion_layer")
         product = at_least_float32(gradient) * at_least_float32(own.detach())
         norms = product.abs() if product.ndim == 2 else torch.linalg.vector_norm(product, dim=-1)
     return (

@@ -238,7 +238,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             boxes = bounding_boxes(masks)[:, None]
         assert boxes is not None
         found = box_overlaps(heatmaps, boxes, self.thresholds, all_regions=self.all_regions)
-        size = boxes.new_tensor(heatmaps.shape[:0:-1])  # width, height
+        size = boxes.new_tensor(heatmaps.shape[:0:-1])  # width and height, as x comes first in boxes
         inside = (boxes[..., 2:] > boxes[..., :2]) & (boxes[..., 2:] > 0) & (boxes[..., :2] < size)
         no_box = ~inside.all(2).any(1)
         status = measured(found[:, 0], {Status.EMPTY_GT: no_box, **degenerate(heatmaps)}).status

@@ -104,7 +104,7 @@ def box_overlaps(
     maps = usable(heatmaps).cpu().numpy()
     truth = boxes.double().cpu().numpy()
     if np.isnan(truth).any():
-        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, all 0 for padding")
+        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, or zeros for padding")
     found = np.zeros((len(maps), len(thresholds)))
     for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
         for place, threshold in enumerate(thresholds):
@@ -123,7 +123,7 @@ def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     if masks.ndim != 3:
         raise ShapeError(f"boxes need masks (n, h, w); got {tuple(masks.shape)}")
     corners = []
-    for axis in (1, 2):  # reduce over rows, then over columns
+    for axis in (1, 2):  # the columns that the mask covers, then the rows
         line = masks.any(axis).to(torch.uint8)
         length = line.shape[1]
         corners.append((line.argmax(1), length - line.flip(1).argmax(1)))

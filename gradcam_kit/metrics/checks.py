@@ -102,7 +102,7 @@ def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
     _check_tensor(name, masks)
     _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:
-        variable = name.partition(" ")[0]  # the variable of "ignored pixels" is `ignored`
+        variable = name.partition(" ")[0]  # "ignored pixels" come from the variable `ignored`
         one_less = _without_an_axis(variable, masks, tuple(heatmaps.shape))
         one_less = one_less or _without_an_axis("heatmaps", heatmaps, tuple(masks.shape))
         hint = f": pass {one_less}" if one_less else ""
@@ -157,7 +157,7 @@ def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None
 
 def check_rows(name: str, rows: object) -> None:
     """Raise an error if `rescore` or `predicts` is a model, or a `rescoring` block that was not entered."""
-    # Both are callable, but a model would take the index for one of its inputs.
+    # Models and blocks are callable too, but a model would take the index for one of its inputs.
     if isinstance(rows, nn.Module | ContextDecorator) or not callable(rows):
         raise InputError(
             f"{name} is {kind_of(rows)}; expected a function (rows, index) -> (m,) that scores changed images, made by "

@@ -103,7 +103,7 @@ def coherency(
     *,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
 ) -> MetricResult:
-    """Return the similarity of the masked image's map to the map: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
+    """Return the similarity of the masked image's map to the image's map: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
     If one of the maps is constant, the correlation is undefined, so the value is 0 and the image is flagged. `rescore`
     is used only to record the origin of the classes.

@@ -74,7 +74,7 @@ def paired_differences(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[PairedDifference]:
-    """Compare methods pair by pair.
+    """Compare methods pair by pair, with intervals and p-values of their mean differences.
 
     Args:
         values: method -> a number for each image, in the same order; NaN for an image to leave out.
@@ -123,8 +123,8 @@ def paired_differences(
 
 
 def mean_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
-    """Return low and high of Student's interval of the mean of finite values; NaN for fewer than two."""
-    from scipy.special import stdtrit  # a slow import
+    """Return the ends of Student's interval of the mean of finite values; NaN for fewer than two values."""
+    from scipy.special import stdtrit  # imported here because it is slow
 
     n = len(values)
     if n < 2:

@@ -31,7 +31,7 @@ _CELL = 16  # side of a HOG cell in positions, if the map has room for 3 cells
 
 
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Correlate (Pearson) the histograms of oriented gradients of min-max normalized maps.
+    """Return the Pearson correlation of the histograms of oriented gradients of min-max normalized maps.
 
     Cells are 16 positions wide, or a third of the shorter side if that is less. The result is NaN for a constant map,
     and for maps without two position axes.
@@ -183,6 +183,6 @@ def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Return the SSIM with the usual window, or the largest that fits."""
+    """Return the SSIM with the usual window, or the largest window that fits."""
     side = min(_WINDOW, *a.shape[1:])
     return ssim(a, b, window=side - (side + 1) % 2)

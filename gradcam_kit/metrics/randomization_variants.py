@@ -132,6 +132,6 @@ def histogram_entropy(maps: Float[Tensor, "n *s"], bins: int) -> Float[Tensor, "
 def _check_fixed(explain: Callable[[Any], Tensor]) -> None:
     if follows_predictions(explain):
         raise InputError(
-            "explain would take the class that the random model predicts; expected fixed classes and signed maps: "
+            "explain would use the class that the random model predicts; expected fixed classes and signed maps: "
             "lambda images: cam.explain(images, classes).saliency[layer]"
         )

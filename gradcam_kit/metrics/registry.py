@@ -113,7 +113,7 @@ def follows_predictions(explain: Callable[..., Any]) -> bool:
     """Whether a method accepts targets but has none, so that it would explain each image's own prediction."""
     try:
         targets = inspect.signature(explain).parameters.get("targets")
-    except (TypeError, ValueError):  # a callable without a signature
+    except (TypeError, ValueError):  # some built-in callables have no signature
         return False
     return targets is not None and targets.default is None
 
@@ -179,7 +179,7 @@ class Metric:
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
     def __call__(self, case: MetricInput, **options: Any) -> MetricResult:
-        """Measure a batch.
+        """Measure a batch and return one number per image.
 
         Args:
             case: the batch to measure.

@@ -47,7 +47,7 @@ def replacement(
     kernel: int = 11,
     sigma: float = 5.0,
 ) -> Replacement:
-    """Return the replacement of removed positions.
+    """Return the replacement of removed positions that `baseline` describes.
 
     Args:
         images: the model's input.

@@ -33,7 +33,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class MetricResult:
-    """One number per image.
+    """One number per image, with a status for each.
 
     Attributes:
         values: the number of each image, NaN where it is undefined. A number whose status is not OK is the unfiltered
@@ -52,7 +52,7 @@ class MetricResult:
 
     @property
     def ok(self) -> Bool[Tensor, " n"]:
-        """Which images have status OK, as a mask `(n,)`."""
+        """The images with status OK, as a mask `(n,)`."""
         return self.status == Status.OK
 
     @property

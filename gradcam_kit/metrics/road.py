@@ -165,7 +165,7 @@ def road_curve(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> Float[Tensor, "n percentages"]:
-    """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the others.
+    """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the rest.
 
     Args:
         heatmaps: maps of any scale; only the order of their values matters, and constant maps are ordered row by row.

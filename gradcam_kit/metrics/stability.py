@@ -82,7 +82,7 @@ def relative_input_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""Return the largest relative change of the map per that of the image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
+    r"""Return the largest ratio of the relative changes of map and image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
 
     Divisions are element-wise. Maps and images contain zeros, so divisors are clamped to a magnitude of at least
     `floor`, keeping their sign; the smaller `floor` is, the more positions without relevance dominate. Draws that
@@ -127,7 +127,7 @@ def relative_output_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""Return the largest relative change of the map per change of score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
+    r"""Return the map's largest relative change per change of the score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
 
     The paper divides by the change of all outputs; this implementation divides by the change of the explained score,
     which is clamped to a magnitude of at least 1e-6. Everything else is as in `relative_input_stability`.
@@ -174,7 +174,7 @@ def relative_representation_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""Return the largest relative change of the map per that of activations: $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
+    r"""Return the largest ratio of the relative changes of map and activations: $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
 
     Everything else is as in `relative_input_stability`.
 

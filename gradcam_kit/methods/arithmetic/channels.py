@@ -62,6 +62,6 @@ def where_true(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
 
 
 def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:
-    """Return the activations of these channels of each sample."""
+    """Return the activations of the given channels of each sample."""
     positions = activations.shape[2:]
     return activations.gather(1, channels.view(*channels.shape, *(1 for _ in positions)).expand(-1, -1, *positions))

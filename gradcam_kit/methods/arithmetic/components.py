@@ -32,8 +32,8 @@ def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"],
     divided by the relative difference of the eigenvalues. For equal eigenvalues the choice of the vector is arbitrary,
     as with any solver.
     """
-    wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs have no float64
-    # A negative eigenvalue may have the largest magnitude, so all are shifted by a lower bound of the eigenvalues.
+    wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs do not support float64
+    # A negative eigenvalue may have the largest magnitude, so a lower bound is subtracted to make all nonnegative.
     lowest = wide.abs().sum(2).amax(1)
     power = wide + torch.diag_embed(lowest[:, None].expand(wide.shape[:2]))
     for _ in range(_SQUARINGS):

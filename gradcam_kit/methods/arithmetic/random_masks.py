@@ -20,7 +20,7 @@ def random_masks(
     seed: int,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "r *t"]:
-    """Return masks in [0, 1] that depend only on their number, image and the seed, not on the rest of the batch.
+    """Return masks in [0, 1] that depend only on their number, their image and the seed, not on the rest of the batch.
 
     A grid of `cells` along each axis, whose cells are 1 with probability `visible` and 0 otherwise, is enlarged
     linearly to one cell more than the image, and a crop of the image's size is taken at a random position (RISE,

@@ -60,12 +60,12 @@ def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: i
     sizes = {name: heatmap_size(maps.shape[leading:], image) for name, maps in saliency.items()}
     if len(set(map(len, sizes.values()))) > 1:
         found = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
-        raise ShapeError(f"layers with different axes cannot be fused ({found}); explain them one by one")
+        raise ShapeError(f"layers with different axes cannot be fused ({found}); explain the layers one by one")
     return tuple(map(max, zip(*sizes.values(), strict=True)))
 
 
 def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...], leading: int) -> None:
-    """Warn of maps with a single position, whose heatmaps are constant and so show nothing."""
+    """Warn about maps with a single position, whose heatmaps are constant and show nothing."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
             "layer %s has a single position, so its map is constant and shows nothing in images of %s; choose a layer "
@@ -109,7 +109,7 @@ def _without_model(cam: Method) -> Method:
 def assemble(
     cam: Method, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
-    """Make the explanation of the captured samples from what `signed_maps` returned."""
+    """Make the explanation of the captured samples from the results of `signed_maps`."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
     # Copy the maps, because the heatmaps may be computed after the caller has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]

@@ -45,7 +45,7 @@ def explain_all(
     keep_modes: bool | None = None,
     **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Return the heatmaps of several methods from one capture: equal to separate calls, at the cost of one.
+    """Return the heatmaps of several methods from one capture. They equal those of separate calls, but cost only one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
     share one forward and one backward pass, even at different layers.
@@ -87,14 +87,14 @@ def _explain(
     if keep_modes is not None:
         cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
-    # Prepare inputs and targets for each model anew: text targets are encoded by the model itself.
+    # Prepare inputs and targets for each model separately, because text targets are encoded by the model itself.
     on = {
         id(model): with_texts(model, inputs, targets) for model in {id(cam.model): cam.model for cam in cams}.values()
     }
     called = [with_images_of(cam, *on[id(cam.model)]) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
-        scored = None if callable(targets) else cam.target_type  # a callable target serves all methods
+        scored = None if callable(targets) else cam.target_type  # all methods can share a callable target
         key = (id(cam.model), scored, cam.reshape, called[position].slot, cam.keep_modes)
         groups.setdefault(key, []).append(position)
     results: dict[int, Explanation] = {}
