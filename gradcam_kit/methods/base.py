@@ -76,10 +76,10 @@ class BaseCAM(Declared):
             `torch.manual_seed` is called before each call, and the maps of a batch differ from those of its images one
             by one. Batch norms in train mode mix the images of a batch. The modes and buffers of all modules are
             restored in any case.
-        gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention are
-            treated as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
-            activation times gradient is the contribution of each position. Nothing changes for ReLU networks. Only for
-            methods that use gradients. See `BalancedCAM`.
+        gradient_rule: "exact", as in the papers, or "balanced" (LibraGrad, https://arxiv.org/abs/2411.16760), for
+            methods that use gradients. The balanced backward pass treats denominators of normalizations, gates and
+            attention as constant factors, so that activation times gradient is the contribution of each position. It
+            does not change the maps of ReLU networks. See `BalancedCAM`.
     """
 
     model: nn.Module = field(kw_only=False)
@@ -130,8 +130,8 @@ class BaseCAM(Declared):
         Args:
             images: `(n, c, *t)` with 1, 2 or 3 position axes, or a tuple or mapping of inputs for models with several.
             targets: None = the predicted class of each sample; an int = this class for all samples; class indices
-                `(n,)`; `(n, m)` for m classes of each sample from one forward pass; names instead of indices where the
-                model carries `class_names`; or a callable from the model's output to scores `(n,)`.
+                `(n,)`; class indices `(n, m)` for m classes of each sample from one forward pass; or a callable from
+                the model's output to scores `(n,)`. Names can replace indices if the model has `class_names`.
             forward_kwargs: keyword arguments passed on to the model.
 
         Returns:

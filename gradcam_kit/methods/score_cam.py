@@ -94,9 +94,9 @@ class ScoreCAM(BaseCAM, name="score-cam"):
             channels are skipped. "relu": ReLU(score - score of the zero input).
         channels: keep only this many channels of each image (an int), or this share of them (a float in (0, 1]); None =
             all.
-        ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
-            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
-            the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
+        ranking: which channels are kept. "std": those with the largest standard deviation over space. "gradient": those
+            with the largest mean gradient (gScoreCAM: Chen et al., ACCV 2022). "first-order": those whose mask on the
+            layer keeps most of the score to first order (no paper). The last two need one backward pass.
         dtype: torch.bfloat16 or torch.float16 runs the masked passes under autocast in half precision, for speed; None
             = the model's own precision. The unmasked image, the target and all arithmetic keep their precision.
 

@@ -37,8 +37,8 @@ class SegXResCAM(BaseCAM, name="seg-xres-cam"):
     r"""Multiply the activations by gradients pooled in blocks: $\sum_k \mathrm{pool}(G_k) \odot A_k$.
 
     This compromise between HiResCAM and Grad-CAM is made for segmentation with
-    `targets=SegmentationTarget(mask, classes)`, where Grad-CAM's one weight per channel spreads evidence over the
-    entire image and HiResCAM is noisy.
+    `targets=SegmentationTarget(mask, classes)`. There, Grad-CAM's one weight per channel spreads evidence over the
+    entire image, and HiResCAM is noisy.
 
     Args:
         pool_window: positions per block along each axis; 1 gives HiResCAM, and all positions with "mean" give Grad-CAM.

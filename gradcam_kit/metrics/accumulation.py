@@ -115,9 +115,9 @@ class MeanOverImages(torchmetrics.Metric):
 class PointingGame(torchmetrics.Metric):
     """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
 
-    `compute` returns "mean", "classes" (number of classes in the data, and so in the mean), "per_class" (NaN for
-    classes that are not in the data), "count" (images in the mean), and the number of images per status that is not OK.
-    `settings` lists what the numbers depend on.
+    `compute` returns "mean", "classes" (number of classes in the mean), "per_class" (NaN for classes that are not in
+    the data), "count" (images in the mean), and the number of images per status that is not OK. `settings` lists what
+    the numbers depend on.
 
     Args:
         classes: number of classes.

@@ -50,7 +50,7 @@ def smooth_parameter_randomization(
         images: the images to explain.
         samples: number of noisy copies of each image; every model gets the same copies.
         noise: standard deviation of the noise, as a share of the range of each image's values.
-        mode: this and the following options are as in `parameter_randomization`.
+        mode: as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
         seed: seed of the new parameters, and of the noise.
         identities: an integer per image, from which its noise is derived; None = derived from the values of the image.

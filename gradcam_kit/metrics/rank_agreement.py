@@ -23,11 +23,11 @@ class RankAgreement:
 
     Attributes:
         metrics: names of the metrics.
-        consistency: rank correlation over the methods for each pair of metrics, mean over the images where it is
-            defined; the paper's internal consistency reliability.
+        consistency: rank correlation over the methods for each pair of metrics (the paper's internal consistency
+            reliability), averaged over the images where it is defined.
         counts: the number of images in each of these means.
-        reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images: 1 if all images agree,
-            0 by chance; the paper's inter-rater reliability. NaN with fewer than two images.
+        reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images (the paper's
+            inter-rater reliability). It is 1 if all images agree, 0 by chance, and NaN with fewer than two images.
     """
 
     metrics: tuple[str, ...]

@@ -51,10 +51,10 @@ def replacement(
 
     Args:
         images: the model's input.
-        baseline: a number in the units of the images (0 is the mean color if they are normalized); "mean": the mean of
-            each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
-            from U(smallest, largest) of each channel of the image, one draw per value; "inpaint": the weighted mean of
-            the neighbors, as in `impute`, or the mean of each channel if no position remains.
+        baseline: a number in the units of the images (0 is the mean color if they are normalized), or a name. "mean" is
+            the mean of each channel of the image. "blur" is the image blurred by a Gaussian, with mirrored borders.
+            "noise" draws each value from U(smallest, largest) of its channel in the image. "inpaint" is the weighted
+            mean of the neighbors, as in `impute`, or the mean of each channel if no position remains.
         seed: seed of the noise.
         identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         kernel: size of the window of the blur in positions, odd.

@@ -55,7 +55,7 @@ def road_morf(
             `rescoring(...).predicts`.
         seed: seed of the noise on imputed positions.
         identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
-        percentages: this and the following options are as in `road_curve`.
+        percentages: percentages of the positions to remove; this and the other options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("most relevant first", heatmaps, images, predicts, seed, identities, options)
@@ -110,7 +110,7 @@ def road_combined(
         rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the noise on imputed positions.
         identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
-        percentages: this and the following options are as in `road_curve`.
+        percentages: percentages of the positions to remove; this and the other options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     found = _curves(heatmaps, images, rescore, seed, identities, (True, False), **options)

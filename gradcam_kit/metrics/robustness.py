@@ -122,8 +122,8 @@ def infidelity(
         seed: seed of the perturbations.
         identities: an integer per image, from which its perturbations are derived; None = derived from the values of
             the image.
-        perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0
-            there; "noise": I is Gaussian.
+        perturbation: "patches" or "noise". With "patches", I is the image itself in a random half of the cells of a
+            grid, so that x - I is 0 there. With "noise", I is Gaussian.
         samples: number of perturbations of each image.
         std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
