@@ -1,4 +1,4 @@
-"""Where did the model look? Class activation maps for PyTorch: exact, batched, on the device, the model unchanged."""
+"""Class activation maps for PyTorch: exact, batched, computed on the device, without a change to the model."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from gradcam_kit.render import contact_sheet, overlay, overlays
 
 
-# Everything is loaded on first use, so `import gradcam_kit` is nearly free and each feature loads only what it needs.
+# Names are loaded on first use, so that `import gradcam_kit` is fast and a feature imports only its own dependencies.
 _HOMES = {
     "GradCamKitError": "gradcam_kit.errors",
     "LayerNotFoundError": "gradcam_kit.errors",
@@ -92,7 +92,7 @@ _HOMES = {
     "overlays": "gradcam_kit.render",
     "read_picture": "gradcam_kit.pixels.decoding",
 }
-_HOME = "gradcam_kit.methods"  # the module of all other names
+_HOME = "gradcam_kit.methods"  # the module of every name that is not in `_HOMES`
 
 __all__ = [
     "CAM",

@@ -1,4 +1,4 @@
-"""The command line, as `gradcam-kit` and as `python -m gradcam_kit`."""
+"""Entry point of the command line, for `gradcam-kit` and `python -m gradcam_kit`."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ _SAID = "gradcam-kit: interrupted\n"
 
 
 def main() -> None:
-    """Run the command line; an interruption ends it with one line, even while modules are still loading."""
+    """Run the command line. Ctrl+C ends it with a message of one line, even while modules are being imported."""
     _let_threads_sleep()
     usual = signal.default_int_handler
-    is_usual = signal.getsignal(signal.SIGINT) is usual  # otherwise the signal is deliberately ignored
+    is_usual = signal.getsignal(signal.SIGINT) is usual  # other handlers were set deliberately, such as SIG_IGN
     try:
         if is_usual:
             signal.signal(signal.SIGINT, _interrupt)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _let_threads_sleep() -> None:
-    """Let waiting threads sleep instead of spin, unless the user chose otherwise, before torch loads OpenMP."""
+    """Make waiting OpenMP threads sleep, unless the user decided otherwise; call this before torch is imported."""
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -1,8 +1,8 @@
-"""Random numbers derived from an image: the same in every batch, at every position, on every device.
+"""Random numbers that depend on a seed and an image, but not on the batch, the position in it, or the device.
 
-A generator would need a loop over the images. Instead, number j of an image is a hash of (seed, identity, j): the
-finalizer of MurmurHash3 (Appleby, public domain), applied after each part is mixed in. Nothing global is read or
-written.
+A `torch.Generator` would need a loop over the images. Instead, number j of an image is a hash of (seed, identity, j):
+the finalizer of MurmurHash3 (Appleby, public domain), applied after each part is mixed in. No global random state is
+used.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def uniform(
     shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
 ) -> Float[Tensor, "n *shape"]:
-    """Return draws of U(0, 1), float32, never 0 or 1.
+    """Return float32 draws from U(0, 1) that are never exactly 0 or 1.
 
     Args:
-        shape: shape of the draws of one image.
-        identities: identity of each image.
+        shape: shape of the draws for one image.
+        identities: number that identifies each image, such as its checksum.
         seed: an int of at most 64 bits.
-        stream: a different number gives independent draws of the same image; one number for all images, or one per
-            image.
+        stream: number of a stream, for all images or for each of them. Different streams of the same image are
+            independent.
     """
     seed = whole("seed", seed)
     key = _mix(torch.full_like(identities, seed * _GOLDEN & _WORD, dtype=torch.long))
@@ -50,7 +50,7 @@ def uniform(
 def normal(
     shape: Sequence[int], identities: Int[Tensor, " n"], seed: int, stream: int | Int[Tensor, " n"] = 0
 ) -> Float[Tensor, "n *shape"]:
-    """Return draws of N(0, 1), float32, by the Box-Muller transform; arguments as in `uniform`."""
+    """Return float32 draws from N(0, 1) by the Box-Muller transform; the arguments are those of `uniform`."""
     count = math.prod(shape)
     half = -(-count // 2)
     radius, angle = uniform((2, half), identities, seed, stream).unbind(1)
@@ -60,20 +60,22 @@ def normal(
 
 
 def checksums(images: Float[Tensor, "n ..."]) -> Int[Tensor, " n"]:
-    """Return a checksum of an image's values: the sum of their bits times odd numbers, modulo 2^64.
+    """Return a checksum of each image: the sum of its values' bit patterns times odd numbers, modulo 2^64.
 
-    Integers have no rounding, so the result depends neither on the batch nor on the device, and nothing synchronizes.
+    Integer arithmetic does not round, so the result depends neither on the batch nor on the device. The host does not
+    wait for the device.
     """
     values = images.detach().flatten(1)
     bits = values.view(_BITS[values.element_size()]) if values.is_floating_point() else values
-    if bits.element_size() == 8:  # products carry only upwards, and the low bits of a double may all be zero
+    if bits.element_size() == 8:
+        # Products carry only upwards, so bring the high bits down: the low bits of a double may all be zero.
         bits = bits ^ (bits >> 32 & _WORD)
     factors = _mix(torch.arange(1, bits.shape[1] + 1, device=bits.device)) << 1 | 1
     return (bits * factors).sum(1)
 
 
 def _mix(words: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
-    """Mix a 32-bit word, held in int64, so that every bit affects every other one."""
+    """Mix the bits of 32-bit words, held in int64, so that every input bit affects every output bit."""
     words = words & _WORD
     words = (words ^ (words >> 16)) * 0x85EBCA6B & _WORD
     words = (words ^ (words >> 13)) * 0xC2B2AE35 & _WORD

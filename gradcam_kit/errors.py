@@ -1,4 +1,4 @@
-"""Errors: each says what is wrong with the value, what was expected, and what to do next."""
+"""Exceptions of the package. A message says what is wrong, what was expected, and what to do next."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GradCamKitError(Exception):
 
 
 class LayerNotFoundError(GradCamKitError, LookupError):
-    """A target layer that the model does not have, or no layer that suits when it is chosen automatically."""
+    """A target layer that the model does not have, or an automatic choice that found no suitable layer."""
 
 
 class UnknownNameError(GradCamKitError, KeyError):
@@ -27,11 +27,11 @@ class UnknownNameError(GradCamKitError, KeyError):
 
 
 class ShapeError(GradCamKitError, ValueError):
-    """A tensor whose shape does not fit; the message gives both shapes."""
+    """A tensor of an unexpected shape; the message gives the shape and the expected shape."""
 
 
 class TargetError(GradCamKitError, ValueError):
-    """A target that cannot be scored: wrong number, wrong kind, or an output without class scores."""
+    """A target that cannot be scored: a wrong number or kind of targets, or an output without class scores."""
 
 
 class ClassIndexError(GradCamKitError, IndexError):
@@ -39,7 +39,7 @@ class ClassIndexError(GradCamKitError, IndexError):
 
 
 class DetectionIndexError(GradCamKitError, IndexError):
-    """An image or a detection that the output of a detector does not have."""
+    """An index of an image or a detection outside the output of a detector."""
 
 
 class InputError(GradCamKitError, TypeError):
@@ -71,7 +71,7 @@ class CheckpointError(GradCamKitError, ValueError):
 
 
 class PictureError(GradCamKitError, ValueError):
-    """A picture that cannot be read or rendered on."""
+    """A picture that cannot be read or rendered."""
 
 
 class MissingExtraError(GradCamKitError, ImportError):
@@ -79,9 +79,9 @@ class MissingExtraError(GradCamKitError, ImportError):
 
 
 def extra_hint(extra: str) -> str:
-    """Return how to install an extra of `pyproject.toml`, from the checkout until there is a release.
+    """Return how to install an extra of `pyproject.toml` from the checkout, as long as there is no release.
 
-    The package index is not used, because a different package there may have the same name.
+    The package index is not mentioned, because a different package there may have the same name.
     """
     return f'in the checkout of gradcam-kit run: pip install -e ".[{extra}]"'
 
@@ -92,7 +92,7 @@ def missing_extra(need: str, extra: str, instead: str = "") -> MissingExtraError
     Args:
         need: the feature and its library, such as "plots need matplotlib".
         extra: name of the extra in `pyproject.toml`.
-        instead: alternative that works without the library.
+        instead: an alternative that works without the library; empty if there is none.
 
     Example:
         >>> from gradcam_kit.errors import missing_extra
@@ -145,7 +145,7 @@ def raise_interruption(error: BaseException) -> None:
 
 @contextmanager
 def exits_refused() -> Iterator[None]:
-    """Turn an exit of the program by the user's code into an error, even an exit with success.
+    """Turn `sys.exit` in the user's code into an error, even with exit status 0.
 
     Raises:
         InputError: SystemExit was raised in the block, except by a signal handler.
@@ -156,8 +156,7 @@ def exits_refused() -> Iterator[None]:
         raise_interruption(error)
         code = "" if error.code is None else repr(error.code)
         raise InputError(
-            f"the code of the model or a method called sys.exit({code}), which is ignored; let it raise an "
-            "error instead"
+            f"the code of the model or a method called sys.exit({code}), which is ignored; raise an exception instead"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A run with its report, for the command line and from Python."""
+"""Do a run and write its report, from the command line or from Python."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
 
 
 def measured(summary: RunSummary) -> RunSummary:
-    """Return the summary of a run with the means of its metrics."""
+    """Return the summary of a run, completed by the means of its metrics and by its notes."""
     run = load_run(summary.out)
     return replace(summary, means=tuple(run.means()), notes=tuple(run.notes))
 
@@ -54,27 +54,27 @@ def explain_folder(
     quiet: bool = False,
     **options: Any,
 ) -> Run:
-    """Explain all pictures of a source like `gradcam-kit run`; the same call again resumes an unfinished run.
+    """Explain all pictures of a source, as `gradcam-kit run` does. Repeat the call to resume an unfinished run.
 
     Args:
-        source: a picture, a folder, a glob, a list file or a table; also on remote storage.
+        source: a picture, a folder, a glob, a list file or a table, local or on remote storage.
         model: a specification such as `torchvision:resnet50`, or any module, which is copied.
         out: the folder of the run.
-        methods: names in `METHODS`, or `package.module:Class`; one or several.
-        layers: target layers; none = chosen automatically, once for all pictures.
+        methods: one or several names in `METHODS`, or `package.module:Class`.
+        layers: names of target layers; empty = chosen automatically, once for all pictures.
         metrics: names in `metrics.METRICS`, measured for every heatmap.
         targets: "predicted", "label" (the class that the picture's folder or table names), a class index or name, or
             "top:K".
-        class_names: a file with one name on a line, or the names: a sequence, an array, or a mapping from indices.
+        class_names: a file with one name per line, or the names: a sequence, an array, or a mapping from class indices.
         quiet: show neither notes nor progress.
         options: other attributes of `RunRequest`, such as `transform`, `scores` or `overlays`.
 
     Returns:
-        The rows of the run, read lazily; failures are rows too.
+        The rows of the run, read lazily. A picture that failed has a row with `status="error"`.
 
     Raises:
         GradCamKitError: the request is invalid; the folder is unchanged.
-        KeyboardInterrupt: the run was interrupted; what is written stays valid.
+        KeyboardInterrupt: the run was interrupted; finished shards remain valid.
     """
     request = RunRequest(
         model=model,

@@ -19,18 +19,18 @@ KEYWORDS = {
     "layer": "target_layers: a module, its name, or a sequence of them",
     "target_layer": "target_layers: a module, its name, or a sequence of them",
     "reshape_transform": "reshape, which is not needed for the tokens of common models",
-    "use_cuda": "not needed: maps are computed where model and images are, so call model.cuda() and images.cuda()",
-    "device": "not needed: maps are computed where model and images are, so move both with .to(device)",
+    "use_cuda": "not needed: maps are computed on the device of the model and the images, so call .cuda() on both",
+    "device": "not needed: maps are computed on the device of the model and the images, so call .to(device) on both",
     "aug_smooth": "a wrapper: TestTime(cam)(images)",
     "eigen_smooth": "a wrapper: EigenSmooth(cam)(images)",
     "uses_gradients": "the class attribute `needs` of a method",
-    "compute_input_gradient": "a method of its own: GuidedBackprop(model)",
+    "compute_input_gradient": "a separate method: GuidedBackprop(model)",
     "input_shape": "not needed: layers are found in the first call",
-    "enable_hooks": "not needed: hooks exist only during a call",
+    "enable_hooks": "not needed: hooks are attached only during a call",
     "use_rgb": "not needed: pictures and overlays are RGB; picture[..., ::-1] converts BGR pictures of OpenCV",
     "image_weight": "alpha, the opacity of the heatmap, not the weight of the picture: alpha = 1 - image_weight",
 }
-"""Keyword of another library -> its counterpart in gradcam_kit."""
+"""Maps each keyword of another library to its counterpart in gradcam_kit."""
 
 NAMES = {
     "show_cam_on_image": "overlay(picture, heatmap)",
@@ -47,8 +47,8 @@ NAMES = {
     "ClassifierOutputReST": "ShapleyCAM(model), which scores classes by the logit plus the log-probability",
     "FinerWeightedTarget": "gradcam_kit.targets.FinerTarget(281)",
     "AblationLayer": "not needed: AblationCAM(model, layer) replaces the channels of any layer",
-    "vit_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
-    "swinT_reshape_transform": "not needed: tokens are found; reshape= is for unusual layouts",
+    "vit_reshape_transform": "not needed: token layouts are detected; reshape= is for unusual layouts",
+    "swinT_reshape_transform": "not needed: token layouts are detected; reshape= is for unusual layouts",
     "fasterrcnn_reshape_transform": "not needed: name one layer of the pyramid",
     "scale_cam_image": "gradcam_kit.functional.normalize(maps)",
     "ROADCombined": 'gradcam_kit.metrics.METRICS["road-combined"]',
@@ -57,7 +57,7 @@ NAMES = {
     "DropInConfidence": 'gradcam_kit.metrics.METRICS["average-drop"]',
     "IncreaseInConfidence": 'gradcam_kit.metrics.METRICS["average-increase"]',
     "ClassificationMetric": 'gradcam_kit.metrics.METRICS["average-drop"] and METRICS["average-increase"]',
-    "locate_candidate_layer": "not needed: a layer is chosen; `gradcam-kit layers` lists all",
+    "locate_candidate_layer": "not needed: a layer is chosen automatically; `gradcam-kit layers` lists the candidates",
     "LayerAttribution": "not needed: heatmaps have the size of the images",
     "GradCAMElementWise": "GradCAMElementwise",
     "GuidedBackpropReLUModel": "GuidedBackprop(model)",
@@ -69,13 +69,13 @@ NAMES = {
     "RandomCam": "RandomCAM",
     "ISSCAM": "ISCAM",
 }
-"""Class or function of another library -> its counterpart in gradcam_kit."""
+"""Maps each class or function of another library to its counterpart in gradcam_kit."""
 
 
 def says_what_it_is_here(function: _C) -> _C:
     """Wrap a function so that keywords of other libraries raise an error that names the replacement.
 
-    A keyword that the function itself names, or that the model of the object accepts, is passed on.
+    A keyword that the function itself or the model of its object accepts is passed on.
 
     Example:
         >>> @says_what_it_is_here
@@ -97,8 +97,8 @@ def says_what_it_is_here(function: _C) -> _C:
 
 
 def missing_name(module: str, name: str) -> Exception:
-    """Return a module's error for a missing name, with the counterpart in gradcam_kit of another library's name."""
-    if name in NAMES:  # an import by name would hide the text of an AttributeError
+    """Return the error for a name that a module lacks. For a name of another library, it gives the counterpart."""
+    if name in NAMES:  # `from module import name` would replace the message of an AttributeError
         return ImportError(f"{module} has no {name}; in gradcam_kit: {NAMES[name]}")
     return AttributeError(f"module {module!r} has no attribute {name!r}")
 

@@ -40,8 +40,8 @@ def weighted_sum(activations: Float[Tensor, "n k *s"], weights: Float[Tensor, "n
 
     Args:
         activations: output of the target layer.
-        weights: one per channel (position axes of size 1) or one per channel and position. The first kind is a
-            matrix product that never holds a weighted copy of the activations.
+        weights: one per channel (position axes of size 1) or one per channel and position. The first kind
+            is computed as a matrix product, without a weighted copy of the activations.
     """
     if all(size == 1 for size in weights.shape[2:]):
         # Ten times as fast as the equivalent einsum.
@@ -55,8 +55,9 @@ def normalize(maps: Float[Tensor, "n *s"], method: Normalization = "minmax") -> 
 
     Args:
         maps: the maps, which must be non-negative for "max".
-        method: "minmax" sends the range of each map to [0, 1], and a constant map to zeros; "max" divides by the
-            largest value, so that zero stays zero and a constant positive map becomes ones; "none" changes nothing.
+        method: "minmax" scales the range of each map to [0, 1], and turns a constant map into zeros. "max" divides by
+            the largest value, so that zero remains zero and a constant positive map becomes ones. "none" returns the
+            maps unchanged.
     """
     if method == "none" or maps.numel() == 0:
         return maps
@@ -96,9 +97,9 @@ def fuse(maps: Sequence[Float[Tensor, "n *t"]], method: Fusion = "mean") -> Floa
 
 
 def gaussian_blur(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float[Tensor, "n c *t"]:
-    """Blur along every position axis; beyond the borders the image is mirrored without its edge cell.
+    """Blur along every position axis, with images padded by reflection that does not repeat the edge cells.
 
-    The mirror is repeated where the kernel is larger than the image.
+    The reflection is repeated if the kernel is larger than the image.
 
     Args:
         images: images with any number of position axes.
@@ -122,7 +123,7 @@ def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "lengt
 
 
 def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Move a tensor without a graph to a device; asynchronously, unless the copy goes to the host.
+    """Move a tensor without a graph to a device, asynchronously unless the copy goes to the host.
 
     CUDA copies asynchronously only from pinned memory and without a change of precision; otherwise the copy would
     synchronize.
@@ -130,17 +131,20 @@ def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
     if device.type == "cpu":
         return tensor.to(device, dtype)
     if device.type in _FROM_PINNED and tensor.device.type == "cpu":
-        # Expanded memory, in which one entry represents several, cannot be written.
+        # `pin_memory` keeps strides, so make an expanded tensor contiguous: its copy could not be written.
         tensor = tensor.to(dtype).contiguous().pin_memory()
     return tensor.to(device, dtype, non_blocking=True)
 
 
 def finite_probe(tensor: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
-    """Return the sum of each sample, which is finite if all values are, from one read of the values without a copy."""
+    """Return the sum of each sample, which is non-finite if any value is; it may also overflow.
+
+    The values are read once and not copied.
+    """
     return tensor.sum(dim=tuple(range(1, tensor.ndim)), dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
-_ROUNDING = 16  # in units in the last place; larger than the rounding of sums and blurs of equal values
+_ROUNDING = 16  # in units in the last place; more than the rounding errors of sums and blurs of equal values
 
 
 def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "*other"]) -> Float[Tensor, "*any"]:
@@ -155,20 +159,20 @@ def without_rounding(differences: Float[Tensor, "*any"], values: Float[Tensor, "
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Convert to float32, in which all arithmetic is done; keep wider types."""
+    """Convert to float32, the lowest precision used for arithmetic; keep wider types."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def rollout_step(
     attention: Float[Tensor, "n heads t t"], heads: HeadFusion = "mean", discard: float = 0.0
 ) -> Float[Tensor, "n t t"]:
-    r"""Return one block's $\hat A$: the heads' attention plus the residual branch, rows normalized to sum 1.
+    r"""Return one block's $\hat A$: the heads' attention plus the residual branch, with rows that sum to 1.
 
     Args:
         attention: softmax over the keys.
         heads: how the heads are fused.
-        discard: the share of the smallest fused entries of each sample that are set to zero, the residual branch not
-            counted. The paper has no such option. Ties are resolved by position.
+        discard: share of the fused entries of each sample, the smallest ones, that are set to zero before the residual
+            branch is added. The paper does not have this option. Ties are resolved by position.
     """
     fused = attention.mean(1) if heads == "mean" else getattr(attention, f"a{heads}")(dim=1)
     flat = fused.flatten(1)

@@ -18,12 +18,12 @@ from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of some work.
+    """The cost of a piece of work.
 
     Attributes:
         seconds: time from start to end, with the device synchronized.
         flops: floating-point operations in convolutions, matrix products and attention.
-        peak_bytes: peak memory of the tensors made during the work.
+        peak_bytes: peak memory of the tensors created during the work.
     """
 
     seconds: float
@@ -32,7 +32,7 @@ class Cost:
 
 
 class Meter(TorchDispatchMode):
-    """Measures the work inside its `with` block; `lap` returns the cost since the last lap.
+    """Measures the work inside its `with` block; `lap` returns the cost since the previous lap.
 
     Statistics of the allocator are not reset, so that other measurements are not disturbed.
     """
@@ -44,7 +44,7 @@ class Meter(TorchDispatchMode):
         self._start = self._now()
 
     def lap(self) -> Cost:
-        """Return the cost since the last lap, or since the meter was made."""
+        """Return the cost since the previous lap, or since the meter was created."""
         now = self._now()
         cost = Cost(now - self._start, self._flops, self._peak)
         self._flops, self._peak, self._start = 0, self._live, self._now()
@@ -91,7 +91,7 @@ def _packed_convolution(
 
 
 PACKED: dict[Any, Callable[..., int]] = {}
-"""Counts of operations that torch's counter lacks, convolutions with packed weights, for its `custom_mapping`."""
+"""Formulas for convolutions with packed weights, which `FlopCounterMode` lacks; pass them as its `custom_mapping`."""
 if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
     PACKED[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
 _FORMULAS = {**flop_registry, **{operation: shape_wrapper(formula) for operation, formula in PACKED.items()}}

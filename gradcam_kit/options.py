@@ -1,4 +1,4 @@
-"""Checks of options that many classes share, and registries by name."""
+"""Checks of option values, and a registry that suggests names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Registry(dict[str, _T]):
-    """A dict whose errors list its names, or similar names, for an unknown one."""
+    """A dict that raises UnknownNameError for an unknown key, with similar names or else all names."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def _letters(name: str) -> str:
 def one_of(
     option: str, value: Any, known: Sequence[str], error: type[OptionError | UnknownNameError] = OptionError
 ) -> Any:
-    """Return `value`, or raise `error` with the known values."""
+    """Return `value`, or raise `error` if it is not one of the known values."""
     if value not in known:
         raise error(f"{option} is {value!r}; expected {', '.join(map(repr, known))}{did_you_mean(str(value), known)}")
     return value

@@ -1,4 +1,4 @@
-"""Common parts of all pages: finding templates, embedding pictures in the file, and opening a browser."""
+"""Helpers for HTML pages: find templates, embed pictures, and open a browser."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MOST_LAYERS = 3  # maximum number of layers whose names are all shown
 
 
 def page_template(name: str, *folders: Path) -> Template:
-    """Return the template of a page. Values are escaped, and a name that was not given is an error.
+    """Return the template of a page. Values are escaped, and an undefined name raises an error.
 
     Args:
         name: name of the file.
-        folders: folders to search for it and for included templates, in this order.
+        folders: folders to search for the file and for included templates, in this order.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -32,7 +32,7 @@ def page_template(name: str, *folders: Path) -> Template:
 
 
 def layers_in_short(layers: Sequence[str]) -> str:
-    """Join the names of a method's layers for a page; of many layers, give only the first, the last and the number.
+    """Join the names of a method's layers; more than 3 are shortened to the first, the last and the number.
 
     Example:
         >>> layers_in_short(["layer3", "layer4"])
@@ -62,7 +62,7 @@ def open_page(page: str | Path) -> str | None:
         page: a file, or an address that begins with `http://` or `https://`.
 
     Returns:
-        None; without a display or browser, a line that says where the page is.
+        None if a browser opened the page, else a line that says where the page is.
     """
     is_address = str(page).startswith(("http://", "https://"))
     if "://" in str(page) and not is_address:
@@ -74,7 +74,7 @@ def open_page(page: str | Path) -> str | None:
 
 
 def _has_display() -> bool:
-    """Whether a browser would have a window: without one, a browser for terminals would take over the terminal."""
+    """Whether a browser can open a window; otherwise a text browser would take over the terminal."""
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in _DISPLAYS)
 
 

@@ -34,7 +34,7 @@ def former_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 def former_arguments(**names: str) -> Callable[[_C], _C]:
     """Return a decorator that accepts former keywords of a function or class, with a DeprecationWarning.
 
-    The signature shows only the new names. A call with both names is a TypeError, as a repeated keyword is.
+    The signature shows only the new names. A call with both names raises a TypeError, like a repeated keyword.
 
     Args:
         **names: former name = new name.

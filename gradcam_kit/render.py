@@ -36,7 +36,7 @@ _SPELLED = str.maketrans({"→": "->", "←": "<-", "×": "x", "−": "-", "–"
 
 @lru_cache
 def colormap_table(name: str) -> UInt8[np.ndarray, "256 3"]:
-    """Return the RGB colors of the levels 0 to 255; read-only.
+    """Return a read-only table of the RGB colors of the levels 0 to 255.
 
     Raises:
         UnknownNameError: the name is not one of `COLORMAPS`.
@@ -79,23 +79,22 @@ def overlay(
     """Overlay a heatmap on a picture: $(1 - alpha) picture + alpha colors$, rounded to the nearest level.
 
     Args:
-        picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, uint8 or floating point in [0, 1], as
-            array, tensor or PIL image. The channels are the last or the first axis, whichever has size 3, else 1,
-            else 4; if both axes have this size, the last axis. The opacity of a fourth channel is dropped.
-        heatmap: `(h, w)` of any size, resized linearly to the box; floating point in [0, 1], or uint8 from 0
-            to 255.
+        picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, as an array, tensor or PIL image. Values
+            are uint8, or floating-point numbers in [0, 1]. The channels are the last or the first axis, whichever has
+            size 3, else 1, else 4; if both axes have this size, the last axis. A fourth channel (opacity) is dropped.
+        heatmap: `(h, w)` of any size, resized linearly to the box; floating-point values in [0, 1], or uint8.
         box: `(x0, y0, x1, y1)`, the part of the picture that the model saw, in the picture's pixels, as returned by
             `transform.box(height, width)` and stored in the rows of a run. The rest of the picture is dimmed; parts of
-            the box beyond the picture are padding, and cut off. None = the whole picture, which is wrong after a center
-            crop.
+            the box beyond the picture are padding and are cut off. None = the full picture, which is wrong after a
+            center crop.
         outlines: boxes to mark, `(4,)` or `(b, 4)`, in the picture's pixels, such as the explained detection.
         colormap: one of `COLORMAPS`.
         alpha: opacity of the heatmap, in [0, 1]: 0 gives the picture, 1 the colors of the heatmap. It is rounded to a
             multiple of 2^-15, for which the blend is exact.
 
     Raises:
-        ShapeError: there are several pictures or heatmaps (for `overlays`), no axis has 1, 3 or 4 channels, or a box
-            is not four numbers.
+        ShapeError: there are several pictures or heatmaps (call `overlays` for these), no axis has 1, 3 or 4 channels,
+            or a box does not consist of four numbers.
         InputError: values are neither uint8 nor floating point.
         PictureError: values are NaN or outside [0, 1].
         OptionError: `alpha` is outside [0, 1], or a box has no area or lies outside the picture.
@@ -104,7 +103,7 @@ def overlay(
     values = tensor_of(heatmap, "a heatmap")
     if values.ndim != 2:
         raise ShapeError(
-            f"one heatmap has the shape (h, w), not {tuple(values.shape)}; index it, or call overlays() for several"
+            f"heatmap has shape {tuple(values.shape)}; expected (h, w). Index one heatmap, or call overlays() for all"
         )
     marked = None if outlines is None else [outlines]
     painted = overlays(batch_of_one(picture), values[None], boxes=box, outlines=marked, colormap=colormap, alpha=alpha)
@@ -121,12 +120,12 @@ def overlays(
     colormap: str = "jet",
     alpha: SupportsFloat = 0.5,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Overlay each heatmap on its picture, on the device of the heatmaps; the finished bytes are copied from it once.
+    """Overlay heatmaps on pictures on the device of the heatmaps, and copy the finished bytes to the host once.
 
     Args:
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`; layouts and values as in `overlay`.
-        heatmaps: `(n, *any size)`; values as in `overlay`.
-        boxes: one for all pictures or one for each, `(n, 4)`; as in `overlay`.
+        heatmaps: `(n, h, w)` of any size; values as in `overlay`.
+        boxes: one box for all pictures, or one for each, `(n, 4)`; as in `overlay`.
         outlines: boxes to mark, an entry for each picture: None, `(4,)` or `(b, 4)`.
         colormap: one of `COLORMAPS`.
         alpha: opacity of the heatmaps, in [0, 1].
@@ -177,23 +176,23 @@ def contact_sheet(
     margin: int = 12,
     font_size: int = 15,
 ) -> RGB:
-    """Arrange pictures in a grid on white, each resized to its cell with its aspect ratio kept.
+    """Arrange pictures in a grid on a white background, each resized to its cell without a change of aspect ratio.
 
     Args:
-        pictures: rows of pictures, or pictures in one row or filled into `columns`; None leaves a cell empty. A batch
-            `(n, ...)` with four axes counts as a row.
+        pictures: rows of pictures, or a flat list for one row or for rows of `columns` pictures; None leaves a cell
+            empty. A batch `(n, ...)` with four axes is a row.
         columns: number of pictures in a row, for a flat list of pictures.
-        titles: one above each picture, nested like the pictures.
-        column_titles: one above each column.
-        row_titles: one to the left of each row.
-        cell_size: width and largest height of a picture, in pixels; a row is as high as its highest picture.
+        titles: a title above each picture, nested like the pictures.
+        column_titles: a title above each column.
+        row_titles: a title to the left of each row.
+        cell_size: largest width and height of a picture, in pixels; a row is as high as its tallest picture.
         margin: white space between and around the cells, in pixels.
         font_size: height of the letters, in pixels. Long texts are shortened with an ellipsis; letters missing in the
             font lose their accents or become question marks.
 
     Raises:
         ShapeError: there are no pictures, or the number of titles is wrong.
-        OptionError: `columns` is given for pictures that come in rows, or a size is below 1.
+        OptionError: `columns` is given for rows of pictures, or a size is below 1.
         InputError, PictureError, ShapeError: a picture cannot be rendered, see `overlay`.
     """
     if min(cell_size, font_size, 1 if columns is None else columns) < 1 or margin < 0:
@@ -253,11 +252,11 @@ def _rows(entries: list[Any], columns: int, nested: bool) -> list[list[Any]]:
 
 def _require_one_each(what: str, titles: Sequence[Any] | None, expected: int) -> None:
     if titles is not None and len(titles) != expected:
-        raise ShapeError(f"{len(titles)} {what}; expected {expected}, one for each")
+        raise ShapeError(f"got {len(titles)} {what}; expected {expected}")
 
 
 def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Scale to the largest size that fits into a square."""
+    """Scale to the largest size that fits into a square cell."""
     height, width = rgb.shape[:2]
     scale = size / max(height, width)
     wanted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -282,14 +281,14 @@ class _Writer:
         )
 
     def width(self, text: str) -> int:
-        """Return the width of the whole text in pixels."""
+        """Return the width of the full text in pixels."""
         return math.ceil(self.font.getlength(self.printable(text)))
 
     def write(
         self, draw: ImageDraw.ImageDraw, text: str, at: tuple[int, int], width: int, color: Any, anchor: str
     ) -> None:
-        """Render at most `width` pixels of the text."""
-        text = shown = self.printable(text[: 2 * width])  # every letter is wider than half a pixel
+        """Render the text, shortened with an ellipsis if it is wider than `width` pixels."""
+        text = shown = self.printable(text[: 2 * width])  # more letters cannot fit, as each is wider than half a pixel
         while shown and self.font.getlength(shown) > width:
             text = text[:-1]
             shown = text.rstrip() + "…" if text else ""

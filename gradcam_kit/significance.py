@@ -1,4 +1,4 @@
-"""Tests of several hypotheses at once."""
+"""Correct the p-values of several tests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values so that the probability of any false alarm stays below the level: Holm, 1979.
+    """Adjust p-values so that the probability of any false alarm is at most the level (Holm, 1979).
 
     Args:
-        p_values: one for each test; NaN marks a test that could not be done, stays NaN and is not counted.
+        p_values: p-value of each test. NaN marks a test that could not be done, which is not counted and gets NaN.
 
     Returns:
-        One for each test, in the same order; compare each with the level, such as 0.05.
+        The adjusted p-values in the same order, to be compared with the level, such as 0.05.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

@@ -1,6 +1,6 @@
 """Similarity of two maps of the same image: correlation of values and of ranks, and structural similarity.
 
-All are batched, symmetric, and NaN where a map is constant or not finite: a correlation with it does not exist.
+All measures are batched and symmetric. They are NaN where a map is constant or not finite, and thus not comparable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Floa
 
 
 def spearman(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Return the rank correlation in [-1, 1]; equal values share their mean rank. Signed maps keep their sign."""
+    """Return the rank correlation in [-1, 1]. Equal values share their mean rank, and signs are respected."""
     check_pair(first, second)
     undefined = broken(first) | broken(second)
     return pearson(ranks(first.flatten(1)), ranks(second.flatten(1))).masked_fill(undefined, torch.nan)
@@ -41,14 +41,14 @@ def ranks(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
 def ssim(
     first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"], *, window: int = 11, sigma: float = 1.5
 ) -> Float[Tensor, " n"]:
-    """Return the structural similarity over all position axes (Wang et al. 2004), mean over the inner windows.
+    """Return the structural similarity over all position axes (Wang et al. 2004), averaged over inner windows.
 
     The dynamic range of a pair is that of both maps together, so that a common scale does not matter.
 
     Args:
         first: maps of any scale.
         second: maps on the same scale.
-        window: side of the Gaussian window, an odd number.
+        window: size of the Gaussian window along each axis, an odd number.
         sigma: width of the Gaussian, in positions.
 
     Raises:
@@ -88,14 +88,14 @@ def _windows(maps: Float[Tensor, "n k *t"], window: int, sigma: float) -> Float[
 
 
 def _standardize(values: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
-    """Normalize to mean 0 and mean square 1 in float64; float32 sums lose digits that a correlation of 1 needs."""
+    """Normalize to mean 0 and mean square 1 in float64, because float32 sums would make a correlation of 1 inexact."""
     values = values.double()
     centered = values - values.mean(1, keepdim=True)
     return centered / centered.square().mean(1, keepdim=True).sqrt()
 
 
 def check_pair(first: Tensor, second: Tensor) -> None:
-    """Raise if two batches of maps differ in shape."""
+    """Raise ShapeError if two batches of maps differ in shape."""
     if first.shape != second.shape:
         raise ShapeError(f"the maps have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected the same")
 

@@ -10,14 +10,14 @@ from io import StringIO
 from typing import Any
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""First characters of text that a spreadsheet may compute or split; the last four are their full-width forms."""
+"""First characters of a text that a spreadsheet may compute or split, including the full-width forms of four signs."""
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Write rows as CSV with a header; missing values, None and NaN are empty cells.
 
-    Text that begins like a formula gets a leading apostrophe, because otherwise the name of a picture could make a
-    spreadsheet compute something.
+    Text that begins like a formula gets a leading apostrophe, because otherwise a spreadsheet could compute the
+    name of a picture as a formula.
 
     Example:
         >>> csv_text(["image"], [{"image": "=1+1.png"}])
@@ -39,7 +39,7 @@ def _cell(value: Any) -> Any:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a spreadsheet could compute a text, even after blanks and invisible characters."""
+    """Whether a spreadsheet could read a text as a formula, even after blanks or invisible characters."""
     seen = next((i for i, sign in enumerate(text) if not _is_unseen(sign)), len(text))
     return text.startswith(_FORMULA) or text[seen:].startswith(_FORMULA)
 

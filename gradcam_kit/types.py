@@ -19,11 +19,11 @@ Target = Callable[[Any], Tensor]
 """A function from the model's output to one score per sample `(n,)`."""
 
 Reshape = Callable[[Any], Tensor]
-"""A function from a layer's output to maps `(n, k, *s)`, which only rearranges values."""
+"""A function from a layer's output to maps `(n, k, *s)` that only rearranges values."""
 
 
 GradientRule = Literal["exact", "balanced"]
-"""Rule of gradients after a layer: exact, or with normalizations, gates and attention held constant."""
+"""Rule for gradients after a layer: exact, or balanced, which holds normalizations, gates and attention constant."""
 
 
 class Evidence(Flag):
@@ -59,7 +59,7 @@ class Evidence(Flag):
     REPLAY = auto()
     """Scores of changed activations: further passes of the part after the layer."""
     DETECTIONS = auto()
-    """Similarity of detections in changed inputs to the explained one; for targets that are boxes."""
+    """Similarity of detections in changed inputs to the explained detection, for targets that are boxes."""
     RULED = GRADIENTS | BIASES | ATTENTION_GRADIENTS | BLOCK_GRADIENTS | PROJECTIONS | PROBE
     """Gradients that follow the gradient rule of a method."""
 
@@ -72,9 +72,9 @@ class LayerChoice(Enum):
     LAST = auto()
     """The last spatial layer on which the score depends."""
     CONVOLUTIONS = auto()
-    """Every convolution on whose positions the score depends; each call of a convolution counts separately."""
+    """Every convolution on whose positions the score depends; each call of a convolution is a separate layer."""
     RESOLUTIONS = auto()
-    """The last layer of each of the two deepest resolutions; padding does not count as a resolution."""
+    """The last layer of each of the two deepest resolutions; layers that only pad their input are ignored."""
     STREAM = auto()
     """The first layer of tokens and the output of every block on the same grid; LAST for models without tokens."""
     INPUT = auto()
@@ -93,7 +93,7 @@ class Rescore(Protocol):
     """Scores of changed inputs."""
 
     def __call__(self, rows: Float[Tensor, "m k *s"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
-        """Score each row with the target of sample `index[row]`: `(m,)`, or `(m, targets)` for `(n, m)` targets."""
+        """Score each row with the target of sample `index[row]`, `(m,)`, or with all its targets, `(m, targets)`."""
         ...
 
 
@@ -107,7 +107,7 @@ class Replay(Protocol):
         index: Int[Tensor, " m"],
         residual: Float[Tensor, "m k *s"] | None = None,
     ) -> Float[Tensor, "m *targets"]:
-        """Score like `Rescore`; `residual` replaces the layer's input wherever else it is used."""
+        """Score like `Rescore`; `residual` replaces the layer's input wherever else the model uses this input."""
         ...
 
 
@@ -118,7 +118,7 @@ class Probe(Protocol):
     def __call__(
         self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
-        """Return `(m, k, *s)` and `(m, [targets,] k, *s)`, each row for the target of sample `index[row]`."""
+        """Return activations `(m, k, *s)` and gradients `(m, [targets,] k, *s)` for the targets of `index[row]`."""
         ...
 
 
@@ -155,7 +155,8 @@ class Projections:
 class Attention:
     """The attention of all blocks in which the tokens of an image attend to each other, in the order in which they ran.
 
-    The tokens are `prefix` (class, distillation, registers; the class token first) and then the positions of `grid`.
+    The first `prefix` tokens are prefix tokens (class, distillation, registers; the class token first), and the others
+    are the positions of `grid`.
     """
 
     blocks: tuple[str, ...]
@@ -193,21 +194,21 @@ class Attention:
 class LayerCapture:
     """Everything that a method may use of one layer in one pass; evidence not requested by `needs` is None.
 
-    Numbers are float32 (float64 where the model is). With `(n, m)` targets `gradients`, `scores` and everything else
-    that depends on a target have a target axis after the sample axis. `weights` and `saliency` get the view of one
-    target (`of_target`), `saliencies` gets the capture with all targets.
+    Numbers are float32, or float64 for a float64 model. With `(n, m)` targets, `gradients`, `scores` and everything
+    else that depends on a target have a target axis after the sample axis. The methods `weights` and `saliency` get the
+    view of one target (`of_target`), and `saliencies` gets the capture with all targets.
 
     Attributes:
         layer: the layer's name.
-        activations: its output as maps; tokens without the prefix, on their grid.
+        activations: the layer's output as maps. Tokens are laid out on their grid, without the prefix tokens.
         gradients: d scores / d activations. Evidence.GRADIENTS.
         scores: the explained scores, such as the logit of the class; None if they are neither needed nor readable.
-        rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` is the sample
-            whose target scores each row; any number of rows, in passes of `batch_size`. Evidence.RESCORE.
-        rescore_probability: the same for the probability of the class, the softmax unless evidence shows another kind
-            of outputs (`targets.scores.evident_kind`); for a callable target it is `rescore`.
-        rescore_similarity: similarity of the detections in changed images to the explained one, for targets that are
-            boxes. Evidence.DETECTIONS.
+        rescore: scores of changed images, `rescore(images (r, c, *t), index (r,)) -> (r,)`, where `index` gives the
+            sample whose target scores each row. Any number of rows runs in passes of `batch_size`. Evidence.RESCORE.
+        rescore_probability: the same for the probability of the class, which is the softmax unless the model shows
+            another kind of outputs (`targets.scores.evident_kind`). For a callable target it is `rescore`.
+        rescore_similarity: similarity of the detections in changed images to the explained detection, for targets that
+            are boxes. Evidence.DETECTIONS.
         replay: scores as if the layer had produced these activations, `replay(activations (r, k, *s), index (r,))`;
             only the part of the model after the layer runs. Evidence.REPLAY.
         images: the model's images.
@@ -215,7 +216,7 @@ class LayerCapture:
         head: the linear head after mean pooling, if the model has one. Evidence.HEAD.
         weight_gradients: gradients of the layer's own weight, for models without such a head.
             Evidence.WEIGHT_GRADIENTS.
-        residual: the layer's input where it bypasses the layer; for `replay`.
+        residual: the layer's input, if it also bypasses the layer as a residual connection; for `replay`.
         curvature: second derivatives of the scores, times the activations. Evidence.CURVATURE.
         bias_gradients: every bias times the gradient at its module's output. Evidence.BIASES.
         guided_gradients: the gradient at the input by guided backpropagation. Evidence.GUIDED.
@@ -270,9 +271,9 @@ class LayerCapture:
 class LayerCandidate:
     """A layer with positions.
 
-    `shape` is `(k, *s)`. `reached` tells whether gradients arrive at the layer's positions, `normalizes` whether its
-    own parameters are one number per channel, and `hidden` whether it runs inside a reentrant checkpoint, which hides
-    its gradient. `outermost` is the shortest name of a module that returned the same tensor.
+    `shape` is `(k, *s)`. `reached` tells whether gradients arrive at the layer's positions, `normalizes` whether each
+    of its own parameters has one entry per channel, and `hidden` whether it runs inside a reentrant checkpoint, which
+    hides its gradient. `outermost` is the shortest name of a module that returned the same tensor.
     """
 
     name: str

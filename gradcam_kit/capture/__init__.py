@@ -1,4 +1,4 @@
-"""The only package that touches a model: hooks, target layers, token layouts, scores, and replay of a model's part."""
+"""The only package that hooks or changes a user's model: captures, target layers, layouts, and further passes."""
 
 from gradcam_kit.capture.attaching import Hooks, holding_hooks
 from gradcam_kit.capture.attention.watching import SeenHeads, TokenGrid, watch_attention

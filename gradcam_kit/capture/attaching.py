@@ -1,4 +1,4 @@
-"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally keep them out of copies.
+"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally out of copies of the model.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
@@ -38,8 +38,8 @@ if hasattr(os, "register_at_fork"):
 class Hooks:
     """The hooks of one block, created by `holding_hooks` and removed when the block ends.
 
-    Hooks of modules run in the thread that made the block, or in every thread. Hooks of gradients run wherever
-    autograd runs them, which is a separate thread for each device.
+    Hooks of modules run in the thread that entered the block, or in every thread. Hooks of gradients run wherever
+    autograd runs them, which may be a separate thread for each device.
     """
 
     def __init__(self, every_thread: bool, protect_copies: bool) -> None:
@@ -53,7 +53,7 @@ class Hooks:
 
     @property
     def in_own_thread(self) -> bool:
-        """Whether the caller runs in the thread that made the block."""
+        """Whether the caller runs in the thread that entered the block."""
         return threading.get_ident() == self._owner
 
     def before(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
@@ -70,7 +70,7 @@ class Hooks:
     def after(
         self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, always: bool = False
     ) -> None:
-        """Call `hook(module, args[, kwargs], output)` after `module` ran, and let its result replace the output.
+        """Call `hook(module, args[, kwargs], output)` after `module` has run, and let its result replace the output.
 
         Args:
             module: the module; a TorchScript module does not accept hooks and is skipped.
@@ -84,12 +84,12 @@ class Hooks:
             self._protect_copies_of(module)
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
-        """Call `hook(gradient)` once the gradient of `tensor` is complete, and use a result other than None instead."""
+        """Call `hook(gradient)` once the gradient of `tensor` is complete; a result other than None replaces it."""
         own = _Hook(hook, None)
         self._keep_while_alive(tensor.register_hook(own), own)
 
     def on_accumulation(self, parameter: Tensor, hook: Callable[[Tensor], None]) -> None:
-        """Call `hook(parameter)` after a gradient was added to `parameter.grad`."""
+        """Call `hook(parameter)` after a gradient has been added to `parameter.grad`."""
         own = _Hook(hook, None)
         self._keep(parameter.register_post_accumulate_grad_hook(own), own)
 
@@ -99,7 +99,7 @@ class Hooks:
         self._keep_while_alive(node.register_prehook(own), own)
 
     def after_node(self, node: Any, hook: Callable[..., Any]) -> None:
-        """Call `hook(gradients of the inputs, gradients of the outputs)` after a node of the graph ran backward."""
+        """Call `hook(gradients of the inputs, gradients of the outputs)` after a node of the graph has run backward."""
         own = _Hook(hook, None)
         self._keep_while_alive(node.register_hook(own), own)
 
@@ -123,7 +123,7 @@ class Hooks:
                     handle.remove()
                     held.pop()
         finally:
-            if self._short_lived or self._held:  # a signal handler raised an exception in between
+            if self._short_lived or self._held:  # a signal handler raised an exception in the loop
                 self.close()
             self._protections.close()
 
@@ -134,7 +134,7 @@ class Hooks:
         self._held.append((handle, hook))
 
     def _keep_while_alive(self, handle: RemovableHandle, hook: _Hook) -> None:
-        # Handles keep neither tensors nor graphs alive. Drop those of freed tensors, or the list would only grow.
+        # Handles keep neither tensors nor graphs alive. Drop handles of freed tensors, so that the list does not grow.
         self._short_lived.append((handle, hook))
         if len(self._short_lived) > self._limit:
             self._short_lived = [own for own in self._short_lived if own[0].hooks_dict_ref() is not None]
@@ -158,7 +158,7 @@ def holding_hooks(*, every_thread: bool = False, protect_copies: bool = False) -
     Args:
         every_thread: run the hooks of modules and optimizers in every thread, not only in the calling one.
         protect_copies: keep the hooks of modules out of deep copies and pickles. This costs some work per module, so
-            use it only where the user's own code runs inside the block and may save the model.
+            use it only where the user's own code runs inside the block and may copy the model.
     """
     hooks = Hooks(every_thread, protect_copies)
     try:
@@ -182,10 +182,10 @@ class _Hook:
         return None
 
     def disable(self) -> None:
-        """Stop running the function, even for a running call that has already looked up the hook."""
+        """Do nothing in later calls, even in a call for which torch has already looked up the hook."""
         self.function = _do_nothing
 
-    def __reduce__(self) -> tuple[Any, ...]:  # called by classes that copy their modules themselves
+    def __reduce__(self) -> tuple[Any, ...]:  # for classes with their own copying, which bypasses `_CopiedWithoutHooks`
         return _inert, ()
 
 
@@ -205,7 +205,7 @@ _HOOK_STORES = {
 
 
 class _CopiedWithoutHooks:
-    """Replaces a module's `__reduce_ex__`, so that copies and pickles of the module do not contain our hooks."""
+    """Replaces a module's `__reduce_ex__`, so that copies and pickles of the module do not contain these hooks."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.blocks = module, 0
@@ -222,7 +222,7 @@ class _CopiedWithoutHooks:
 
     def __call__(self, protocol: Any) -> Any:
         own = self.module.__dict__
-        protections = _strip(own)  # the class's own method may copy the protection along with the attributes
+        protections = _strip(own)  # the class's own method might copy the protection along with the attributes
         try:
             reduced = type(self.module).__reduce_ex__(self.module, protocol)
         finally:
@@ -237,7 +237,7 @@ class _CopiedWithoutHooks:
         return (*reduced[:2], state, *reduced[3:])
 
     def deepcopy(self, memo: dict[int, Any]) -> nn.Module:
-        """Copy by the class's own `__deepcopy__`, then remove the hooks from the copy."""
+        """Copy with the class's own `__deepcopy__`, then remove the hooks from the copy."""
         own = self.module.__dict__
         protections = _strip(own)
         try:

@@ -47,7 +47,7 @@ def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
     def judged(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         with suppress(_MisjudgedError):
             return work(*args, **kwargs)
-        token = _ignore_cached.set(True)  # outside `except`, so that the traceback and the tensors it holds are freed
+        token = _ignore_cached.set(True)  # outside `suppress`, so that the traceback and the tensors it holds are freed
         try:
             return work(*args, **kwargs)
         finally:
@@ -69,10 +69,10 @@ class Checks:
             self.pending.append((bad, error))
 
     def cached_bool(self, question: Hashable, condition: Bool[Tensor, ""]) -> bool:
-        """Whether a condition holds that depends on the structure of the model, not on the samples.
+        """Return the value of a condition that depends on the structure of the model, not on the samples.
 
         The first call waits for the answer and caches it. On a GPU, later calls use the cached answer and verify it
-        together with all other conditions. If the cached answer is wrong, `retry_without_cache` starts the work again.
+        together with all other conditions. If the cached answer is wrong, `retry_without_cache` runs the work again.
         """
         known = _answers.setdefault(self.model, {})
         if condition.device.type == "cpu" or question not in known or _ignore_cached.get():
@@ -131,6 +131,6 @@ def no_patch_gradient(name: str, _sample: int) -> CaptureError:
     """Return the error for a score that does not depend on the patch tokens of a layer."""
     return CaptureError(
         f"no gradient reaches the patch tokens of layer {name!r}: after it, the score depends only on the class "
-        "token; choose the input normalization of the last block, or target_layers=None, which finds "
+        "token; choose the input normalization of the last block, or target_layers=None, which chooses "
         "it"
     )

@@ -1,4 +1,4 @@
-"""Run the model once to find the layers that have positions, and whether the score depends on them."""
+"""Run the model once to find the layers that have positions, and check whether the score depends on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Seen:
     """The output of one module in the exploring pass.
 
     Each module returns its own alias of the tensor, so that a gradient at the alias shows that the model uses this
-    module's output, not just a tensor computed inside it. `origin` is the tensor that nested modules have in common.
+    module's output, not just a tensor computed inside it. `origin` is the tensor that nested modules return in common.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Seen:
     version: int
     layout: Layout
     shape: tuple[int, ...]
-    node: Any = None  # node of the graph that made the output
+    node: Any = None  # node of the graph that computed the output
     is_settled: bool = False  # the type of the module determines the layout
     reached: bool = False
     depends: bool = False
@@ -74,9 +74,9 @@ def explore(
     target_type: Callable[[Any], ClassTarget],
     keep_modes: bool = False,
 ) -> tuple[list[Seen], bool]:
-    """Find the layers with positions, in the order in which they ran, and whether the model's output could be scored.
+    """Return the layers with positions, in the order in which they ran, and whether the model's output could be scored.
 
-    A module that runs several times, each call on the result of the one before, counts as one layer per call ("act#2").
+    A module whose calls form a chain, each using the result of the call before, is one layer per call ("act#2").
     """
     seen: dict[tuple[int, int], Seen] = {}
     calls: Counter[int] = Counter()
@@ -137,7 +137,7 @@ def explore(
         except GradCamKitError:
             if target is not None:
                 with torch.no_grad():
-                    score(target, output, inputs.n)  # raises an error, unless the output only lacks gradients
+                    score(target, output, inputs.n)  # raises an error, unless the scores only lack a graph
             return found, False  # methods without a target, or without gradients, still need a layer
         total = scores.reshape(len(scores), -1).sum(1)
         inside = [one for one in found if one.tensor.requires_grad]
@@ -147,7 +147,7 @@ def explore(
         )
         if total.requires_grad and inside:
             tensors = [one.tensor for one in inside]
-            # A head whose weights are zero, as before training, makes every gradient zero. Only NaN passes through it.
+            # A head with zero weights, as before training, makes every gradient zero, but NaN passes: 0 * NaN is NaN.
             for start in (1.0, torch.nan):
                 [gradients] = differentiate(start * total, tensors, keep=True)
                 for one, gradient in zip(inside, gradients, strict=True):
@@ -208,7 +208,7 @@ def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Se
 
 
 def _are_convolutional(seen: list[Seen]) -> bool:
-    """Whether no module owns a matrix, which would mix the last axis of its input, where its channels would be."""
+    """Whether no module owns a weight matrix, because a matrix acts on the last axis, which then holds the channels."""
     return not any(own.ndim == 2 for one in seen for own in one.module.parameters(recurse=False))
 
 
@@ -241,7 +241,7 @@ def _is_in_checkpoint() -> bool:
 def _reaches(gradients: Float[Tensor, "n k *s"]) -> bool:
     """Whether gradients arrive at more than one position of every sample.
 
-    A single position is typical of a recurrent layer whose last state is read. Every sample counts, because the boxes
-    of each image may come from another level of a feature pyramid.
+    A single position is typical of a recurrent layer whose last state is read. Every sample has to be reached, because
+    the boxes of each image may come from a different level of a feature pyramid.
     """
     return bool(((gradients != 0).any(1).flatten(1).sum(1) > 1).all())

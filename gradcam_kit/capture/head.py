@@ -1,4 +1,4 @@
-"""Linear heads after mean pooling, and the gradient of a layer's output with respect to the layer's own weight."""
+"""Find linear heads after mean pooling, and differentiate a layer's output with respect to the layer's own weight."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from gradcam_kit.targets.outputs import find_logits, read_logits
 from gradcam_kit.types import Head, Target
 
 _MOST_ROUNDING = 1e-2
-# Relative spread below which the weights of all channels count as equal.
+# Relative spread below which the weights of all channels are considered equal.
 _EQUAL_WEIGHTS = 1e-6
 
 
 def find_head(
     run: Runner, layer: str, activations: Float[Tensor, "n k *s"], output: Any, target: Target | None, checks: Checks
 ) -> Head | None:
-    """Find a linear layer or 1x1 convolution that makes the logits from the mean-pooled activations.
+    """Find a linear layer or 1x1 convolution that computes the logits from the mean-pooled activations.
 
-    A candidate counts only if it reproduces every logit of every sample of this batch. The tolerance is relative to
-    the largest |logit - bias|, because an absolute tolerance would accept any candidate if the activations are small.
+    A candidate is accepted only if it reproduces every logit of every sample of this batch. The tolerance is relative
+    to the largest |logit - bias|, because an absolute one would accept any candidate if the activations are small.
 
     Returns:
-        The head, or None if no candidate counts.
+        The head, or None if no candidate is accepted.
     """
     try:
         logits = read_logits(output)
@@ -59,7 +59,7 @@ def find_head(
         target_weights = _target_weights(run, matrix, output, target)
         if target_weights is None:
             return None
-        # After a log-softmax, a head is reproduced up to a constant, but the constant depends on the activations.
+        # After a log-softmax, the outputs equal those of the head up to a constant that depends on the activations.
         is_linear = type(target) is ClassLogit and checks.cached_bool(
             (layer, name, "linear"), _reproduces(pooled, matrix, offset, exact, logits.dtype, up_to_constant=False)
         )
@@ -82,7 +82,7 @@ def _reproduces(
         difference = difference - difference.mean(1, keepdim=True)
         evidence = evidence - evidence.mean(1, keepdim=True)
     size = evidence.abs().amax()
-    # A bias much larger than the evidence causes rounding errors. Differences of their size are tolerated up to 1 %.
+    # A bias much larger than the evidence causes rounding errors. They are tolerated up to 1 % of the evidence.
     rounding = (torch.finfo(precision).eps * logits.abs().amax()).minimum(_MOST_ROUNDING * size)
     return difference.abs().amax() <= rounding.maximum(tolerance_of(precision, pooled.device) * size)
 
@@ -113,11 +113,11 @@ def _target_weights(
 
 
 def weight_gradients(record: LayerRecord, maps: Float[Tensor, "n k *s"], checks: Checks) -> Float[Tensor, "n k"]:
-    """Return d sum(layer output) / d weight per sample, averaged over all axes of the weight but the output channels.
+    """Return d sum(layer output) / d weight per sample, averaged over all axes of the weight except output channels.
 
-    The weight is that of the last submodule inside the layer that owns one. It is shared by the batch, so a functional
-    call on the captured input is mapped over the samples to get one derivative each. The deferred checks raise an error
-    if all channels get the same weight.
+    The weight is that of the last submodule of the layer that has one. It is shared by the batch, so a functional
+    call on the captured input is mapped over the samples to get one derivative per sample. The deferred checks raise an
+    error if all channels get the same weight.
 
     Raises:
         CaptureError: the layer has no weight with one entry per channel, or returned more or fewer rows than images.

@@ -1,4 +1,4 @@
-"""Run the model to choose the target layer, judging layers by shapes and gradients and not by class names."""
+"""Run the model to choose the target layer, judging layers by shapes and gradients, not by class names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def layer_candidates(
 
     The model runs once forward and once backward. For classes the first image is enough. Other targets may take a
     different path for each image (boxes come from several levels of a feature pyramid), so they get the first few
-    images, or the whole batch if the target cannot select samples.
+    images, or the full batch if the target cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
@@ -49,7 +49,7 @@ def layer_candidates(
             again = _explore_few(model, inputs, index, targets, target_type, keep_modes)
             if not isinstance(again, Exception) or not is_same_failure(found, again):
                 raise found  # the second run did not repeat the error, so the samples are not its cause
-            _log.debug("searching for layers with the whole batch: %s", again)
+            _log.debug("searching for layers with the full batch: %s", again)
             found = explore(model, inputs, targets, target_type, keep_modes)
         seen, scored = found
     else:
@@ -83,8 +83,7 @@ def _explore_few(
 ) -> tuple[list[Seen], bool] | Exception:
     """Return the result of `explore` on some samples, or its error if the selection of samples may have caused it.
 
-    It is not always possible to tell which other inputs have one entry per sample. For the whole batch this does not
-    matter.
+    Which other inputs have one entry per sample cannot always be determined. With the full batch this does not matter.
     """
     try:
         few = inputs.with_images(inputs.images[index], index)
@@ -170,7 +169,7 @@ def _blocks(candidates: list[LayerCandidate], layouts: Sequence[str]) -> dict[st
     blocks: dict[str, list[str]] = {}
     for one in candidates:
         if one.normalizes and one.layout in layouts:
-            # Each run of a block counts as a block of its own: its normalizations share the number of the call.
+            # Treat each call of a block as a separate block, whose normalizations share the number of the call.
             path, mark, call = one.name.partition("#")
             blocks.setdefault(f"{path.rpartition('.')[0]}{mark}{call}", []).append(one.name)
     return {name: norms for name, norms in blocks.items() if len(norms) > 1}
@@ -180,7 +179,7 @@ def _stream(candidates: list[LayerCandidate]) -> list[str]:
     """Return the patch embedding and the outputs of the blocks on its grid, or nothing for models without tokens.
 
     The patch embedding is the first layer of tokens before the blocks. If no module computes it, the last maps on the
-    same grid take its place, because the tokens were made from them.
+    same grid take its place, because the tokens were computed from them.
     """
     tokens = (Tokens.__name__, ChannelsLast.__name__)  # window transformers keep the tokens on their grid
     blocks = _blocks(candidates, tokens)
@@ -222,6 +221,6 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
 
 
 def _outermost(chosen: Seen, usable: list[Seen]) -> Seen:
-    """Of the modules that returned the same tensor, return the one with the shortest path: `layer4`, not `layer4.2`."""
+    """Return the module with the shortest path among those that returned the same tensor: `layer4`, not `layer4.2`."""
     same = [one for one in usable if one.origin is chosen.origin and one.version == chosen.version]
     return min(same, key=lambda one: one.name.count("."))

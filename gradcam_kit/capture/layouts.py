@@ -1,4 +1,4 @@
-"""Layouts of a layer's output, inferred from shapes and not names, with conversion to maps `(n, k, *s)` and back."""
+"""Infer the layout of a layer's output from shapes, not from names, and convert it to maps `(n, k, *s)` and back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Layout(Protocol):
         ...
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Return the layer's output for these maps, with prefix tokens, which maps leave out, taken from `like`."""
+        """Return the layer's output for these maps; prefix tokens, which maps leave out, are taken from `like`."""
         ...
 
 
@@ -118,7 +118,7 @@ class Custom:
             shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else kind_of(leaf) for leaf in tree_leaves(output)]
             raise ShapeError(
                 f"reshape failed on an output of {shapes}: {error}; expected a callable from the layer's output to "
-                "(n, k, *positions) that takes any number of samples (-1 in place of n)"
+                "(n, k, *positions) that accepts any number of samples (-1 in place of n)"
             ) from error
         if not isinstance(maps, Tensor) or not 3 <= maps.ndim <= 5:
             found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
@@ -126,7 +126,7 @@ class Custom:
         return maps
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Put each value back to the position from which `reshape` took it."""
+        """Put each value back in the position from which `reshape` took it."""
         places = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
         taken = self.to_maps(places).reshape(1, -1).expand(len(maps), -1)
         return like.flatten(1).scatter(1, taken, maps.flatten(1).to(like.dtype)).view_as(like)
@@ -135,7 +135,7 @@ class Custom:
 def recurrent_layout(module: nn.Module, leaves: Sequence[Any], n: int, size: Sequence[int]) -> Layout | None:
     """Return the layout of a recurrent layer's sequence, the first tensor of its output, or None for other layers.
 
-    Its states, the other tensors, have axes that could be mistaken for samples and positions.
+    The other tensors of the output are states, whose axes could be mistaken for samples and positions.
     """
     if not isinstance(module, nn.RNNBase) or len(size) != 1:
         return None
@@ -168,9 +168,9 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
 
 
 def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bool:
-    """Whether the parameters that made an output `(n, a, b)` belong to b features, as in token and recurrent layers.
+    """Whether the parameters behind an output `(n, a, b)` belong to b features, as in token and recurrent layers.
 
-    With a single position axis every length fits the input, so sizes alone cannot tell.
+    With a single position axis, every length fits the input, so the sizes do not determine the layout.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     owners = [list(inner.parameters(recurse=False)) for inner in modules[layer].modules()] if layer in modules else []

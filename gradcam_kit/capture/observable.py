@@ -68,7 +68,7 @@ def is_transformed() -> bool:
 
 
 def unobservable(value: object) -> str | None:
-    """Return in a few words why no statistics of an output's leaf can be computed, or None if they can."""
+    """Return a short reason why no statistics of an output's leaf can be computed, or None if they can."""
     if not isinstance(value, Tensor):
         return f"{kind_of(value)}, not a tensor"
     if value.layout != torch.strided:
@@ -92,7 +92,7 @@ def is_autograd_thread() -> bool:
 
 
 def places(model: nn.Module) -> dict[str, object]:
-    """Return device and dtype of every parameter and buffer, and whether a lazy module has built it."""
+    """Return the device and dtype of every parameter and buffer, and whether a lazy module has yet to build it."""
     return {
         name: (tensor.device, tensor.dtype, is_lazy(tensor))
         for named in (model.named_parameters(), model.named_buffers())

@@ -1,6 +1,6 @@
 """Observe any number of the user's own passes, in train or eval mode, without changing the model.
 
-`observe` holds hooks on layers for the duration of a block and tells an observer of every call. It leaves out other
+`observe` holds hooks on layers for the duration of a block and reports every call to an observer. It leaves out other
 threads and calls under vmap or tracing, and marks calls in which checkpointing recomputes a layer during the backward
 pass.
 """
@@ -32,7 +32,7 @@ from gradcam_kit.capture.observable import (
 _log = logging.getLogger("gradcam_kit")
 
 
-@dataclass(slots=True)  # frozen instances take twice as long to create, one for each call of a layer
+@dataclass(slots=True)  # not frozen, because every call of a layer creates one, which would take twice as long
 class Call:
     """One call of one layer.
 
@@ -61,7 +61,7 @@ class Observer:
     """Receives the events of passes. A subclass overrides the methods that it needs. Return values are ignored."""
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Handle the start of a pass of the whole model."""
+        """Handle the start of a call of the model."""
 
     def enter(self, call: Call) -> None:
         """Handle the start of a call of a layer."""
@@ -70,7 +70,7 @@ class Observer:
         """Handle the end of a call of a layer."""
 
     def end(self, step: int, output: Any) -> None:
-        """Handle the end of a pass of the whole model."""
+        """Handle the end of a call of the model."""
 
 
 @dataclass(eq=False)
@@ -81,6 +81,7 @@ class Observation:
         model: the unwrapped model.
         layers: the observed modules by name.
         attach: holds further hooks of the block, such as hooks on gradients.
+        every: observe every `every`-th step, beginning with the first.
         step: number of calls of the model so far.
         active: whether the running step is observed.
         ran: names of the layers that ran in observed steps.
@@ -88,8 +89,8 @@ class Observation:
         paused: while True, nothing is observed.
         without_model: whether the current step began with a layer, because the model itself was not called.
         has_ended: whether a step without the model has ended, so that the next call of a layer begins a new step.
-        held: number of models that this thread held `untouched` when the block began; while it holds more, passes are
-            not the user's.
+        held: number of models that this thread held `untouched` when the block began; while it holds more, this package
+            runs a model, and its passes are not observed.
     """
 
     model: nn.Module
@@ -112,7 +113,7 @@ class Observation:
             _log.warning(text)
 
     def end_step(self) -> None:
-        """End a step in which only layers are called, as in a loop that never calls the whole model."""
+        """End a step in which only layers are called, as in a loop that never calls the model itself."""
         self.has_ended = self.without_model
 
     @property
@@ -256,7 +257,7 @@ _FAST_PATH = (nn.TransformerEncoderLayer,)
 
 @dataclass(eq=False)
 class _OptionalLayers:
-    """Layers inside an `nn.TransformerEncoderLayer`, which leaves its fast path if it has hooks."""
+    """Layers inside an `nn.TransformerEncoderLayer`, which does not take its fast path if they have hooks."""
 
     name: str
     encoder: nn.Module
@@ -265,7 +266,7 @@ class _OptionalLayers:
     block: ExitStack | None = None
 
     def switch(self, watch: _Watch) -> None:
-        """Hold the hooks except while the fast path may be taken, because hooks would change its rounding."""
+        """Hold the hooks except where the fast path may be taken: hooks would disable it and change the rounding."""
         graph = torch.is_grad_enabled() and any(own.requires_grad for own in self.encoder.parameters())
         fast = not self.encoder.training and not graph
         if fast and self.layers:

@@ -36,7 +36,7 @@ from gradcam_kit.targets.scores import told_kind
 from gradcam_kit.types import Evidence, GradientRule, Reshape, Target
 
 _WITHOUT_SCORES = Evidence.ATTENTION | Evidence.HEAD | Evidence.WEIGHT_GRADIENTS
-"""Evidence that is available even if the model's output cannot be read."""
+"""Evidence that is available even if the model's output cannot be read as scores."""
 
 _OF_OPERATIONS = Evidence.CURVATURE | Evidence.GUIDED
 """Evidence that needs the graph of single operations, which compiled code does not have."""
@@ -95,7 +95,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
     with untouched(model, inputs.images.device, request.keep_modes), ExitStack() as stack:
         try:
             captured = stack.enter_context(_pass(model, inputs, request))
-        except InDoubtError:  # happens once per model and shapes of inputs
+        except InDoubtError:  # at most once per model and input shapes
             gather(model, inputs)
             captured = stack.enter_context(_pass(model, inputs, request))
         yield captured
@@ -103,7 +103,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
-    """Run an `untouched` model, and keep the objects alive to which the results refer."""
+    """Run a model that is held `untouched`, and keep what the results use alive during the block."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     checks = Checks(model)
@@ -180,7 +180,7 @@ def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Captur
             yield captured
         except Exception as error:
             raise_interruption(error)
-            checks.raise_first()  # NaN that was not reported yet may be the cause and should be named
+            checks.raise_first()  # raise an error for NaN first, because NaN may be the cause
             raise
         checks.raise_first()
 
@@ -220,7 +220,7 @@ def _derive(
 def _score(
     request: Request, output: Any, inputs: Inputs, optional: bool
 ) -> tuple[Target | None, Tensor | None, Tensor | None]:
-    """Return the target, its class indices if any, and the scores; None for all if optional scores are unreadable."""
+    """Return the target, its class indices (if any) and the scores; all are None if optional scores are unreadable."""
     target = request.targets
     try:
         if target is None:

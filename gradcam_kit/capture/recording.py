@@ -35,7 +35,7 @@ class LayerRecord:
 
     name: str
     module: nn.Module
-    level: int | None = None  # index of the map, if the layer returns several
+    level: int | None = None  # index of the map, if the layer returns several maps
     call: int | None = None  # number of the call, from 1, if the layer runs several times
     order: int = 0
     calls: int = 0
@@ -159,7 +159,7 @@ class Recorder:
         return hook
 
     def _choose(self, record: LayerRecord, output: Any) -> list[int]:
-        """Return the tensors of the output that hold the maps, and settle the layout."""
+        """Return the indices of the output's leaves that hold the maps, and settle the layout."""
         leaves, _ = tree_flatten(output)
         recurrent = recurrent_layout(record.module, leaves, self.n, self.size)
         if recurrent is not None and self.reshape is None and record.level is None:
@@ -187,7 +187,7 @@ class Recorder:
             self._settle(record, output.shape)  # this raises an error, because the output has no positions
         found = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves]
         path = split_name(self.model, record.name).path + f"#{record.call}" * (record.call is not None)
-        levels = f"Name its maps one by one, to be fused: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
+        levels = f"Name its maps one by one to fuse them: {[f'{path}:{i}' for i in range(len(maps))]}" if maps else ""
         raise CaptureError(
             f"layer {record.name!r} returned a {type(output).__name__} of {found or None} for {self.n} images; "
             f"expected one floating-point tensor ({self.n}, k, *positions). {levels or 'Choose another layer'}, or "
@@ -210,12 +210,12 @@ class Recorder:
             tensor = leaves[i]
             if self.graph and not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
-            with torch.set_grad_enabled(self.graph):  # needed even if the model runs a frozen part without gradients
+            with torch.set_grad_enabled(self.graph):  # even where the model runs a frozen part under no_grad
                 leaves[i], passed_on[i] = tensor, tensor.clone()
         return leaves, tree_unflatten(passed_on, record.spec)
 
     def check(self) -> None:
-        """Raise CaptureError for a layer that did not run or ran twice, or whose recorded output was overwritten.
+        """Raise CaptureError for a layer that did not run or ran several times, or whose output was overwritten.
 
         Raises:
             InDoubtError: a layout depends on evidence that has not been gathered yet.
@@ -239,8 +239,8 @@ class Recorder:
                 )
             if [version(leaf) for leaf in record.captured] != record.versions:
                 raise CaptureError(
-                    f"the output of layer {record.name!r} was overwritten by an in-place operation through another "
-                    "name of the same memory; choose the module before it"
+                    f"the output of layer {record.name!r} was overwritten by an in-place operation on a tensor "
+                    "that shares its memory; choose the module before it"
                 )
             if isinstance(record.layout, Custom):
                 self._check_reshaped(record.name, record.maps([leaf.detach() for leaf in record.captured]))
@@ -252,7 +252,7 @@ class Recorder:
         if maps.shape[0] != self.n or not maps.is_floating_point():
             raise ShapeError(
                 f"reshape returned {tuple(maps.shape)} of {maps.dtype} for layer {layer!r} and {self.n} images; "
-                f"expected floating-point maps ({self.n}, k, *positions), 1, 2 or 3 position axes, images first"
+                f"expected floating-point maps ({self.n}, k, *positions) with 1, 2 or 3 position axes"
             )
 
 

@@ -49,7 +49,7 @@ class Capture:
     attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
     rows: RowState = field(default_factory=RowState)
     told: tuple[ScoreKind, str] | None = None
-    """Kind of the scores, if it is known without reading values."""
+    """The kind of the scores and its reason, if they are known without reading values."""
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
@@ -71,7 +71,7 @@ class Capture:
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
-        # The attention itself is the same for all rules.
+        # The probabilities are the same for all rules, so those of another rule are used if this rule has none.
         attention = self.attention.get(rule) or next(iter(self.attention.values()), None)
         return LayerCapture(
             layer=name,
@@ -102,7 +102,7 @@ class Capture:
             gradients = [gradient for (layer, _), gradient in self.gradients.items() if layer == name]
             if not gradients:
                 continue
-            gradient = gradients[-1]  # the gradient comes from the same pass as the record
+            gradient = gradients[-1]  # the last one comes from the same pass as `record.gradients`
             for one in gradients:
                 self.checks.add(~torch.isfinite(finite_probe(one)), partial(_not_finite, name))
             if isinstance(record.layout, Tokens) and record.layout.prefix:

@@ -1,4 +1,4 @@
-"""Recognize modules that run several times in a pass, and modules that only pad their input."""
+"""Recognize modules whose calls build on each other, and modules that only pad their input."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MOST_PLACES = 400
 
 
 def is_chain(nodes: Sequence[Any]) -> bool:
-    """Whether each call of a module depends on the result of the call before, as with a shared activation.
+    """Whether each call of a module depends on the result of the call before, like those of a shared ReLU.
 
     Independent calls (a head on every level of a pyramid, a tower for two images) are not a chain, because the last
     call is only one of several, and it is unknown which of them the user means.
 
     Args:
-        nodes: nodes of the graph that made the output of each call; None for a call without a graph.
+        nodes: nodes of the graph that computed the output of each call; None for a call without a graph.
     """
     return all(before is not None and before in set(behind(after)) for before, after in pairwise(nodes))
 
@@ -37,7 +37,7 @@ def is_padding(module: nn.Module, args: Any, output: Tensor) -> bool:
         return False
     before = tensors[0]
     added = [new - old for old, new in zip(before.shape[2:], output.shape[2:], strict=True)]
-    # Enlarging by a factor, by contrast, repeats values and at least doubles the number of positions.
+    # Upsampling by an integer factor at least doubles the number of positions, and is not padding.
     if not any(added) or any(not 0 <= more < old for more, old in zip(added, before.shape[2:], strict=True)):
         return False
     places: list[list[int]] = [list(range(more + 1)) for more in added]

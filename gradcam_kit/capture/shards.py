@@ -1,6 +1,6 @@
-"""Read only the local part of tensors that are spread over processes (DTensor, as `fully_shard` makes them).
+"""Read only the local part of tensors that are distributed over processes (DTensor, as created by `fully_shard`).
 
-Reading more would communicate with the other processes, and a process that communicates alone waits forever.
+Reading more takes a collective operation, in which a process would wait forever if the others do not join.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Shard:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """Return the part of a spread tensor that this process holds, for reading, and any other tensor unchanged."""
+    """Return the part of a DTensor that this process holds, detached, and any other tensor unchanged."""
     spread: Any = tensor
     return spread.detach().to_local() if is_spread(tensor) else tensor
 
@@ -38,7 +38,7 @@ def is_spread(tensor: Tensor) -> bool:
 
 
 def shard_of(tensor: Tensor) -> Shard | None:
-    """Return which part of a spread tensor the process holds, or None if it holds the whole tensor."""
+    """Return which part of a DTensor the process holds, or None if it holds the full tensor."""
     spread: Any = tensor
     if not is_spread(tensor):
         return None
@@ -49,9 +49,9 @@ def shard_of(tensor: Tensor) -> Shard | None:
 
 
 def flat_shards(model: nn.Module) -> dict[int, Shard]:
-    """Return the shards of the parameters below a FullyShardedDataParallel (FSDP1), by their ids.
+    """Return the shards of the parameters inside FullyShardedDataParallel modules (FSDP1), by `id(parameter)`.
 
-    Such a parameter is a plain tensor, of which a process holds a slice, possibly an empty one.
+    Each process holds such a parameter as a plain tensor that contains only a slice, which may be empty.
     """
     found = {}
     for module in model.modules():

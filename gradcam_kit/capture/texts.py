@@ -1,4 +1,4 @@
-"""Encode the texts of a target by the explained model itself, and direct the call to its image tower."""
+"""Encode the texts of a target with the explained model itself, and direct the call to its image tower."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOWERS = {"encode_image": "encode_text", "get_image_features": "get_text_featur
 
 
 def with_texts(model: nn.Module, inputs: Inputs, targets: Any) -> tuple[Inputs, Any]:
-    """Return the call and the targets. Text targets get encoded texts, and their call is that of the image tower.
+    """Return inputs and targets; for text targets, encode the texts and direct the call to the image tower.
 
     Raises:
         TargetError: the model does not have two towers, the tokenizer is missing or belongs to another model, or a text
@@ -60,7 +60,7 @@ def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, 
         encode = getattr(model, tower)
         try:
             found = encode(moved["input_ids"]) if tower == "encode_text" else encode(**moved)
-        except (RuntimeError, IndexError) as error:  # wrong length, or indices that the model does not have
+        except (RuntimeError, IndexError) as error:  # wrong length, or token indices outside the vocabulary
             raise TargetError(
                 f"{type(model).__name__} cannot encode the tokens {tuple(moved['input_ids'].shape)} of this tokenizer "
                 f"({str(error).partition(chr(10))[0]}); pass the model's own tokenizer"
@@ -90,8 +90,8 @@ def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Ten
     tokens = tokenizer(texts)
     if not isinstance(tokens, Tensor):
         raise TargetError(
-            f"the tokenizer returned {type(tokens).__name__}; expected the tokens of each text, (m, length), or a "
-            "tokenizer of transformers"
+            f"the tokenizer returned {type(tokens).__name__}; expected a tensor of tokens (m, length). Pass such a "
+            "tokenizer, or a tokenizer of transformers"
         )
     if limit is not None and tokens.shape[1] > limit:
         raise TargetError(

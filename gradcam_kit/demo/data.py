@@ -62,9 +62,9 @@ def draw(seed: int, *, label: int | None = None, size: str | None = None) -> Sam
         UnknownNameError: ``size`` is not a key of ``SIZES``.
     """
     if label is not None and label not in range(len(CLASS_NAMES)):
-        raise ClassIndexError(f"no class {label}: the demo has {len(CLASS_NAMES)} classes, counted from 0")
+        raise ClassIndexError(f"there is no class {label}: the demo has {len(CLASS_NAMES)} classes, counted from 0")
     if size is not None and size not in SIZES:
-        raise UnknownNameError(f"no size {size!r}{did_you_mean(size, SIZES)}; known are {', '.join(SIZES)}")
+        raise UnknownNameError(f"there is no size {size!r}{did_you_mean(size, SIZES)}; sizes are {', '.join(SIZES)}")
     rng = np.random.default_rng(seed)
     chosen_label, chosen_size = int(rng.integers(len(CLASS_NAMES))), str(rng.choice(list(SIZES)))
     label, size = chosen_label if label is None else label, size or chosen_size
@@ -150,13 +150,13 @@ def _hsv(hue: float, saturation: float, value: float) -> Color:
 
 
 def _dye(field: Field, colors: Sequence[Color]) -> Canvas:
-    """Color a field in [0, 1] by a scale of colors."""
+    """Color a field in [0, 1] by interpolation between the colors."""
     steps = np.linspace(0, 1, len(colors))
     return np.stack([np.interp(field, steps, channel) for channel in zip(*colors, strict=True)], axis=-1)
 
 
 def _texture(rng: np.random.Generator, kinds: Sequence[str]) -> Field:
-    """Return a field in [0, 1] of one of the kinds."""
+    """Return a random texture of one of the kinds, as a field in [0, 1]."""
     frequency = 2 * np.pi / rng.uniform(7, 16)
     u, v = rotate(frequency * _X, frequency * _Y, rng.uniform(0, 2 * np.pi))
     match rng.choice(kinds):
@@ -232,7 +232,7 @@ def draw_sample_pictures() -> dict[str, Sample]:
 
 
 def write_sample_pictures(folder: Path = PICTURES) -> None:
-    """Write the bundled pictures to a folder, and their masks to the folder "masks" beside it."""
+    """Write the bundled pictures to a folder, and their masks to the folder "masks" next to it."""
     from PIL import Image
 
     masks = folder.parent / "masks"

@@ -16,8 +16,8 @@ CHECKPOINT = Path(__file__).parent / "demo.safetensors"
 class Block(nn.Module):
     """Two convolutions and a shortcut: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385.
 
-    Positions are halved by averaging: a convolution with stride 2 and an odd kernel is centered half a pixel to the
-    upper left of the area of its position; such offsets would add up over the stages and shift heatmaps.
+    Average pooling halves the resolution. A convolution with stride 2 and an odd kernel would be centered half a pixel
+    to the upper left of the area that its position covers. Over the stages such offsets add up and shift heatmaps.
     """
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:

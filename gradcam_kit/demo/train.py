@@ -18,7 +18,7 @@ from gradcam_kit.demo.data import HELD_OUT, PICTURES, SIZES, Sample, collate, dr
 from gradcam_kit.demo.network import CHECKPOINT, DemoNet
 
 _BATCH_SIZE = 64
-# Under mean pooling small objects hardly affect the loss of a new model, so training starts with large ones.
+# With mean pooling, small objects hardly affect the loss of a new model, so training starts with large objects.
 _EASY_LESSONS = [("large",)] * 5 + [("large", "medium")] * 2
 
 
@@ -79,7 +79,7 @@ def save_checkpoint(model: DemoNet, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw, train, check, write the checkpoint and the sample pictures."""
+    """Train and check the demo model, and write its checkpoint and the sample pictures."""
     parser = argparse.ArgumentParser(prog="python -m gradcam_kit.demo.train", description=__doc__)
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="checkpoint to write (default: the bundled one)")
     parser.add_argument(

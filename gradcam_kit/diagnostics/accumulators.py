@@ -18,7 +18,7 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 @dataclass(eq=False)
 class LiveLayer:
-    """The state of an observed layer: its accumulators on the device, and how its tensors are read."""
+    """The state of an observed layer: its accumulators on the device, and the layout of its output."""
 
     track: LayerTrack
     module: weakref.ref[nn.Module]
@@ -66,9 +66,9 @@ class Accumulators:
     @torch.inference_mode(False)
     @torch.no_grad()
     def flush(self, wait: bool = False) -> None:
-        """Count samples, merge extremes, start copying the scalars to the host, and read the previous copy.
+        """Count pending samples, merge extremes, start copying the scalars to the host, and read the previous copy.
 
-        With `wait`, or if all devices are CPUs, the new copy is read at once, too.
+        With `wait`, or if all devices are CPUs, the new copy is also read immediately.
         """
         for histograms in self.histograms.values():
             histograms.flush()
@@ -104,9 +104,9 @@ class Accumulators:
             live.pooled.clear()
 
     def read_window(self, close: bool) -> None:
-        """Copy extremes, features and histograms of the open window to the host.
+        """Copy the extremes and features of the open window, and the histograms since the start, to the host.
 
-        `close` then clears everything except the histograms, for the next window.
+        With `close`, everything except the histograms is then cleared for the next window.
         """
         for live in self.live.values():
             track = live.track
@@ -120,7 +120,7 @@ class Accumulators:
                 track.open.features = None if rows is None else rows.float().cpu().numpy()
             for device, (row, gradient_row) in live.rows.items():
                 counts = self.histograms[device].counts
-                # On a CPU these are views, which saves a second copy of 32 KiB per layer.
+                # On a CPU, these arrays share memory with `counts`, which saves a copy of 32 KiB per layer.
                 track.counts, track.gradient_counts = counts[row].cpu().numpy(), counts[gradient_row].cpu().numpy()
             if live.alive is not None:
                 track.open.alive = live.alive.cpu().numpy()
@@ -131,10 +131,10 @@ class Accumulators:
                 live.low = live.high = live.alive = None
 
     def begin_window(self) -> None:
-        """Have the paths of the graph traced again in the next step, because they may depend on the input."""
+        """Make the next step trace the paths of the graph again, because the paths may depend on the input."""
         self.nodes = {}
 
 
 def _is_zero(weight: Tensor) -> bool:
-    """Whether all values are 0; False for tensors whose values are not all available (sharded or on "meta")."""
+    """Whether all values are 0; False for tensors without all values at hand (sharded, or on the "meta" device)."""
     return weight.device.type != "meta" and not is_spread(weight) and not bool((weight != 0).any())

@@ -10,7 +10,10 @@ SATURATED = "The slope is nearly 0 there, so earlier layers hardly learn. Scale 
 CONSTANT = (
     "The output is the same for every input. Look for zero weights, a disconnected input, or a dead layer before it"
 )
-ZERO_WEIGHT = "The weights are exactly 0, as in zero-initialized residual branches at the start. Fine if they grow"
+ZERO_WEIGHT = (
+    "All weights are 0, as in zero-initialized residual branches at the start. This is fine if they change during "
+    "training"
+)
 COLLAPSED = (
     "All inputs look alike to the layer. Check that inputs differ, that targets are not constant, and lower the "
     "learning rate"
@@ -19,10 +22,13 @@ REDUNDANT = "Units repeat each other. Break the symmetry of the initialization, 
 VANISHING = "Early layers hardly learn. Use ReLU-like activations with He initialization, normalization, or shortcuts"
 EXPLODING = "Early layers get huge gradients. Scale down the initialization, normalize, or clip gradients"
 SPIKE = "The training became unstable. Lower the learning rate, warm it up, or clip the gradient norm"
-OVERFLOW = "The largest float16 number is 65,504. Normalize, scale down, or use bfloat16"
-DEPTH = "The scale of the signal changes with depth. Use an initialization that fits the activation, or normalize"
+OVERFLOW = "The largest float16 number is 65,504. Normalize or scale down the activations, or use bfloat16"
+DEPTH = (
+    "The scale of the signal changes with depth. Use an initialization that suits the activation function, or normalize"
+)
 NONFINITE = (
-    "Run one step inside find_nonfinite(model), which tells whether an input, a parameter or a computation is the cause"
+    "Run one step inside find_nonfinite(model), which reports whether an input, a parameter or a computation is the "
+    "cause"
 )
 DETACHED = (
     "The parameter is not connected to the loss. Look for detach(), no_grad(), .item() or numpy on the "
@@ -30,8 +36,14 @@ DETACHED = (
     "that the loss does not use"
 )
 UNUSED = "Its layer never ran. Call it in forward, or remove it"
-BEHIND_ZERO = "No gradient reaches its output. Look for dead units after it, or a loss that does not depend on it"
-OWN_ZERO = "A gradient reaches its output but not the parameter. Its input is 0, or its weights are masked"
+BEHIND_ZERO = (
+    "No gradient reaches the output of its layer. Look for dead units in later layers, or for a loss that does not "
+    "depend on this layer"
+)
+OWN_ZERO = (
+    "A gradient reaches the output of its layer, but not the parameter. The input of the layer is 0, or its weights "
+    "are masked"
+)
 NOT_IN_OPTIMIZER = "It never changes. Pass it to the optimizer, or freeze it with requires_grad_(False)"
 FROZEN = (
     "It has a gradient but does not change. Look at the learning rate of its group, and for copies of the parameter"
@@ -40,16 +52,16 @@ NO_GRADIENT_WANTED = "It does not train. Fine for a frozen backbone; else call r
 UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learning rate; about 1e-3 is healthy"
 UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
 UPDATE_LOST = (
-    "Steps are below the precision of the weights, so rounding swallows them. Raise the learning rate, or keep weights "
-    "in float32 and run under autocast"
+    "Updates are smaller than the precision of the weights, so they are lost to rounding. Raise the learning rate, or "
+    "keep the weights in float32 and run under autocast"
 )
 ACCUMULATED = "Gradients add up from step to step. Call optimizer.zero_grad() in every step"
 AMP = (
-    "Normal in the first steps with a GradScaler, which skips these steps and lowers its scale. Investigate if it "
-    "persists"
+    "This is normal in the first steps with a GradScaler, which skips these steps and lowers its scale. Investigate if "
+    "it persists"
 )
 UNCHANGED = (
-    "The layer passes on its input unchanged. Fine for a residual branch that starts at 0; otherwise "
+    "The layer returns its input unchanged. This is fine for a residual branch that starts at 0. Otherwise, "
     "remove the layer, or train it with a larger learning rate"
 )
 SHIFT = "Use the same transform for both, and compare their pictures side by side, starting with the largest shift"
@@ -62,7 +74,7 @@ SINK = (
     "The head parks its attention there and adds little. Common in trained models; look at other heads, "
     "and do not interpret such a token as important"
 )
-DEAD_HEAD = "The head adds nothing. Look at its value weights; it can be pruned"
+DEAD_HEAD = "The head contributes nothing. Check its value weights, or prune it"
 STUCK_GATE = (
     "The gate does not react to its input. Look at its bias and the scale of the inputs; a forget gate at 1 never "
     "forgets, at 0 it never remembers"

@@ -36,13 +36,14 @@ def capture_attention(
     Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and hand-written attention, in any
     mode. A fused kernel still computes the output, and its attention is computed separately, so outputs, gradients and
     random numbers are the same to the last bit. The exception is the fast path of `nn.TransformerEncoder` in eval mode
-    without gradients, which exposes no attention. Inside the block the model does not use it, as `.notes` says.
+    without gradients, which exposes no attention. This path is disabled inside the block, and `.notes` says so.
 
     Args:
         model: any model, called any number of times.
-        tokens: the words of a text, special tokens included, or one sequence of words for each sample.
+        tokens: the words of a text, special tokens included, or one sequence of words for each sample; None = tokens
+            are labeled with their indices.
         layers: keep only the attention of these modules and of the modules inside them: a dotted name, a wildcard, a
-            module, a type, a sequence of these; None = all.
+            module, a type, or a sequence of these; None = all.
         keep: "device" keeps attention on the device that computed it, "cpu" moves it to the host.
         max_bytes: maximum memory for captured attention, in bytes.
         thresholds: limits of the findings.
@@ -54,6 +55,8 @@ def capture_attention(
         CaptureError: the model did not run inside the block, or no attention was found in the selected layers.
         LayerNotFoundError: a pattern in `layers` that matches no module.
         MemoryLimitError: the attention would exceed `max_bytes`; raised by the call of the model.
+        InputError: `tokens` is not a sequence of words or of such sequences.
+        OptionError: `keep` is unknown, or `max_bytes` is negative.
 
     Example:
         >>> import torch
@@ -66,7 +69,7 @@ def capture_attention(
     """
     one_of("keep", keep, ("device", "cpu"))
     if whole("max_bytes", max_bytes) < 0:
-        raise OptionError(f"max_bytes is {max_bytes}; expected a number of bytes of at least 0")
+        raise OptionError(f"max_bytes is {max_bytes}; expected at least 0 bytes")
     inner = check_observable(model)
     selected = None if layers is None else set(select_layers(inner, layers, model))
     captured = CapturedAttention(_read_tokens(tokens), thresholds)
@@ -125,7 +128,7 @@ class _Recorder:
 
 
 def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
-    """Return the words of each sample; one sequence of words stands for all samples."""
+    """Return the words of each sample; a single sequence of words applies to all samples."""
     if tokens is None:
         return None
     if isinstance(tokens, str | bytes | Tensor) or not isinstance(tokens, Sequence):
@@ -136,7 +139,5 @@ def _read_tokens(tokens: Any) -> tuple[tuple[str, ...], ...] | None:
     nested = [tokens] if all(isinstance(own, str) for own in tokens) else list(tokens)
     for own in nested:
         if isinstance(own, str) or not isinstance(own, Sequence) or not all(isinstance(word, str) for word in own):
-            raise InputError(
-                f"tokens has {kind_of(own)} among its entries; expected words, or one sequence of words per sample"
-            )
+            raise InputError(f"tokens contains {kind_of(own)}; expected words, or one sequence of words per sample")
     return tuple(tuple(own) for own in nested)

@@ -17,10 +17,10 @@ class AttentionCall:
     """The attention of one call of a layer.
 
     Attributes:
-        step: number of the model's call in which the layer ran, from 1.
+        step: number of the model's call in which the layer ran, counted from 1.
         probabilities: attention after the softmax, without dropout, in at least float32; for a window transformer,
             axis 0 holds windows instead of samples.
-        output_norm: norm of `probabilities @ values` of each head and sample; None if it was not observed.
+        output_norm: norm of `probabilities @ values` for each head and sample; None if it was not observed.
     """
 
     step: int
@@ -51,9 +51,9 @@ class LayerAttention:
         return tuple(self.probabilities.shape)
 
     def pooled(self) -> tuple[Tensor, Tensor | None]:
-        """Concatenate the attention of all calls that have the shape of the last call, and the norms of their outputs.
+        """Concatenate attention and output norms of all calls with as many heads, queries and keys as the last call.
 
-        The norms are None if they were not observed in every one of these calls.
+        The norms are None unless they were observed in all of these calls.
         """
         same = [call for call in self.calls if call.probabilities.shape[1:] == self.probabilities.shape[1:]]
         norms = [call.output_norm for call in same if call.output_norm is not None]

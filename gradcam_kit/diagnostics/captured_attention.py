@@ -56,7 +56,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             raise UnknownNameError(
                 f"{name!r} contains several attention layers: {', '.join(inside[:6])}; name one of them"
             )
-        hint = did_you_mean(name, self.layers) or f"; it was captured in {', '.join(list(self.layers)[:6])}"
+        hint = did_you_mean(name, self.layers) or f"; attention was captured in {', '.join(list(self.layers)[:6])}"
         raise UnknownNameError(f"no attention of {name!r} was captured{hint}")
 
     def __iter__(self) -> Iterator[str]:
@@ -102,7 +102,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
 
         Args:
             heads: how the heads of a layer are fused: "mean", "max" or "min".
-            discard: share of the entries of each fused attention that are set to zero, the smallest first, in [0, 1).
+            discard: share of the entries of each fused attention map to set to zero, the smallest first, in [0, 1).
             layers: names of the layers, from the first to the last; None = all, in the order of execution.
 
         Raises:
@@ -120,7 +120,10 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         square = [own for _, own in named]
         shapes = sorted({(own.shape[0], own.shape[-1]) for own in square})
         if len(shapes) != 1:
-            found = " and ".join(f"{tokens} tokens of {n} samples or windows" for n, tokens in shapes) or "none"
+            found = (
+                " and ".join(f"{tokens} tokens of {n} samples or windows" for n, tokens in shapes)
+                or "no self-attention"
+            )
             raise CaptureError(
                 f"rollout needs the same tokens in all layers, but these layers have {found}; name the layers of one "
                 "stage or encoder with layers="
@@ -151,7 +154,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             The attention to each patch. Tokens before the patches are left out, so the values need not sum to 1.
 
         Raises:
-            ShapeError: the tokens fit no grid of the images, or several.
+            ShapeError: the keys fit no grid of patches, or more than one; or `grid` has more patches than keys.
         """
         layer = self._layer(name)
         known = self.grids.get(layer.name)
@@ -164,8 +167,8 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             known = TokenGrid(tuple(grid), prefix, known.has_class_token if known else prefix > 0)
         if known is None:
             raise ShapeError(
-                f"the {layer.shape[-1]} keys of {layer.name!r} fit no grid of the images, or several; pass grid=(rows, "
-                "columns) of the patches, or look at text with .text()"
+                f"the {layer.shape[-1]} keys of {layer.name!r} fit no grid of image patches, or more than one; "
+                "pass grid=(rows, columns), or use .text() for text"
             )
         if query is None and known.has_class_token:
             query = 0
@@ -227,7 +230,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         return text(self, self._layer(name), sample, head, query, color)
 
     def to_html(self, path: str | Path | None = None, *, picture: Any = None, sample: int = 0) -> str:
-        """Return a self-contained HTML page with findings, entropies, and every head on words or picture.
+        """Return a self-contained HTML page with findings, entropies, and the attention of every head.
 
         Args:
             path: also write the page to this file.

@@ -36,7 +36,7 @@ _MOST_PENDING = 4096
 
 
 def decides_at_once(x: Tensor) -> bool:
-    """Whether numbers of the tensor can be read without waiting for a device, because it is on a CPU."""
+    """Whether the tensor is on a CPU, so that its values can be read without waiting for a device."""
     return x.device.type == "cpu"
 
 
@@ -56,14 +56,14 @@ class Collector(Accumulators, Observer):
         self.observation: Observation | None = None
 
     def forget_step(self) -> None:
-        """Forget the tensors of the running step."""
+        """Forget the tensors of the current step."""
         self.axes.clear()
         self.producers.clear()
 
     # Observer ---------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """End the previous step, in case no optimizer did, and begin the next one."""
+        """End the previous step, unless an optimizer has ended it, and begin the next one."""
         assert self.observation is not None
         if self.step:
             self.end_step()
@@ -73,7 +73,7 @@ class Collector(Accumulators, Observer):
             self.ledger.steps += 1
 
     def leave(self, call: Call) -> None:
-        """Read the output of a layer."""
+        """Read the output of a layer, and watch the gradient at it."""
         output = call.output
         for name, leaf in named_leaves(call.name, output):
             reason = unobservable(leaf) or self._unread_part(leaf)
@@ -86,12 +86,12 @@ class Collector(Accumulators, Observer):
                 self._read(live, call, leaf)
             if self.gradients and leaf.requires_grad and not leaf.is_leaf and not (call.recomputed and live.had_graph):
                 self._watch_gradient(live, leaf)
-        if len(self.producers) > _MOST_PENDING:  # layers were called directly, not by the model
+        if len(self.producers) > _MOST_PENDING:  # layers were called directly, so no `begin` ends the step
             self.end_step()
             self.forget_step()
 
     def end(self, step: int, output: Any) -> None:
-        """Record which layers made the output and, once per window, which layers are on every path."""
+        """Record which layers produced the output and, once per window, which layers are on every path of the graph."""
         leaves = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
         for leaf in leaves:
             known = self.producers.get(id(leaf))
@@ -107,7 +107,7 @@ class Collector(Accumulators, Observer):
                 live.track.on_path = name in passed if passed else None
 
     def _unread_part(self, leaf: Tensor) -> str | None:
-        """Note that only the local part of a sharded output is read; return why, if that part is empty and unread."""
+        """Note that only the local part of a sharded output is read; return the reason if that part is empty."""
         if not is_spread(leaf):
             return None
         assert self.observation is not None
@@ -178,12 +178,12 @@ class Collector(Accumulators, Observer):
         else:
             two_pass = x.dtype == torch.float64 or needs_two_passes(total, square, m)
             m2 = float(x.var(correction=0)) * m if two_pass else None
-            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # extremes come from those of the units
+            found = moments_of(axes, m, total, square, m2, math.inf, -math.inf)  # `read_window` sets the extremes
         live.track.open.moments = live.track.open.moments.merge(found)
         return summary
 
     def _read_later(self, live: LiveLayer, x: Tensor, axes: Axes, summary: Summary) -> None:
-        """Postpone decisions on a GPU: values that the host reads after a step apply to the next step."""
+        """Queue the sums of a GPU tensor for the host, which decides later whether the next step needs two passes."""
         m, step, with_m2 = x.numel(), self.step, summary.m2 is not None
 
         def read(total: float, square: float, m2: float = 0.0) -> None:
@@ -201,7 +201,7 @@ class Collector(Accumulators, Observer):
         self.scalars_of(x.device).add(read, summary.total, summary.square, *extra)
 
     def _note_origin(self, live: LiveLayer, call: Call, leaf: Tensor) -> None:
-        """Record which layer made the input, which is recognized by its identity within the step."""
+        """Record which layer produced the input; within a step, tensors are recognized by identity."""
         track = live.track
         first = call.args[0] if call.args else None
         known = self.producers.get(id(first))
@@ -223,7 +223,7 @@ class Collector(Accumulators, Observer):
             live.pooled.append((pooled, positions))
 
     def _sample(self, live: LiveLayer, x: Tensor, kind: int) -> Tensor:
-        """Count a sample of a tensor (or all of it) in the layer's histogram, and return the sample."""
+        """Count a sample of a tensor (all values with `exact`) in the layer's histogram, and return the sample."""
         device = x.device
         histograms = self.histograms.get(device)
         if histograms is None:
@@ -252,7 +252,7 @@ class Collector(Accumulators, Observer):
         assert self.observation is not None
 
         def hook(gradient: Tensor) -> None:
-            # The closure holds the accumulators, never a tensor of the graph.
+            # A closure with a tensor of the graph would keep the graph alive, so this one holds only accumulators.
             if self.observation is None or self.observation.paused or unobservable(gradient) is not None:
                 return
             g = at_least_float32(local_part(gradient.detach()))

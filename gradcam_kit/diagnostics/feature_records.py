@@ -93,7 +93,7 @@ class FeatureCall:
 
     @property
     def output(self) -> Any:
-        """A tensor, or the tree of tensors that the layer returned; None with what="input" or keep="stats"."""
+        """The output: a tensor, or the tree that the layer returned; None with what="input" or keep="stats"."""
         return _joined(self.outputs)
 
     @property
@@ -103,7 +103,7 @@ class FeatureCall:
 
     @property
     def gradient(self) -> Any:
-        """Gradient at the output, shaped like it; None before a backward pass."""
+        """Gradient at the output, in the structure of the output; None before a backward pass."""
         trees = [gradients.tree() for gradients in self.gradients if gradients.found]
         return _joined(trees)
 
@@ -124,7 +124,7 @@ class FeatureCall:
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Concatenate the records of several calls of the model; the result replaces the items of the list."""
+    """Return the concatenated records of several calls of the model, which also replace the items of the list."""
     if len(parts) > 1:
         parts[:] = [
             map_output(lambda *own: torch.cat([one.reshape(1) if one.ndim == 0 else one for one in own]), *parts)
@@ -177,7 +177,7 @@ class Features(Mapping[str, Feature]):
     """Captured features by layer name, in the order in which the layers first ran.
 
     Attributes:
-        skipped: leaf of an output -> why it was not captured.
+        skipped: name of a leaf of an output -> why the leaf was not captured.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -218,7 +218,7 @@ class Features(Mapping[str, Feature]):
         Args:
             name: the layer.
             sample: index of the sample in the batch.
-            kind: "channels", a grid of its channels; "mean", their mean; "histogram" of all values.
+            kind: "channels" for a grid of the channels, "mean" for their mean, "histogram" for one of all values.
 
         Raises:
             MissingExtraError: matplotlib is not installed.

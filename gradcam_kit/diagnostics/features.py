@@ -44,15 +44,20 @@ def capture_features(
 
     Args:
         model: any model, in any mode, called any number of times.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
-        what: "output", "input" or "both".
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, or a sequence of these; None = all leaf
+            modules.
+        what: the tensors to copy: "output", "input" or "both".
         gradients: also keep the gradient at each output when a backward pass runs.
         keep: "device" keeps copies on the device, "cpu" keeps them on the host, "stats" keeps only `.statistics`.
         accumulate: concatenate the records of all calls of the model along the first axis.
         max_bytes: maximum memory for the copies, in bytes.
 
+    Yields:
+        A mapping: `features[name].output` is the output of the last call of a layer.
+
     Raises:
         LayerNotFoundError: a pattern that matches no module.
+        OptionError: `what` or `keep` is unknown, or `max_bytes` is negative.
         MemoryLimitError: the copies would exceed `max_bytes`; raised by the call of the model.
 
     Example:
@@ -65,7 +70,7 @@ def capture_features(
     one_of("what", what, ("output", "input", "both"))
     one_of("keep", keep, ("device", "cpu", "stats"))
     if whole("max_bytes", max_bytes) < 0:
-        raise OptionError(f"max_bytes is {max_bytes}; expected a number of bytes of at least 0")
+        raise OptionError(f"max_bytes is {max_bytes}; expected at least 0 bytes")
     selected = select_layers(check_observable(model), layers, model)
     features = Features(tuple(selected))
     recorder = _Recorder(features, what, gradients, keep, accumulate, max_bytes)
@@ -173,7 +178,7 @@ class _Recorder(Observer):
                 raise MemoryLimitError(
                     f"the copies of layer {layer!r} {tuple(tensor.shape)} would increase the kept memory to "
                     f"{_size(self.bytes + size)}, over max_bytes={_size(self.max_bytes)}; keep only statistics with "
-                    'keep="stats", name fewer layers, or raise max_bytes'
+                    'keep="stats", select fewer layers, or raise max_bytes'
                 )
             self.bytes += size
             with torch.no_grad():

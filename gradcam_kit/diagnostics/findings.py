@@ -63,10 +63,10 @@ class Finding:
         layer: the dotted name of a module or parameter; "" for data and for the model as a whole.
         message: what was found and where, in one sentence.
         value: the number behind the verdict, or None.
-        threshold: the limit that the value passed, or None.
+        threshold: the limit to which the value was compared, or None.
         n: number of samples behind the verdict, or None.
         advice: the usual meaning of the finding, and what to try.
-        source: source of the threshold: a paper, a convention, a definition.
+        source: where the threshold comes from: a paper, a convention or a definition.
 
     Raises:
         OptionError: an unknown level or kind.
@@ -97,7 +97,7 @@ class Finding:
 
     @property
     def numbers(self) -> str:
-        """The value, its threshold and n in words; "" if there are none."""
+        """The value, its threshold and n as text; "" if all are None."""
         parts = [
             "" if self.value is None else f"value {_number(self.value)}",
             "" if self.threshold is None else f"threshold {_number(self.threshold)}",

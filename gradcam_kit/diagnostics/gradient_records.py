@@ -78,8 +78,8 @@ class GradientRecords(Mapping[str, GradientRecord]):
         if name not in self.records:
             if name in self.names:
                 raise CaptureError(
-                    f"no gradient arrived at {name!r}; run the backward pass inside the block, and for the outputs of "
-                    "layers the forward pass too"
+                    f"no gradient arrived at {name!r}; run the backward pass inside the block, and, for the outputs "
+                    "of layers, the forward pass too"
                 )
             raise UnknownNameError(
                 f"{name!r} is not a watched layer or parameter{did_you_mean(name, self.names)}; `.names` lists "
@@ -98,5 +98,5 @@ class GradientRecords(Mapping[str, GradientRecord]):
 
     @property
     def total_norm(self) -> float:
-        """The global norm of the last gradients of all watched parameters; of sharded ones, of the local parts."""
+        """The joint norm of the last gradients of all watched parameters; sharded ones contribute only local parts."""
         return math.sqrt(sum(own.norm**2 for name, own in self.records.items() if name in self.parameters))

@@ -1,4 +1,4 @@
-"""Trace non-finite gradients through the nodes of the modules, until they reach a parameter or vanish."""
+"""Trace non-finite gradients through the autograd nodes of the modules, until they reach a parameter or vanish."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
-# Operators with an edge: if the gradient at the edge is infinite, gradients close to it are unbounded, too.
+# Operators that cut off values: if the gradient at the cutoff is infinite, gradients close to it are unbounded.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
 # Operators that pass on gradients without changing their values.
 _VIEWS = frozenset(
@@ -33,7 +33,7 @@ class GradientFinder(Protocol):
     def suspect(
         self, layer: str, tensor: Tensor, path: str, trail: Sequence[Seen], cause: str, operator: str
     ) -> Origin:
-        """Return the record of a non-finite gradient, before it is known whether it does harm."""
+        """Return the record of a non-finite gradient that may still be set to zero before it does harm."""
 
     def backward(self, origin: Origin) -> None:
         """Report that the gradient reached a parameter or an input, or came from the loss."""
@@ -41,7 +41,7 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children made."""
+    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children created."""
 
     name: str
     module: nn.Module
@@ -51,7 +51,7 @@ class ModuleNodes:
 
 @dataclass(eq=False)
 class _Mark:
-    """Facts about a node: the origin and size of arriving gradients, and whether gradients leave the model at it.
+    """Facts about a node: the origin and size of arriving gradients, and whether gradients leave the model there.
 
     `passed` is the last gradient that was passed to the node, and its version. If several were passed, their sum
     arrives.
@@ -65,12 +65,12 @@ class _Mark:
 
     @classmethod
     def of(cls, node: Any) -> _Mark:
-        """Return the mark of a node, made on first use; it is stored in the node, not in its temporary wrapper."""
+        """Return the mark of a node, created on first use; it is stored in the node, not in its temporary wrapper."""
         mark: _Mark = node.metadata.setdefault(_KEY, cls())
         return mark
 
     def receive(self, gradient: Tensor, size: float) -> None:
-        """Note a gradient on its way to the node."""
+        """Record a gradient that was passed to the node."""
         self.arriving = max(size, self.arriving) if self.arriving >= 0 else size
         self.passed = weakref.ref(gradient), gradient._version
 
@@ -85,11 +85,12 @@ class _Mark:
 
 
 class GradientTracer:
-    """Finds the node that made a non-finite gradient, once the gradient reaches a leaf of the graph.
+    """Finds the node that produced a non-finite gradient, once the gradient reaches a leaf of the graph.
 
     A node is the origin if the gradients that it received were finite. A non-finite gradient does harm only if it
     reaches a parameter or an input of the model: a mask may set it to zero on the way. A gradient that a ReLU or a
-    clamp sets to zero is reported all the same, because the next operator has an infinite slope at the edge.
+    clamp sets to zero is still reported, because the operator after it in the forward pass has an infinite
+    slope at the cutoff.
     """
 
     def __init__(self, finder: GradientFinder, steps: int) -> None:
@@ -105,7 +106,7 @@ class GradientTracer:
         self.confirmed = False
 
     def unconfirmed(self) -> Origin | None:
-        """Return the first non-finite gradient, if no non-finite gradient reached a leaf."""
+        """Return the origin of the first non-finite gradient if no such gradient reached a leaf, else None."""
         return self.suspects[0] if self.suspects and not self.confirmed else None
 
     def enter(self, frame: ModuleNodes) -> None:
@@ -114,7 +115,7 @@ class GradientTracer:
             _Mark.of(node).leaves = True
 
     def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
-        """Watch the nodes between outputs and inputs of a module that the module itself made, not its children."""
+        """Watch the nodes that a module itself, not its children, created between its inputs and outputs."""
         ends = set(frame.inputs)
         tensors = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
         starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
@@ -146,7 +147,7 @@ class GradientTracer:
         following, is_view = [_following(after) for after, _ in node.next_functions], operator in _VIEWS
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
-            # Arriving gradients were already measured where they were passed on, except sums of several gradients.
+            # Arriving gradients were already measured when they were passed on, except sums of several gradients.
             arriving, whole = mark.arrived(outputs)
             passed = _sizes(inputs, following, whole, arriving, is_view)
             self._note(name, arriving, largest_of(passed))
@@ -201,7 +202,8 @@ def _sizes(
     """Return the largest magnitude of each gradient that a node passes on; -1 where there is no gradient.
 
     `size` is the largest magnitude of `known`, so neither `known` nor a view of it is read again. If the node also
-    passes on the gradient of an activation, gradients of parameters are only tested; if finite, their size is 0.
+    passes on the gradient of an activation, gradients of parameters are only tested for finiteness; the
+    size of finite ones is 0.
     """
     sizes = []
     only_parameters = all(after is None or after.is_leaf for after in following)

@@ -57,7 +57,10 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of these, or None: all leaf modules.
+        layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf modules.
+
+    Yields:
+        A mapping: `gradients[name].norm` is the norm of the last gradient of a parameter or at the output of a layer.
 
     Raises:
         LayerNotFoundError: a pattern that matches no module.
@@ -101,13 +104,14 @@ def clip_gradients(
     Args:
         target: a model, whose parameters in `layers` are clipped together; or one or several tensors, which are
             clipped separately.
-        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
-        max_norm: scale the gradients to a joint norm of at most this, as `torch.nn.utils.clip_grad_norm_` does.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
+        max_norm: scale the gradients to a joint norm of at most this value, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
     Raises:
         OptionError: neither or both of `max_norm` and `value`, or a negative number.
         LayerNotFoundError: a pattern that matches no module.
+        InputError: `target` is neither a model nor tensors, or has nothing that requires gradients.
     """
     if (max_norm is None) == (value is None):
         raise OptionError("clip_gradients takes either max_norm= or value=; pass exactly one of them")
@@ -161,12 +165,14 @@ def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> 
     $s \leftarrow d s + (1 - d) g$ for each tensor, divided by $1 - d^t$ as Adam does, so that the first average is $g$.
 
     Args:
-        target: a tensor, several tensors, or a model for its parameters in `layers`.
-        layers: for a model, a dotted name, a wildcard, a module, a type, a sequence of these, or None: all.
-        decay: d, from 0 (no smoothing) to below 1.
+        target: a tensor, a sequence of tensors, or a model, whose parameters in `layers` are smoothed.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
+        decay: d, at least 0 (no smoothing) and below 1.
 
     Raises:
         OptionError: a decay outside [0, 1).
+        LayerNotFoundError: a pattern that matches no module.
+        InputError: `target` is neither a model nor tensors, or has nothing that requires gradients.
     """
     kind = "a number of at least 0 and below 1"
     d = finite_number("decay", decay, kind)
@@ -201,7 +207,7 @@ def _parameters(model: nn.Module, selected: Mapping[str, nn.Module]) -> dict[str
 
 
 def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the tensors of a graph and the parameters that the target stands for."""
+    """Return the intermediate tensors of a target, and its leaf tensors or parameters."""
     if isinstance(target, nn.Module):
         inner = check_observable(target)
         parameters = list(_parameters(inner, select_layers(inner, layers, target)).values())
@@ -213,5 +219,7 @@ def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
         if not isinstance(tensor, Tensor):
             raise InputError(f"a target is {kind_of(tensor)}; expected a model, a tensor or a sequence of tensors")
         if not tensor.requires_grad:
-            raise InputError(f"a tensor {tuple(tensor.shape)} does not require gradients; call requires_grad_() first")
+            raise InputError(
+                f"a tensor of shape {tuple(tensor.shape)} does not require gradients; call requires_grad_() first"
+            )
     return [own for own in tensors if not own.is_leaf], [own for own in tensors if own.is_leaf]

@@ -21,7 +21,7 @@ _IS_ONE = 1e-3
 
 
 class GraphLayer:
-    """Attention of one layer; its properties are those of the last call, and `calls` has all calls in order."""
+    """Attention of one layer; its properties are those of the last call, and `calls` holds all calls in order."""
 
     def __init__(self, calls: list[GraphCall]) -> None:
         self.calls = tuple(calls)
@@ -51,7 +51,7 @@ class GraphLayer:
 
     @property
     def entropy(self) -> Float[Tensor, "nodes heads"]:
-        """Entropy of each node's attention: 0 if it is to one edge, 1 if to all edges equally.
+        """Entropy of each node's attention: 0 if it goes to one edge, 1 if it goes to all edges equally.
 
         NaN for nodes with fewer than two edges, and if the coefficients are not normalized.
         """
@@ -61,14 +61,14 @@ class GraphLayer:
         return edge_entropy(call.alpha, call.targets, call.nodes)
 
     def neighbors(self, node: int) -> tuple[Int[Tensor, " edges"], Float[Tensor, "edges heads"]]:
-        """Return the nodes to which a node attends, with their coefficients, the largest mean over heads first.
+        """Return the nodes to which a node attends and their coefficients, by descending mean over heads.
 
         Raises:
             OptionError: a node that the layer does not have.
         """
         call = self.calls[-1]
         if not 0 <= whole("node", node) < call.nodes:
-            raise OptionError(f"node is {node}; {call.name!r} returned {call.nodes} nodes, counted from 0")
+            raise OptionError(f"node is {node}; expected the index of one of the {call.nodes} nodes of {call.name!r}")
         own = (call.targets == node).nonzero()[:, 0]
         order = call.alpha[own].mean(1).argsort(descending=True, stable=True)
         ends = call.edge_index[0] if torch.equal(call.targets, call.edge_index[1]) else call.edge_index[1]
@@ -83,7 +83,7 @@ class GraphAttention(Mapping[str, GraphLayer]):
 
     def __getitem__(self, name: str) -> GraphLayer:
         if name not in self.layers:
-            hint = did_you_mean(name, self.layers) or f"; it was captured in {', '.join(self.layers)}"
+            hint = did_you_mean(name, self.layers) or f"; attention was captured in {', '.join(self.layers)}"
             raise UnknownNameError(f"no attention of {name!r} was captured{hint}")
         return self.layers[name]
 
@@ -135,10 +135,10 @@ def graph_attention(
 
     Works for the layers of torch_geometric that return their coefficients: GATConv, GATv2Conv, TransformerConv,
     RGATConv, FAConv, and subclasses. Layers remove and append self-loops, so their edges differ from the caller's. The
-    model runs once in eval mode and is left as it was.
+    model runs once in eval mode and is not changed.
 
     Args:
-        model: called as `model(x, edge_index, *args, **kwargs)`.
+        model: the graph network, called as `model(x, edge_index, *args, **kwargs)`.
         x: node features `(nodes, features)`, or any other first argument of the model.
         edge_index: `(2, edges)`, from sources to targets, or a sparse matrix.
         args: further arguments of the model.

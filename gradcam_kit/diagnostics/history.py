@@ -1,4 +1,4 @@
-"""Keep the history of a layer in constant memory: at most 96 rows, whose neighbors are merged when it is full."""
+"""Keep the history of a layer in constant memory: at most 96 rows; once there are 96, neighbors are merged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class History:
 
 
 def _merged(a: Any, shares_a: Any, b: Any, shares_b: Any) -> tuple[Any, Any]:
-    """Merge two rows into one: moments, extremes and counts; other numbers come from the later row."""
+    """Merge the moments, extremes and counts of two rows; other numbers are taken from the later row."""
     one, two = dict(zip(FIELDS, a, strict=True)), dict(zip(FIELDS, b, strict=True))
     total = one["elements"] + two["elements"]
     share = two["elements"] / total if total else 0.5

@@ -1,4 +1,4 @@
-"""Properties of modules for verdicts: whether outputs can saturate or die, and the inputs of a unit."""
+"""Properties of modules for verdicts: whether outputs can saturate or die, and how many inputs a unit has."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from gradcam_kit.capture import local_part, unobservable
 class Seen:
     """Largest magnitudes of the input and output of one module; NaN without a tensor.
 
-    In the backward pass `input` is the gradient that arrived at the module's output, and `output` the largest that any
-    of its operators passed on.
+    In the backward pass, `input` is the magnitude of the gradient that arrived at the module's output, and `output` is
+    the largest magnitude that any operator of the module passed on.
     """
 
     layer: str
@@ -33,8 +33,8 @@ def extremes_of(tensor: Tensor) -> tuple[float, float]:
     """Return the smallest and the largest value; both are NaN if any value is. Synchronizes."""
     values = local_part(tensor.detach())
     if not values.numel():
-        return 0.0, 0.0  # a part of a spread tensor may be empty
-    # On the host two reductions take 0.6 of the time of `aminmax`; on a device, a single reduction saves one wait.
+        return 0.0, 0.0  # the local part of a spread tensor may be empty
+    # On the host, two reductions take 0.6 times as long as `aminmax`; on a device, one reduction saves a wait.
     low, high = (values.amin(), values.amax()) if values.device.type == "cpu" else torch.aminmax(values)
     return low.item(), high.item()
 
@@ -50,7 +50,7 @@ def magnitude_between(low: float, high: float) -> float:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all values are finite, judged by their sum, which keeps NaN and infinities. Synchronizes."""
+    """Whether all values are finite, judged by their sum, in which NaN and infinities persist. Synchronizes."""
     values = local_part(tensor.detach())
     total = values.sum(dtype=torch.float32) if values.dtype.itemsize < 4 else values.sum()
     # Large finite values can overflow the sum, so only a finite sum is conclusive.
@@ -58,7 +58,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def larger(one: float, other: float) -> float:
-    """Return the larger magnitude; NaN in `one` stands for no magnitude."""
+    """Return the larger magnitude; NaN in `one` means that no magnitude is known yet."""
     return other if math.isnan(one) else max(one, other)
 
 
@@ -68,6 +68,6 @@ def magnitudes_of(gradients: Sequence[Tensor | None]) -> list[float]:
 
 
 def largest_of(magnitudes: Sequence[float]) -> float:
-    """Return the largest of some magnitudes; NaN if any is NaN, or there is none."""
+    """Return the largest magnitude, ignoring -1; NaN if any magnitude is NaN, or none is left."""
     known = [own for own in magnitudes if own != -1.0]
     return math.nan if not known or any(map(math.isnan, known)) else max(known)

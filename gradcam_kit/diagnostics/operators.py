@@ -34,13 +34,13 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """The inputs of a module: copies of its arguments, its buffers and the states of the generators.
+    """The inputs of a module: copies of its arguments, its buffers and the states of the random generators.
 
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
-        buffers: module, name and a copy of the values, of the module and all its children.
-        states: the state of the generator of each device.
+        buffers: owner, name and a copy of the values, for each buffer of the module and of the modules inside it.
+        states: device and state of each random generator.
     """
 
     args: tuple[Any, ...]
@@ -66,8 +66,8 @@ class Recorded:
     def find(self, module: nn.Module, kind: str) -> Place:
         """Run the module again without a graph, and return where the first non-finite value was produced.
 
-        Buffers, modes and generators are restored afterwards. If the module fails the second time,
-        because it changed other state, the place is unknown.
+        Buffers, modes and generators are restored afterwards. If the module changed other state
+        and therefore fails the second time, the place is unknown.
 
         Args:
             module: the recorded module.
@@ -76,7 +76,7 @@ class Recorded:
         watch = _Watch()
         with left_as_found(module, self.args), torch.no_grad():
             for part, name, values in self.buffers:
-                part._buffers[name] = values  # copies: the backward pass may need the own tensors
+                part._buffers[name] = values  # copies, because the backward pass may need the originals
             for device, state in self.states:
                 _set_state(device, state)
             try:
@@ -88,7 +88,7 @@ class Recorded:
 
 
 class _Watch(TorchDispatchMode):
-    """Finds the first operator with finite inputs and a non-finite output, and the first one that makes NaN."""
+    """Finds the first operator with finite inputs and a non-finite output, and the first one that produces NaN."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

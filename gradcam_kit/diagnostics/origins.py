@@ -26,8 +26,8 @@ class Origin:
         path: name of the tensor, such as `layer[0]` for an output, or a description of the gradient.
         count: number of non-finite values in the tensor.
         sample: the first sample of the batch with such a value; None if samples cannot be distinguished.
-        trail: the modules that ran last, with the largest magnitudes of their inputs and outputs, which reveal an
-            overflow in advance; in the backward pass, of the gradients that arrived and were passed on.
+        trail: the modules that ran last, with the largest magnitudes of their inputs and outputs or, in the backward
+            pass, of the gradients that arrived and were passed on; they reveal an overflow in advance.
         operator: the operator that produced the value, such as "div"; in the backward pass the autograd node, such as
             "SqrtBackward0"; "" if unknown. In the forward pass, it is known only with `detail=True`.
         line: file, line and code that called the operator, with `detail=True`; else "".
@@ -78,7 +78,7 @@ class Origins:
 def origin_of(
     layer: str, phase: str, cause: str, path: str, tensor: Tensor, trail: Sequence[Seen], operator: str = ""
 ) -> Origin:
-    """Return the origin with the kind, the count and the first sample of the values of `tensor` that are not finite."""
+    """Return the origin, with the kind, the number and the first sample of the non-finite values of `tensor`."""
     tensor = local_part(tensor.detach())
     bad = ~tensor.isfinite()
     rows = bad.flatten(1).any(1) if bad.ndim > 1 else bad
@@ -88,7 +88,7 @@ def origin_of(
 
 
 def cause_of(module: nn.Module | None) -> str:
-    """Return the first parameter or buffer of the module that is not finite, else "computed here"."""
+    """Return the kind and name of the first non-finite parameter or buffer of the module, else "computed here"."""
     if module is not None:
         for kind, named in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
             for name, tensor in named:

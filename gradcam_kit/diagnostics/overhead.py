@@ -1,4 +1,4 @@
-"""Measure the cost of a tool: time the same step with and without it, in turn."""
+"""Measure the cost of a tool: time the same step alternately with and without it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Overhead:
         high: the largest ratio of a round.
         plain: median seconds of a plain step.
         observed: median seconds of a step with the tool.
-        rounds: number of measured pairs.
+        rounds: number of measured pairs of steps.
     """
 
     ratio: float

@@ -47,7 +47,7 @@ class ParameterWatch:
                 track.optimized = id(parameter) in held if self.optimizers else None
 
     def _own(self, optimizer: Optimizer) -> list[tuple[ParameterTrack, Tensor]]:
-        """Return the parameters of one optimizer; the first optimizer also gets the parameters that none holds."""
+        """Return the parameters of one optimizer; the first one also gets the parameters that no optimizer holds."""
         held = {id(own) for group in optimizer.param_groups for own in group["params"]}
         first = optimizer is self.optimizers[0]
         return [
@@ -118,11 +118,11 @@ class ParameterWatch:
                 norms.append((step, math.sqrt(sum(squares))))
                 del norms[:-_MOST_NORMS]
 
-            # Readers run in order, and this one is the last of its device.
+            # Readers of a device run in order, so this one follows those that fill `squares`.
             self.collector.scalars_of(next(reversed(groups))[0]).add(total)
 
     def _alive_units(self) -> None:
-        """Record which units have a gradient at their own weights or bias, which proves that they are alive."""
+        """Record which units have a nonzero gradient at their own weights or bias, which proves that they are alive."""
         for live in self.collector.live.values():
             module = live.module()
             if module is None:

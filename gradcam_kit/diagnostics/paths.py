@@ -7,7 +7,7 @@ from typing import Any
 
 
 def on_every_path(outputs: Sequence[Any], layers: Mapping[str, Any]) -> set[str]:
-    """Return the layers whose nodes lie on every path of the graph from the outputs to the first of the layers.
+    """Return the layers whose nodes lie on every path of the graph from the outputs to the first layer.
 
     A node is on every path if the number of paths to it times the number of paths from it is the number of all paths.
 

@@ -28,7 +28,7 @@ class Scalars:
         self.readers.append((reader, len(scalars)))
 
     def flush(self) -> Copied | None:
-        """Start copying all pending scalars to the host, and return the copy, which is read later; None without any."""
+        """Start copying all pending scalars to the host, and return the copy, to be read later; None without any."""
         if not self.tensors:
             return None
         wide = torch.float64 if self.device.type != "mps" else torch.float32
@@ -103,7 +103,7 @@ class Histograms:
             if len(self._places) >= _MOST_PLACES:  # lengths may never repeat, so the cache is bounded
                 self._places.clear()
             self._places[key] = places
-        # The row of each value would take more memory than the histograms, so it is not cached.
+        # The row index of each value would take more memory than the histograms, so only lengths are cached.
         index = torch.repeat_interleave(places[0], places[1], output_size=sum(size for _, size in key))
         add_counts(self.counts, index, torch.cat([sample.float() for sample in self.samples]))
         self.rows, self.samples = [], []
@@ -111,9 +111,9 @@ class Histograms:
 
 @dataclass(eq=False)
 class Reservoir:
-    """Pooled outputs of a few samples of a window, drawn uniformly by a random generator of its own.
+    """Pooled outputs of a few samples of a window, chosen uniformly at random without using a global random state.
 
-    At most `size` rows, with at most `most` fixed units each, are kept on the device.
+    At most `size` rows of at most `most` units, the same units in every row, are kept on the device.
     """
 
     units: int
@@ -137,7 +137,7 @@ class Reservoir:
             self.rows.index_copy_(0, both[0], pooled[both[1]])
 
     def _places(self, n: int) -> tuple[list[int], list[int]]:
-        """Return the slot of each sample by algorithm R (Vitter 1985); later samples replace earlier ones."""
+        """Return slots and the samples to store in them, by algorithm R (Vitter, 1985)."""
         chosen: dict[int, int] = {}
         for sample in range(n):
             at = self.seen

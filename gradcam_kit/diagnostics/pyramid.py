@@ -38,11 +38,11 @@ class PyramidLevel:
         name: name of the level in the detector, such as "0" or "pool".
         shape: `(k, h, w)` of its features.
         activation: mean magnitude of its activations over all images, units and positions.
-        anchors: number of anchors for an image; None if they cannot be read.
+        anchors: number of anchors per image; None if they cannot be read.
         sizes: smallest and largest size of its anchors (the square root of the area), in pixels of the resized image;
             None if they cannot be read.
         objects: number of objects that the level carries, by box size.
-        strength: share of the score of all objects of a box size that this level carries; NaN without such objects.
+        strength: share of the total score that this level carries, by box size; NaN without objects of that size.
         never: whether the level cannot carry any object.
     """
 
@@ -115,7 +115,7 @@ class PyramidLevels:
         """
         from gradcam_kit.diagnostics.show.comparisons import plot_levels
 
-        return plot_levels(self.levels, BINS, f"which level of {self.pyramid} carries which size")
+        return plot_levels(self.levels, BINS, f"Share of the score by level of {self.pyramid}")
 
     def __str__(self) -> str:
         rows = [
@@ -146,17 +146,17 @@ class PyramidLevels:
 def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> PyramidLevels:
     """Find the level of a detector's pyramid that carries each object, by box size, and levels that never carry any.
 
-    Objects are the detections of the model or, if there are none, as before training, its strongest boxes. In
-    torchvision's Faster R-CNN (and its relatives), RetinaNet, FCOS and SSD, the level whose anchor produced an object's
-    box carries the object; in detectors of two stages, that is the anchor of the first stage. A level that would be
-    assigned no box of any size up to 1,333 pixels never carries an object. In other detectors, the level at which the
-    gradient of an object's score, times the activation, is largest carries the object, and a level without a gradient
-    from any output never carries an object.
+    The objects are the model's detections or, if there are none, as before training, its strongest boxes. In
+    torchvision's Faster R-CNN (and its variants), RetinaNet, FCOS and SSD, an object is carried by the level whose
+    anchor produced its box; in two-stage detectors, this is the anchor of the first stage. A level never carries an
+    object if no box of any size up to 1,333 pixels would be assigned to it. In other detectors, an object is carried
+    by the level at which the gradient of its score times the activation is largest. A level never carries an object if
+    no output has a gradient there.
 
     Args:
         detector: any detector; it runs in eval mode and is not changed.
-        images: a sequence of tensors `(c, h, w)` in [0, 1], as torchvision's detectors take them, or one tensor
-            `(n, c, h, w)`; passed on as they are.
+        images: a sequence of tensors `(c, h, w)` in [0, 1], as torchvision's detectors accept them, or one tensor
+            `(n, c, h, w)`; passed to the detector unchanged.
         objects: maximum number of objects per image, the strongest first.
 
     Raises:
@@ -164,6 +164,7 @@ def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> P
         OptionError: `objects` is less than 1.
 
     Example:
+        >>> import torch
         >>> from torchvision.models.detection import ssdlite320_mobilenet_v3_large
         >>> detector = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
         >>> len(pyramid_levels(detector, torch.rand(1, 3, 320, 320)).levels)

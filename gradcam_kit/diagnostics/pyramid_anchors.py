@@ -68,7 +68,7 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
     maps = levels_of(reader.outputs["backbone"])
     if not maps:
         raise InputError(
-            f"{type(detector).__name__} has no pyramid: its backbone returns a single feature map; give a detector "
+            f"{type(detector).__name__} has no pyramid: its backbone returns a single feature map; pass a detector "
             "with a feature pyramid, such as fasterrcnn_resnet50_fpn"
         )
     anchors: list[Tensor] = reader.outputs[parts.anchors]
@@ -141,7 +141,7 @@ def _candidates(
     detector: nn.Module, parts: _Parts, head: Any, anchors: list[Tensor]
 ) -> tuple[list[Float[Tensor, "a 4"]], list[Float[Tensor, " a"]]]:
     """Return the box and the best score of each anchor for each image, on the host."""
-    if not isinstance(head, dict):  # read the first stage of a detector with two stages
+    if not isinstance(head, dict):  # two-stage detectors: read the first stage
         from torchvision.models.detection.rpn import concat_box_prediction_layers
 
         objectness, deltas = concat_box_prediction_layers(list(head[0]), list(head[1]))
@@ -200,7 +200,8 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
     """Return, for each level, the smallest and largest box size that its anchors match best; (0, 0) if there is none.
 
     Anchors are dense, so only shapes are compared, as if each box were centered on an anchor. An anchor is the best
-    match of a box of its own shape, so a level has no match only if all its anchors are out of bounds.
+    match of a box of its own shape, so a level has no match only if all its anchors are outside the
+    range of box sides.
     """
     doublings = math.log2(_LARGEST / _SMALLEST)
     sides = _SMALLEST * 2 ** torch.linspace(0, doublings, round(_STEPS * doublings) + 1, dtype=torch.float64)
@@ -226,7 +227,7 @@ def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -
 
 
 def _reach_of_distances(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float, float]]:
-    """Return, for each level of FCOS, the smallest and largest box size of its locations; (0, 0) if there is none.
+    """Return the smallest and largest box size for which each level of FCOS is responsible; (0, 0) if there is none.
 
     A location is responsible for boxes whose farthest side is 4 to 8 strides away. From the center of a box, this
     distance is half a side.
@@ -242,7 +243,7 @@ def _reach_of_distances(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[fl
 
 
 def _sides(shapes: Float[Tensor, "a 2"]) -> tuple[float, float] | None:
-    """Return the smallest and the largest square root of an area; None without anchors."""
+    """Return the smallest and the largest size of anchors, the square root of the area; None without anchors."""
     sides = shapes.clamp(min=0).prod(1).sqrt()
     return (float(sides.amin()), float(sides.amax())) if len(sides) else None
 

@@ -1,4 +1,4 @@
-"""Find the pyramid in a detector, its feature maps, and the map on which the score of an object depends."""
+"""Find the pyramid in a detector, its feature maps, and the map on which the score of an object depends most."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Detected:
 
 
 def levels_of(output: Any) -> list[tuple[str, Tensor]]:
-    """Return names and maps of a module's output if it is a pyramid: maps of several sizes of the same images."""
+    """Return the named maps of a module's output if it is a pyramid: maps of the same images in several sizes."""
     if isinstance(output, Mapping):
         found = [(str(name), value) for name, value in output.items()]
     elif isinstance(output, tuple | list):
@@ -91,8 +91,8 @@ def find_pyramid(detector: nn.Module, images: Any) -> str:
             call_detector(detector, images)
     if not outputs.found:
         raise InputError(
-            f"{kind} has no pyramid: no module of it returned several feature maps (n, k, h, w) of different sizes; "
-            "give a detector with a pyramid, such as torchvision's RetinaNet, FCOS, SSD or Faster R-CNN with FPN"
+            f"{kind} has no pyramid: none of its modules returned several feature maps (n, k, h, w) of different "
+            "sizes; pass a detector with a pyramid, such as torchvision's RetinaNet, FCOS, SSD or Faster R-CNN with FPN"
         )
     name = outputs.found[0]
     around = [other for other in outputs.found if name.startswith(f"{other}.")]

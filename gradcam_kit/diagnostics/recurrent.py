@@ -23,7 +23,7 @@ from gradcam_kit.diagnostics.thresholds import Thresholds
 from gradcam_kit.errors import CaptureError
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_TOLERANCE_TF32 = 5e-3  # cuDNN rounds the factors of float32 products by default
+_TOLERANCE_TF32 = 5e-3  # by default, cuDNN rounds the factors of float32 products to TF32
 
 
 def trace_recurrent(
@@ -36,21 +36,21 @@ def trace_recurrent(
     """Run a model once, and return every gate and state of its LSTM, GRU and RNN layers at every step.
 
     Fused kernels return only the states of the last layer. Therefore, each module is recomputed step by step, in all
-    layers and directions, with projections and packed sequences, and the result is compared with its own output.
-    The model runs in its current modes; buffers and random states are restored.
+    layers and directions, with projections and packed sequences, and the result is compared with the output of the
+    module. The model runs in its current modes; buffers and random states are restored.
 
     Args:
-        model: any model with recurrent layers, or such a layer.
+        model: any model with recurrent layers, or a recurrent layer itself.
         inputs: the argument of the model, a tuple of arguments, or a mapping of keyword arguments.
-        layers: a dotted name, a wildcard, a module, a type, a sequence of these; None = all recurrent layers.
+        layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = all recurrent layers.
         thresholds: limits of the findings.
 
     Returns:
-        A mapping: `trace[name].at(layer, reverse=False).gates` has `(n, t, h)` tensors by name.
+        A mapping: `trace[name].at(layer, reverse=False).gates` maps each gate to a tensor `(n, t, h)`.
 
     Raises:
         LayerNotFoundError: no recurrent layer, or a pattern that matches no module.
-        InputError: `layers` names only other layers.
+        InputError: `layers` names only layers that are not recurrent.
         CaptureError: no layer ran, a module applies dropout between its layers in train mode, or the recomputed output
             differs from that of the module.
 
@@ -89,7 +89,7 @@ def _trace(call: RecurrentCall) -> CallTrace:
 
 
 def _in_weights_type(call: RecurrentCall) -> Tensor | PackedSequence:
-    """Convert the inputs to the type of the weights, which may differ under autocast."""
+    """Convert the inputs to the data type of the weights, which may differ from theirs under autocast."""
     dtype = next(call.module.parameters()).dtype
     if isinstance(call.inputs, PackedSequence):
         return PackedSequence(call.inputs.data.to(dtype), *call.inputs[1:])

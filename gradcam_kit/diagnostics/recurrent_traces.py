@@ -37,7 +37,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class CallTrace:
-    """One call of a recurrent module; `gates`, `hidden` and `cell` are of layer 0 forward. Batch first."""
+    """One call of a recurrent module, batch first; `gates`, `hidden` and `cell` are those of layer 0, forward."""
 
     call: RecurrentCall
     steps: RecurrentTrace
@@ -70,7 +70,7 @@ class CallTrace:
 
     @property
     def output(self) -> Float[Tensor, "n t p"]:
-        """The output of the last layer, both directions side by side; zero past the length of a packed sequence."""
+        """The output of the last layer, directions concatenated; zero past the length of a packed sequence."""
         return self.steps.output
 
     @property
@@ -80,7 +80,7 @@ class CallTrace:
 
     @property
     def active(self) -> Bool[Tensor, "n t"]:
-        """The mask of existing steps."""
+        """The mask of the steps within the length of each sample."""
         t = self.steps.output.shape[1]
         return torch.arange(t, device=self.lengths.device) < self.lengths[:, None]
 
@@ -91,20 +91,22 @@ class CallTrace:
             OptionError: a layer or direction that the module does not have.
         """
         if not -self.layers <= whole("layer", layer) < self.layers:
-            raise OptionError(f"layer is {layer}; {self.call.name!r} has {self.layers} layers, counted from 0")
+            raise OptionError(
+                f"layer is {layer}; expected the index of one of the {self.layers} layers of {self.call.name!r}"
+            )
         if reverse and not self.bidirectional:
-            raise OptionError(f"reverse is True; {self.call.name!r} runs only forward (bidirectional=False)")
+            raise OptionError(f"reverse is True, but {self.call.name!r} runs only forward; pass reverse=False")
         return self.steps.directions[layer][int(reverse)]
 
     def memory(self, layer: int = 0, reverse: bool = False, *, probes: int = 16, seed: int = 0) -> Memory:
         """Measure how far back one direction of a layer remembers, by its gates and by gradients.
 
         Args:
-            layer: counted from 0.
+            layer: index of the layer, counted from 0.
             reverse: use the reverse direction.
-            probes: number of backward passes; with at least as many as units, the norm of the gradient is exact, else
-                it is estimated along random directions.
-            seed: seed of these directions.
+            probes: number of backward passes. With at least as many passes as units, the norm of the gradient is
+                exact; otherwise, it is estimated along random directions.
+            seed: seed of the random directions.
 
         Raises:
             CaptureError: the weights have changed since the trace.
@@ -141,7 +143,7 @@ class LayerTrace(CallTrace):
 class Traces(Mapping[str, LayerTrace]):
     """Traces by module name, in the order in which the modules first ran.
 
-    If the model itself is a recurrent module, "" is also a name of its trace.
+    If the model itself is a recurrent module, its trace is also available as `traces[""]`.
 
     Attributes:
         never_ran: recurrent modules that the model did not call.
@@ -156,10 +158,10 @@ class Traces(Mapping[str, LayerTrace]):
         if name == "" and self._root in self.layers:
             return self.layers[self._root]
         if name in self.never_ran:
-            raise CaptureError(f"layer {name!r} did not run; the model holds it without calling it")
+            raise CaptureError(f"layer {name!r} did not run; the model has it, but does not call it")
         if name not in self.layers:
             known = ", ".join(self.layers)
-            hint = did_you_mean(name, self.layers) or f"; traced are {known}"
+            hint = did_you_mean(name, self.layers) or f"; the traced layers are {known}"
             raise UnknownNameError(f"no recurrent layer {name!r} was traced{hint}")
         return self.layers[name]
 

@@ -23,8 +23,8 @@ class LayerRow:
     """The statistics of one layer since the start; `dead` is of the last window.
 
     Attributes:
-        name: dotted name, with the place in the output if the layer returns several tensors.
-        type: class of the module.
+        name: dotted name, with the position in the output if the layer returns several tensors.
+        type: class name of the module.
         calls: number of calls in one step.
         n: number of samples.
         elements: number of values.
@@ -37,9 +37,9 @@ class LayerRow:
         nan: number of NaN values; on a GPU, number of outputs with NaN.
         inf: number of infinite values; on a GPU, number of outputs with infinite values but no NaN.
         zeros: number of zeros; estimated from samples unless `exact=True`, see `Report.zeros_error`.
-        dead: number of units that were never active; None for layers that cannot die, and after a NaN.
+        dead: number of units that were never active; None for layers whose units cannot die, and after a NaN.
         units: number of units.
-        effective_rank: effective rank of the pooled features of a few layers, unscaled; None for the others.
+        effective_rank: effective rank of the pooled features, without scaling of the units; None if not measured.
         gradient_norm: median norm of the gradient at the output.
         gradient_rms: median of the norm divided by the square root of the number of values.
     """
@@ -98,7 +98,7 @@ class Report:
         skipped: outputs without statistics, and why.
         notes: remarks on what was not observed, and why.
         steps: number of observed steps.
-        sampled: names of layers, each with the number of values in which zeros were counted; an estimate if not all.
+        sampled: name of each layer, with the number of values in which zeros were counted.
     """
 
     findings: tuple[Finding, ...]
@@ -111,7 +111,7 @@ class Report:
     sampled: tuple[tuple[str, int], ...] = ()
 
     def zeros_error(self, row: LayerRow) -> int:
-        """Return the error of the number of zeros of a layer (binomial, 95 %); 0 if all values were counted."""
+        """Return the margin of error (binomial, 95 %) of a layer's number of zeros; 0 if all values were counted."""
         counted = dict(self.sampled).get(row.name, row.elements)
         if counted >= row.elements:
             return 0
@@ -184,7 +184,7 @@ _COLUMNS = ("name", "type", "shape", "n", "mean", "std", "min", "max", "zeros", 
 
 
 def sorted_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return the findings, the worst first."""
+    """Return the findings, worst first."""
     return tuple(worst_first(findings))
 
 

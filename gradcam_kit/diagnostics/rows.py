@@ -1,4 +1,4 @@
-"""Make the rows of tables and the report from a ledger."""
+"""Build the report and its rows from a ledger."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def report_of(ledger: Ledger, limits: Thresholds) -> Report:
 
 
 def _collapses(finding: Finding) -> bool:
-    """Whether a finding is a cause of collapsed features: a signal that vanishes, or steps that are far too large."""
+    """Whether a finding explains collapsed features: a signal that vanishes, or updates that are far too large."""
     too_large = finding.kind == "update" and not finding.layer and finding.advice == advice.UPDATE_HIGH
     return too_large or (finding.kind == "vanishing" and finding.level == "bad")
 
 
 def _silences(finding: Finding, limits: Thresholds) -> bool:
-    """Whether no signal passes the layer of a finding."""
+    """Whether no signal passes through the layer of a finding."""
     is_whole = finding.value is not None and finding.value >= limits.constant
     return finding.level == "bad" and finding.kind in ("dead", "constant") and is_whole
 

@@ -1,4 +1,4 @@
-"""Trace finiteness through the modules of a pass: find the module with finite inputs and a non-finite output."""
+"""Test the inputs and outputs of every module in a pass, to find one with finite inputs and a non-finite output."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Tracer(Observer):
     def _judge(self, frame: _Frame, call: Call, path: str, leaf: Tensor) -> None:
         """Judge a non-finite output of a module whose inputs are finite, apart from masked scores."""
         if call.name and _has_only_minus_infinity(leaf):
-            # Masked scores are fine before a softmax, so the next operation decides.
+            # Scores masked with -inf are valid before a softmax, so the modules that follow decide.
             if self.masked is None:
                 self.masked = (call.name, call.module, leaf, path, frame.recorded)
                 self.masked_depth = len(self.frames)
@@ -151,7 +151,7 @@ class Tracer(Observer):
         self._found(call.name, call.module, leaf, path or "the output", None, frame.recorded)
 
     def end(self, step: int, output: Any) -> None:
-        """End the pass."""
+        """End the pass, and report masked scores in its output."""
         for _, leaf in named_leaves("", output):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf and self.observation is not None:
                 self.observation.attach.on_gradient(leaf, self.gradients.at_the_loss)
@@ -165,7 +165,7 @@ class Tracer(Observer):
         self.known.clear()
 
     def _settle(self) -> None:
-        """Report -inf that did not go into a softmax."""
+        """Report masked scores (-inf) that no softmax consumed."""
         if self.masked is not None:
             (name, module, tensor, path, recorded), self.masked = self.masked, None
             self._found(name, module, tensor, path, None, recorded)
@@ -203,7 +203,7 @@ def _popped(frames: list[_Frame], call: Call) -> _Frame:
 
 
 def _is_mask(path: str, tensor: Tensor) -> bool:
-    """Whether infinities are expected: in a tensor named like a mask, or with only 0 and -inf; never NaN."""
+    """Whether infinities are expected: the path contains "mask", or all values are 0 or -inf; False with any NaN."""
     if bool(tensor.isnan().any()):
         return False
     return "mask" in path or bool(((tensor == 0) | (tensor == -torch.inf)).all() and (tensor == 0).any())

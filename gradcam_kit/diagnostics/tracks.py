@@ -15,7 +15,7 @@ from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
 _MOST_VALUES = 256
-_LOST = 4.0  # steps below this number of rounding units are lost in most entries
+_LOST = 4.0  # updates below this number of rounding units are lost in most entries
 
 
 @dataclass
@@ -65,12 +65,12 @@ class WindowStats:
         moments: moments of all values.
         low: the smallest value of each unit `(k,)`.
         high: the largest value of each unit `(k,)`.
-        saturated: number of sampled values where the slope is small; `sampled` is the number of samples.
+        saturated: number of sampled values where the slope is small; `sampled` is the number of sampled values.
         gradient_norms: the norm of each gradient that arrived.
         expected: number of outputs that had a graph, where a gradient could arrive.
         bad_gradients: number of gradients with NaN or infinities.
-        alive: units whose own weights had a gradient `(k,)`, over all measured steps; `measured` is the number of these
-            steps.
+        alive: whether each unit's own weights or bias had a nonzero gradient in any measured step `(k,)`; `measured` is
+            the number of these steps.
         features: pooled outputs `(r, k)` of a few samples.
     """
 
@@ -117,8 +117,8 @@ class WindowStats:
 class LayerTrack:
     """Statistics of one output tensor of a layer: `layer` for a single tensor, else `layer[0]` and so on.
 
-    `counted` is False where NaN and infinities were seen on a GPU: an exact count would wait for the device, so each
-    output that holds any counts as one.
+    `counted` is False if NaN or infinities were seen on a GPU. An exact count would wait for the device, so each output
+    that holds any is counted once.
     """
 
     name: str
@@ -153,7 +153,7 @@ class LayerTrack:
     history: History = field(default_factory=History)
 
     def last_window(self, enough: int) -> WindowStats:
-        """Return the window for verdicts: the open window, joined with the previous one while it has few samples."""
+        """Return the window for verdicts: the open window, merged with the previous one if it has few samples."""
         if self.closed is None or self.open.moments.n >= min(enough, self.closed.moments.n) > 0:
             return self.open
         return self.closed.merge(self.open)
@@ -191,8 +191,8 @@ class ParameterTrack:
     """One parameter: norms and updates at measured steps, and how often a gradient was missing.
 
     `missing` counts the measured steps of the window without a gradient, `zero` those with a gradient of zeros. `reach`
-    estimates the norm of the last measured step (NaN if unknown), and `epsilon` is the precision of the data type. If
-    the parameter is sharded into `parts`, `shards` are the places of the shards that were measured.
+    estimates the norm of the last measured update (NaN if unknown), and `epsilon` is the precision of the data type. If
+    the parameter is sharded into `parts`, `shards` are the positions of the shards that were measured.
     """
 
     name: str
@@ -220,7 +220,7 @@ class ParameterTrack:
         return len(self.shards) < self.parts > 1
 
     def close_window(self) -> None:
-        """Begin a new window, and keep the last one until something was measured in the new one."""
+        """Begin a new window, and keep the last one until something is measured in the new one."""
         if self.measured:
             self.previous = (self.measured, self.missing, self.zero, tuple(self.updates))
             self.measured = self.missing = self.zero = 0
@@ -228,7 +228,7 @@ class ParameterTrack:
 
     @property
     def is_lost(self) -> bool:
-        """Whether steps are lost to rounding, so that the parameter does not move although it is not frozen."""
+        """Whether updates are lost to rounding, so that the parameter does not change although it is not frozen."""
         return 0 < self.reach < _LOST * self.epsilon * self.norm
 
     @property
@@ -263,7 +263,7 @@ class ParameterTrack:
 
 @dataclass
 class Ledger:
-    """All observations of a block, without tensors and modules."""
+    """All observations of a block, without tensors or modules."""
 
     model: str
     tracks: dict[str, LayerTrack] = field(default_factory=dict)

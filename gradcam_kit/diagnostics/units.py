@@ -55,7 +55,7 @@ def sample_axis(module: nn.Module, leaf: str) -> int:
 
 
 class UnitAxes:
-    """Unit axes of the tensors of one step; modules without an axis of their own inherit the axis of their input."""
+    """Unit axes of the tensors of one step; modules without a fixed axis inherit the axis of their input."""
 
     def __init__(self, override: Mapping[str, int] | None = None) -> None:
         self.override = dict(override or {})
@@ -66,7 +66,7 @@ class UnitAxes:
         self._known.clear()
 
     def of(self, layer: str, module: nn.Module, inputs: object, output: Tensor) -> int | None:
-        """Return the unit axis of a module's output, and remember it for the modules that take the output."""
+        """Return the unit axis of a module's output, and remember it for the modules that receive the output."""
         axis = self._find(layer, module, inputs, output)
         if axis is not None and axis < 0:
             axis += output.ndim

@@ -37,18 +37,18 @@ class ModelDiagnostics:
 
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.
-        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, a sequence of these, or None: all leaves.
+        layers: a dotted name, a wildcard ("layer*.conv2"), a module, a type, or a sequence of these; None = all leaves.
         optimizer: one or several optimizers; without one, parameters are not measured.
         activations: observe the outputs of layers.
         gradients: observe the gradients at the outputs of layers.
         parameters: measure the parameters around every tenth observed step of the optimizer.
         every: observe each `every`-th call of the model.
         window: number of observed steps in a window; dead, saturated and constant layers are judged in the last one.
-        features: number of layers whose rank and redundancy are judged, by pooled features of up to 256 samples.
+        features: number of layers whose rank and redundancy are judged, from pooled features of up to 256 samples.
         thresholds: the limits of the verdicts.
-        writer: a `Writer` or a sequence of them; gets numbers and histograms at the end of each window, findings when
-            they change, and tables at the end. A writer that fails is dropped with one warning.
-        exact: count zeros and histograms over all values, not over a sample of 4,096 for each tensor and step.
+        writer: a `Writer` or a sequence of them. Writers receive numbers and histograms at the end of each window,
+            findings when they change, and tables at the end. A writer that fails is dropped with one warning.
+        exact: compute zeros and histograms from all values, not from a sample of 4,096 for each tensor and step.
         unit_axis: pattern of layer names -> axis of the units, if the default is wrong.
         scaler: the `GradScaler`, so that gradients are reported without its scale.
 
@@ -110,7 +110,7 @@ class ModelDiagnostics:
         """
         if self._stack is not None:
             raise CaptureError(
-                "this ModelDiagnostics has been started already; call stop() first, or make a second one"
+                "this ModelDiagnostics has been started already; call stop() first, or create a second one"
             )
         with ExitStack() as stack:
             observed = observe(self._given, self._layers, self._collector, every=self._every)
@@ -204,7 +204,7 @@ class ModelDiagnostics:
         if self._scaler is not None:
             self._collector.scale = float(self._scaler.get_scale()) or 1.0
         self._collector.flush()
-        # A window ends just before the step that would exceed it, so that late gradients still count.
+        # A window ends just before the step that would exceed it, so that late gradients are still included.
         if self._ledger.steps - self._window_start >= self._window:
             self._close_window()
 
@@ -239,8 +239,8 @@ class ModelDiagnostics:
         """Plot the observations.
 
         Args:
-            kind: "gradients" and "activations" over depth, "box", "histogram" over time, "updates" of parameters, or
-                "units".
+            kind: "gradients", "activations" or "box" over depth, "histogram" over time, "updates" of parameters, or
+                "units" for the share of dead units in each layer.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -260,7 +260,7 @@ class ModelDiagnostics:
         return target
 
     def merge(self, other: ModelDiagnostics | Mapping[str, Any]) -> ModelDiagnostics:
-        """Return the merged diagnostics of this rank and another one, or its `state_dict()`; neither is changed."""
+        """Return new diagnostics that merge this rank with another one, given as an object or its `state_dict()`."""
         self._catch_up()
         theirs = other.state_dict() if isinstance(other, ModelDiagnostics) else other
         merged = ModelDiagnostics(
@@ -271,7 +271,7 @@ class ModelDiagnostics:
         return merged
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all observations without tensors and modules, to send to another rank for `merge`."""
+        """Return all observations, without tensors or modules, to be sent to another rank for `merge`."""
         self._catch_up()
         return {"ledger": pickle.loads(pickle.dumps(self._ledger))}
 

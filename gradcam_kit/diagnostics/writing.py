@@ -1,4 +1,4 @@
-"""Pass the numbers of a window to writers; a failing writer never ends a training."""
+"""Pass the numbers of a window to writers; a failing writer never stops the training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _METHODS = ("scalar", "histogram", "image", "table")
 
 
 class GuardedWriters:
-    """One or several writers; a writer that fails is dropped with one warning, and the others go on.
+    """One or several writers; a writer that fails is dropped with one warning, and the others continue.
 
     Args:
-        given: a writer, a sequence of writers, or None. A writer without one of the methods gets no such records.
+        given: a writer, a sequence of writers, or None. A writer that lacks a method does not receive
+            the records of that method.
 
     Raises:
         InputError: an object that has none of the methods of a writer.
@@ -66,7 +67,7 @@ class GuardedWriters:
                 continue
             try:
                 function(*args)
-            except Exception as error:  # a failing logger must not end the training
+            except Exception as error:  # a failing writer must not stop the training
                 raise_interruption(error)
                 self.writers.remove(writer)
                 _log.warning(

@@ -1,4 +1,4 @@
-"""Explain the pictures of a source: plan the run, read and explain pictures, write shards of rows, and read them."""
+"""Explain all pictures of a source, load the results of a run, and evaluate its heatmaps."""
 
 from gradcam_kit.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
 from gradcam_kit.jobs.request import ModelRequest, RunRequest, RunSummary

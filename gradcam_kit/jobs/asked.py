@@ -1,4 +1,4 @@
-"""Rebuild the part of an existing run's request that makes its model and methods."""
+"""Rebuild the request of an existing run from its `run.json`, to set up the same model and methods."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
     """Return the request that rebuilds the model and the methods of a run.
 
-    A `run.json` may come from somebody else, so Python modules that it names are not imported. The caller has to name a
-    factory or a class again, unless this process itself made the run.
+    A `run.json` may come from somebody else, so Python modules that it names are not imported. The caller must name a
+    factory or a class again, unless this process has already imported it.
 
     Raises:
-        OptionError: the model or a method comes from a Python module and was not named again.
+        OptionError: the model or a method comes from a Python module, and the caller did not name it again.
         InputError: `run.json` does not contain a valid request.
     """
     manifest = run.manifest
@@ -35,13 +35,14 @@ def request_of(run: Run, request: EvaluateRequest) -> RunRequest:
     model = request.model if request.model is not None else asked["model"]
     if model is None:
         raise OptionError(
-            f"the run in {request.directory!r} was made from a module ({manifest['model']}), which only a "
-            "program can rebuild: gradcam_kit.jobs.evaluate(EvaluateRequest(directory, model=module))"
+            f"the run in {request.directory!r} has a module as its model ({manifest['model']}), which the "
+            "command line cannot rebuild; in Python, call evaluate(EvaluateRequest(directory, model=module)) of "
+            "gradcam_kit.jobs"
         )
     if request.model is None and isinstance(model, str) and is_code(model) and not was_named(model):
         raise OptionError(
             f"{place} names the model {model!r}, a Python module. For safety, modules named in a run folder "
-            f"are not imported; if you trust it, pass --model {model}"
+            f"are not imported; if you trust this module, pass --model {model}"
         )
     names, checkpoint = asked.get("class_names"), request.checkpoint or asked.get("checkpoint")
     return RunRequest(
@@ -78,7 +79,7 @@ def _methods(asked: Sequence[str], named: Sequence[str], place: str) -> tuple[st
         if ":" in name and name not in named and not was_named(name):
             raise OptionError(
                 f"{place} names the method {name!r}, a Python class. For safety, classes named in a run "
-                f"folder are not imported; if you trust it, pass --method {name}"
+                f"folder are not imported; if you trust this class, pass --method {name}"
             )
     return tuple(asked)
 
@@ -96,13 +97,13 @@ def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
 
 _NONE = type(None)
 _FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "model": ((str, _NONE), "a text or null"),
-    "checkpoint": ((str, _NONE), "a text or null"),
-    "weights": ((str, _NONE), "a text or null"),
-    "image_size": ((int, _NONE), "a whole number or null"),
+    "model": ((str, _NONE), "a string or null"),
+    "checkpoint": ((str, _NONE), "a string or null"),
+    "weights": ((str, _NONE), "a string or null"),
+    "image_size": ((int, _NONE), "an integer or null"),
     "mean": ((list, int, float, _NONE), "a list of numbers or null"),
     "std": ((list, int, float, _NONE), "a list of numbers or null"),
-    "class_names": ((list, str, _NONE), "a list of texts or null"),
-    "methods": ((list, str), "a list of texts"),
+    "class_names": ((list, str, _NONE), "a list of strings or null"),
+    "methods": ((list, str), "a list of strings"),
 }
-"""The allowed values of each field, and their description for messages."""
+"""The accepted types of each field, and their description for messages."""

@@ -61,16 +61,16 @@ class Targets:
         if self.kind == "class" and names is not None and self.name in names and names.index(self.name) != self.number:
             other = f"{self.number}, {names[self.number]!r}," if 0 <= self.number < len(names) else str(self.number)
             raise OptionError(
-                f"the targets {self.name} are the index of class {other} and the name of class "
-                f"{names.index(self.name)}; write class:NAME to choose one"
+                f"the targets {self.name} are ambiguous: the index of class {other} and the name of class "
+                f"{names.index(self.name)}; write class:NAME with the name of the class to explain"
             )
         if self.kind != "name":
             return self
         if names is None:
             hint = did_you_mean(self.name, ["predicted", "label", "top:5"])
             raise OptionError(
-                f"the targets are {self.name!r}{hint}; expected {_TARGETS}, and the model has no class names (see "
-                "--class-names)"
+                f"the targets are {self.name!r}{hint}; expected {_TARGETS}; the model has no class names, so give them "
+                "with --class-names to name a class"
             )
         try:
             return Targets("class", class_index(self.name, names))

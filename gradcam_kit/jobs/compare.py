@@ -1,4 +1,4 @@
-"""Compare methods on pictures from disk, in a sheet, a page or a table."""
+"""Compare methods on pictures from disk, and write the results as a sheet, a page or a table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LARGEST = 448  # largest displayed size in pixels
 class SheetRequest(ModelRequest):
     """The options of `compare`.
 
-    Several `layers` are compared like methods. The maps of layers that are joined by `+` are fused.
+    If several `layers` are given, each is compared separately. The maps of layers that are joined by `+` are fused.
 
     Attributes:
         sources: pictures, folders, globs or list files.
@@ -71,7 +71,7 @@ class _Ready:
 
 @exits_refused()
 def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSummary:
-    """Explain pictures with several methods, and write the results into one file without pictures that fail.
+    """Explain pictures with several methods, and write the results to one file; leave out pictures that fail.
 
     Raises:
         GradCamKitError: the request is invalid, or no picture could be explained.
@@ -107,7 +107,7 @@ def render_sheet(request: SheetRequest, console: Console | None = None) -> RunSu
 
 
 def _check_inputs_stay(request: SheetRequest, entries: Sequence[Entry]) -> None:
-    """Refuse to overwrite an input file, even if `out` is another path of this file.
+    """Refuse to overwrite an input file, even if `out` is a different path to the same file.
 
     Raises:
         OptionError: `out` is an input of the comparison.
@@ -169,10 +169,10 @@ class _Sheet:
         return _Ready(entry, image, np.asarray(seen), mask)
 
     def _mask_key(self, entry: Entry) -> str:
-        """Return the name of the picture, or the shortest tail of its path for which a mask exists.
+        """Return the key for a picture's mask: its name or, if only a longer tail of its path has a mask, this tail.
 
-        A picture that is given as a single file has no folder to which its name would be relative. A tail shorter than
-        the name is never tried, because it might match the mask of another picture.
+        The name of a picture that is given as a single file lacks its folders, which the mask's path may contain. Tails
+        shorter than the name are never tried, because they might match the mask of another picture.
         """
         assert self.masks is not None
         name, parts = self.names[entry], Path(entry.path).parts
@@ -196,11 +196,11 @@ class _Sheet:
             method, (problem, *_) = next(iter(left_out)), left_out.values()
             raise InputError(f"{method} cannot explain {self.names[one.entry]!r} with {self.request.model}: {problem}")
         if left_out:
-            note(self.console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
+            note(self.console, f"left out methods that do not suit the model or layer: {', '.join(left_out)}")
         self.compared_methods = fitting
 
     def _compared(self, group: list[_Ready]) -> Iterator[Comparison]:
-        """Explain all pictures in one pass or, if it fails, one by one, so that only faulty pictures are left out."""
+        """Explain all pictures in one pass; if this fails, explain each alone, to leave out only the faulty ones."""
         try:
             found = [self._compare(group)]
         except Exception as error:  # whatever the error, explain the other pictures

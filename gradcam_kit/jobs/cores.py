@@ -1,4 +1,4 @@
-"""The number of cores that this process may use, often fewer than the machine has."""
+"""Count the CPU cores that this process may use, often fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def usable_cores() -> int:
     A quota of 1.5 cores counts as 2 cores, because the second one can be used half of the time.
 
     Returns:
-        At least 1.
+        The number of cores, at least 1.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
@@ -46,7 +46,7 @@ def cpu_quota(groups: Path = _GROUPS, own: Path = _OWN) -> float | None:
 
 
 def _quotas(root: Path, path: str) -> Iterator[float]:
-    """Yield the CPU quotas of a control group and of its parents; a container may see its own group as the root."""
+    """Yield the CPU quotas of a control group and its parents, up to the root, which may be a container's group."""
     group = root / path.lstrip("/")
     for folder in (group, *group.parents):
         quota = _quota(folder)

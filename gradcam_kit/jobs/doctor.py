@@ -43,9 +43,10 @@ _UNTRAINED, _UNKNOWN = "random", "its factory"
 
 @exits_refused()
 def examine(request: DoctorRequest, console: Console | None = None) -> Diagnosis:
-    """Examine a model and its data, and write the page and the file of findings.
+    """Examine a model and its data, and write the findings as a page and as JSON.
 
-    The given weights are never changed: every training runs on a copy, with fixed seeds, for at most 60 s.
+    The given weights are never changed, because every training runs on a copy. Each training has a fixed seed, and
+    takes at most 60 s.
 
     Args:
         request: what to examine.
@@ -100,7 +101,7 @@ def _examine_model(
     request: DoctorRequest,
     done: Diagnosis,
 ) -> None:
-    """Examine the outputs, loss, training and memory of the model, with random labels if the images have none."""
+    """Examine the outputs, loss and training of the model, with arbitrary labels if the images have none."""
     model = explainer.model
     with done.timed("outputs"):
         done.findings += check_output(model, (images, labels))
@@ -115,17 +116,17 @@ def _examine_model(
         done.skipped.append(("loss and training", "outputs or labels are invalid, see above"))
         return
     if outputs < 1:
-        done.skipped.append(("loss and training", "the outputs are not scores of classes (n, classes)"))
+        done.skipped.append(("loss and training", "the outputs are not class scores of shape (n, classes)"))
         return
     if labels is None:
         labels = torch.arange(len(images)) % max(2, outputs)
-        text = "random labels replaced missing ones, so only the structure was examined"
+        text = "the images have no labels, so arbitrary labels were used, and only the structure was examined"
         done.skipped.append(("labels in loss and training", text))
     if trained is not False:
         done.skipped.append(("first value of the loss", "it is judged only for untrained weights"))
     batch = images[:_OVERFIT], labels[:_OVERFIT]
     are_shares = any(finding.kind == "softmax-twice" for finding in done.findings)
-    loss = _loss_of_shares if are_shares else _loss  # a softmax in the model has been reported already
+    loss = _loss_of_shares if are_shares else _loss  # the softmax in the model has already been reported
     with done.timed("loss"):
         done.findings += check_loss(model, batch, loss, trained=trained is not False)
     if any(finding.kind == "no-gradient" and finding.value is None for finding in done.findings):
@@ -171,14 +172,14 @@ def _is_trained(explainer: Explainer) -> bool | None:
 
 
 def _random_batch(explainer: Explainer, n: int, done: Diagnosis) -> tuple[Tensor, Tensor | None, int]:
-    done.inputs.append(f"{n} random images replaced missing data, so only the structure of the model was examined")
+    done.inputs.append(f"no data was given, so only the structure of the model was examined, with {n} random images")
     done.skipped.append(("data, labels and leaks", "no --data was given"))
     images = random_images(explainer, n)
     return images, None, count_outputs(explainer, images)
 
 
 def _loss(output: Any, labels: Tensor) -> Tensor:
-    """Return the cross-entropy; for a single output the binary cross-entropy."""
+    """Return the cross-entropy or, for a single output, the binary cross-entropy."""
     scores = outputs_of(output)
     assert scores is not None
     if scores.ndim == 1 or scores.shape[1] == 1:
@@ -211,6 +212,6 @@ def _settings(request: DoctorRequest, explainer: Explainer) -> dict[str, str]:
         "training": f"{request.steps} steps of Adam at 1e-3 with batches of {request.batch_size}, on a copy, seed 0",
         "thresholds": ", ".join(f"{name} {value:g}" for name, value in asdict(Thresholds()).items()),
         "versions": f"gradcam_kit {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        "machine": f"{platform.system()} {platform.machine()}, threads of torch: {torch.get_num_threads()}",
+        "machine": f"{platform.system()} {platform.machine()}, torch threads: {torch.get_num_threads()}",
         "folder": str(Path(request.out)),
     }

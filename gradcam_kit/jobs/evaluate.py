@@ -49,18 +49,19 @@ class EvaluateRequest:
         directory: the folder of the run.
         metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
         masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
-        model: the model of the run, as a module or a specification; None = the model that `run.json` names, unless it
-            is a Python module, which is not imported for safety.
-        methods: methods of the run of the form `package.module:Class`; for safety, classes that only `run.json` names
-            are not imported.
-        transform: the transform for a `model` that is a module without a transform of its own.
+        model: the model of the run, as a module or a specification; None = the model that `run.json` names. A model
+            from a Python module must be given, because for safety, modules that only `run.json` names are not imported.
+        methods: user-defined methods of the run, in the form `package.module:Class`. They must be given, because for
+            safety, classes that only `run.json` names are not imported.
+        transform: the transform for a `model` that is a module without a transform.
         checkpoint: the path of the weights; None = their path at the time of the run.
         device: the device, as for `RunRequest`.
         batch_size: the largest number of images in one forward pass.
         workers: number of workers that decode pictures; 0 = one per core, at most 8.
         overwrite: replace earlier measurements.
         baselines: also measure all `metrics.BASELINES` on the same pictures; each takes as long as a method, except the
-            random one, which is drawn `RANDOM_DRAWS` times. `controls`, the former name, is accepted for one release.
+            random baseline, which is drawn `RANDOM_DRAWS` times. The former name `controls` is accepted for one
+            release.
         processes: decode pictures in processes, as for `RunRequest`.
     """
 
@@ -84,6 +85,7 @@ class Evaluation:
     """The result of `evaluate`.
 
     Attributes:
+        out: the folder of the run.
         means: one line per method and metric, see `MetricMeans.lines`.
         notes: for each metric, the better direction and all settings of its numbers; then the lines of `differences`.
         differences: one line per metric and pair of methods, see `pair_lines`.
@@ -91,9 +93,10 @@ class Evaluation:
         failed: number of pictures that could not be measured, including those that the run could not explain.
         problems: the first few failures, one line each.
         before: number of pictures that earlier calls measured.
-        agreement: one line per metric: how similarly it and each other metric rank methods and baselines, and how
-            consistent its own ranking is from picture to picture, see `RankAgreement`. Empty for a single metric with a
-            better direction, or for fewer than three methods and baselines.
+        seconds: duration of the call.
+        agreement: one line per metric, which tells how similarly this metric and each other metric rank methods and
+            baselines, and how consistent its ranking is from picture to picture, see `RankAgreement`. Empty if fewer
+            than two metrics have a better direction, or for fewer than three methods and baselines.
     """
 
     out: str
@@ -126,7 +129,7 @@ class Evaluation:
 
 @exits_refused()
 def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
-    """Measure the heatmaps of all complete shards that are not measured yet, and write a file of rows per shard.
+    """Measure the heatmaps of all complete shards that are not measured yet, and write one file of rows per shard.
 
     Args:
         request: what to measure.
@@ -152,7 +155,7 @@ class _Prepared:
 
     Attributes:
         asked: the request that rebuilds the model and its methods.
-        complete: the complete shards, by number.
+        complete: the counts of each complete shard, by its number.
         settings: the settings of each metric.
     """
 

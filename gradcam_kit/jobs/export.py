@@ -1,4 +1,4 @@
-"""Export a run for other programs."""
+"""Export the heatmaps of a run to formats that other programs read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gradcam_kit.pixels.opencv import cv2
 from gradcam_kit.tables import csv_text
 
 _LARGEST = 2**30  # maximum number of pixels of a picture
-_HEAD = 2**16  # number of first bytes that tell whether an export wrote a file
+_HEAD = 2**16  # number of leading bytes that show whether an export wrote a file
 _BEGINS = {
     "csv": re.compile(rb"path,method,layer,rank,target,target_name,score,label,"),
     "fiftyone": re.compile(rb'{"samples": \[{"filepath": "(.*"_cls": "Heatmap"|[^}]{60000})', re.DOTALL),
@@ -34,7 +34,7 @@ _BEGINS = {
     "png": re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}\x08\x00", re.DOTALL),  # 8-bit gray
     "npz": re.compile(rb"PK\x03\x04.{26}heatmap\.npy", re.DOTALL),
 }
-"""The first bytes of the files of each format."""
+"""Patterns that match the first bytes of exported files, by kind of file."""
 
 
 def export_run(
@@ -53,7 +53,7 @@ def export_run(
         to: a name in `FORMATS`.
         out: output folder, possibly on remote storage; None = `export/FORMAT` in the folder of the run.
         methods: methods to export; none = all.
-        threshold: for boxes, the share of a heatmap's maximum above which positions are inside a box.
+        threshold: for boxes ("coco"), the share of a heatmap's maximum that the positions inside a box reach.
         overwrite: also replace files that no export wrote.
 
     Returns:
@@ -91,13 +91,16 @@ def export_run(
 
 
 def on_picture(row: Row) -> np.ndarray:
-    """Return a row's heatmap as float32 in [0, 1] at the size of the whole picture, 0 where the model did not look."""
+    """Return a row's heatmap as float32 in [0, 1] at the size of the picture, 0 outside the part that the model saw."""
     height, width = row["picture_height"], row["picture_width"]
     x0, y0, x1, y1 = box = row["box"]
     if not (0 < height * width <= _LARGEST and height > 0 and all(map(math.isfinite, box)) and x0 < x1 and y0 < y1):
-        raise InputError(f"the row of {row['path']!r} is damaged: a picture of {width} x {height} and the box {box}")
+        raise InputError(
+            f"the row of {row['path']!r} is damaged: its picture is {width} x {height}, and its box {box}; expected "
+            "1 to 2**30 pixels, and finite corners with x0 < x1 and y0 < y1"
+        )
     stored = heatmap_of(row).astype(np.float32)
-    # The center of a stored value lies half a step inside the box, as in linear interpolation.
+    # Stored values lie at the centers of their cells, the first one half a cell inside the box (align_corners=False).
     scale_x, scale_y = stored.shape[1] / (x1 - x0), stored.shape[0] / (y1 - y0)
     x = (np.arange(width, dtype=np.float32) + 0.5 - x0) * scale_x - 0.5
     y = (np.arange(height, dtype=np.float32) + 0.5 - y0) * scale_y - 0.5
@@ -111,9 +114,9 @@ def on_picture(row: Row) -> np.ndarray:
 
 
 def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], float]]:
-    """Return boxes `[x, y, width, height]` around connected regions above a share of the maximum, hottest first.
+    """Return boxes `[x, y, width, height]` around connected regions that reach a share of the heatmap's maximum.
 
-    Each box comes with the largest value of the heatmap inside it.
+    Each box comes with the largest value of its region; boxes with the largest values come first.
     """
     if heatmap.max() <= 0:
         return []
@@ -130,9 +133,8 @@ def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float
     """Write `samples.json` for `fiftyone.Sample.from_dict`, and the gray pictures to which it refers."""
     samples: dict[str, dict[str, Any]] = {}
     for row in rows:
-        place = os.fsencode(run.path_of(row["path"])).decode(
-            errors="backslashreplace"
-        )  # FiftyOne's database accepts only UTF-8
+        # FiftyOne's database accepts only UTF-8.
+        place = os.fsencode(run.path_of(row["path"])).decode(errors="backslashreplace")
         sample = samples.setdefault(row["path"], {"filepath": place, "tags": []})
         if row["label"] is not None:
             sample["ground_truth"] = {"_cls": "Classification", "label": row["label"]}
@@ -179,7 +181,7 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
 
 
 def _to_png(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write gray pictures in the size of the originals: 255 where a heatmap is 1 or more."""
+    """Write heatmaps as 8-bit gray pictures at the size of the originals, with 255 for values of at least 1."""
     for row in rows:
         _put_gray(run.store, row, target)
 
@@ -193,7 +195,7 @@ def _put_gray(store: Store, row: Row, target: Folder, folder: str = "") -> str:
 
 
 def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write a file per picture, method and target: `heatmap` at the layer's resolution, `box`, `target`, `score`."""
+    """Write one file per row, with the arrays `heatmap` (at the layer's resolution), `box`, `target` and `score`."""
     for row in rows:
         buffer = BytesIO()
         target_, score = (-1 if row["target"] is None else row["target"]), row["score"]
@@ -208,7 +210,7 @@ def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write a table of all rows, failures too, with the position of the maximum instead of the heatmap."""
+    """Write a table of all rows, including failures, with the position of the maximum instead of the heatmap."""
     columns = ["path", "method", "layer", "rank", "target", "target_name", "score", "label", "predicted"]
     columns += [
         "predicted_name",
@@ -226,7 +228,7 @@ def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _hottest(row: Row) -> dict[str, float]:
-    """Return the position of a heatmap's maximum, in the picture's pixels."""
+    """Return the position of a heatmap's maximum, in pixels of the picture."""
     stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
     y, x = np.unravel_index(int(stored.argmax()), stored.shape)
     found = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]
@@ -240,7 +242,7 @@ FORMATS: dict[str, Callable[[Run, Iterator[Row], Folder, float], None]] = {
     "npz": _to_npz,
     "csv": _to_csv,
 }
-"""The export formats."""
+"""The function that writes each export format."""
 
 
 def _field(row: Row) -> str:
@@ -257,7 +259,7 @@ def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
     """Refuse to replace files that no export wrote, judged by their first bytes.
 
     Raises:
-        OptionError: such a file exists; the message names the first one, and nothing is written.
+        OptionError: one of the files exists, and no export wrote it; the message names the first such file.
     """
     for name in names:
         if not target.holds(name):
@@ -276,7 +278,7 @@ def _check_replaceable(target: Folder, to: str, names: Iterable[str]) -> None:
 
 
 def _names(run: Run, to: str, methods: Sequence[str]) -> Iterator[str]:
-    """Yield the files that an export will write."""
+    """Yield the names of the files that an export will write."""
     if to in ("csv", "coco"):
         yield from ["rows.csv"] if to == "csv" else [f"{method}.json" for method in methods]
         return

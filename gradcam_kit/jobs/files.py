@@ -1,4 +1,4 @@
-"""The former place of `gradcam_kit.jobs.storage.folders`, kept for one release."""
+"""Deprecated alias of `gradcam_kit.jobs.storage.folders`, kept for one release."""
 
 from __future__ import annotations
 

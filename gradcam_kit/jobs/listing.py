@@ -13,7 +13,7 @@ from gradcam_kit.types import Evidence, LayerCandidate
 
 
 def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
-    """Run the model on a bundled picture, and return its layers with positions and the reason for the default layer.
+    """Run the model on a bundled picture, and return its layers with positions; the default layer is marked.
 
     Raises:
         GradCamKitError: the request is invalid.
@@ -24,7 +24,7 @@ def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
 
 
 def described_methods() -> list[tuple[str, str, str, str, str]]:
-    """Return name, use, needs, cost and paper of every method, in the order in which to try them."""
+    """Return the name, use, needs, cost and paper of every method, in the recommended order."""
     return [
         (name, use, ", ".join(["activations", *_words(METHODS[name].needs)]), METHODS[name].cost, METHODS[name].paper)
         for name, use in recommended().items()
@@ -32,7 +32,7 @@ def described_methods() -> list[tuple[str, str, str, str, str]]:
 
 
 def described_metrics() -> list[tuple[str, str, str, str, str]]:
-    """Return name, better direction, needs, cost and paper of every metric."""
+    """Return the name, better direction, needs, cost and paper of every metric."""
     return [
         (name, metric.better, ", ".join(dict.fromkeys(_NEEDS[one] for one in metric.needs)), metric.cost, metric.paper)
         for name, metric in sorted(METRICS.items())

@@ -1,4 +1,4 @@
-"""Complete the metrics of one shard: keep the stored numbers of methods and baselines, and measure missing ones."""
+"""Complete the metrics of one shard: keep the stored numbers of methods and baselines, and measure the missing ones."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class MeasuredShard:
 
     Attributes:
         number: number of the shard.
-        rows: the rows of the shard, in its order.
-        baselines: rows of the baselines for the pictures that were explained, or none.
+        rows: the rows of the shard, in order.
+        baselines: rows of the baselines for the explained pictures; empty if baselines were not requested.
         settings: the settings of each metric.
         missing: metrics that are not yet measured for the rows.
         missing_baselines: metrics that are not yet measured for the baselines.
@@ -70,7 +70,7 @@ class MeasuredShard:
     def read(
         cls, run: Run, number: int, settings: Mapping[str, Any], with_baselines: bool, overwrite: bool
     ) -> MeasuredShard:
-        """Read the measurements of a shard, by the run or an earlier `evaluate`, that have the same settings."""
+        """Read the measurements of a shard that the run or an earlier `evaluate` made with the same settings."""
         wanted = json.loads(json.dumps(settings))
         table, stored = run.store.read_metrics(number)
         stored_rows = [] if table is None else table.to_pylist()
@@ -178,9 +178,9 @@ def _measure_batch(
     masks: Mapping[str, Tensor | str],
     baselines: bool = False,
 ) -> None:
-    """Measure the explained pictures that could be read again, and write the reason into the rows of other pictures.
+    """Measure the pictures that could be read again, and write the reason for the failure into the rows of the others.
 
-    `masks` holds the mask of each picture, or the reason why there is none, if a metric needs masks.
+    If a metric needs masks, `masks` holds the mask of each picture, or the reason why the mask is missing.
     """
     of_maps, of_objects = (
         replace(explainer, metrics=tuple(metric for metric in explainer.metrics if metric.needs_masks is asked))
@@ -212,7 +212,7 @@ def _measure_batch(
 
 
 def _mask_of(one: Decoded, masks: Masks) -> Tensor | str:
-    """Return the mask of a picture, or the reason why there is none."""
+    """Return the mask of a picture, or the reason why the mask is missing."""
     try:
         return torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))
     except PictureError as error:
@@ -230,7 +230,10 @@ def _unchanged(one: Decoded | Failed, row: Row) -> Decoded | Failed:
     before = row["picture_height"], row["picture_width"]
     if isinstance(one, Decoded) and one.size != before:
         now = f"{one.size[1]} x {one.size[0]}"
-        return Failed.because(one.entry, PictureError(f"the picture was {before[1]} x {before[0]} and is {now} now"))
+        return Failed.because(
+            one.entry,
+            PictureError(f"the picture was {before[1]} x {before[0]} when it was explained, and is {now} now"),
+        )
     return one
 
 

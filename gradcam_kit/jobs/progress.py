@@ -1,4 +1,4 @@
-"""Progress of commands: bars on a terminal, nothing or plain lines elsewhere."""
+"""Show the progress of commands: as bars on a terminal, elsewhere as plain lines or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ProgressBar:
     Args:
         console: where to show the progress, if it is a terminal.
         total: the number of pictures.
-        doing: a word for what is done with the pictures.
+        doing: the word in front of the bar, such as "measuring".
     """
 
     def __init__(self, console: Console, total: int, doing: str = "explaining") -> None:
@@ -103,7 +103,7 @@ class MethodProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self) -> None:
-        """Count a method that is skipped."""
+        """Advance the bar by a method that is skipped."""
         self._progress.update(self._task, advance=1)
 
     def _count(self, rows: int) -> None:

@@ -19,7 +19,7 @@ ENGINES = ("local", "ray")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 SHOWN = 5
-"""Number of failures that a summary shows."""
+"""Maximum number of failures that a summary shows."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class ModelRequest:
     """The options that all commands share: the model, its device, and the targets.
 
     Attributes:
-        model: a specification (see `gradcam_kit.models.load_model`, also for the attributes up to `std`), or a module,
-            which is copied.
+        model: a specification, or a module, which is copied. `gradcam_kit.models.load_model` documents specifications
+            and the attributes `checkpoint` to `std`.
         class_names: a file with one class name per line, or the names.
-        transform: the transform for a module that does not carry one; any value is accepted that the attribute
-            `transform` of a module could have.
-        device: a device of torch; None = CUDA if it is available, else the CPU.
+        transform: the transform for a module without one; every value is accepted that a module may have as its
+            attribute `transform`.
+        device: a torch device; None = CUDA if it is available, else the CPU. Runs also accept several devices,
+            separated by commas, and use all GPUs by default.
         dtype: one of `PRECISIONS`, for model and images; heatmaps are always computed in float32.
         layers: target layers; none = chosen automatically, once for all pictures.
         targets: `predicted`, `label` (the class that the picture's folder or table names), a class index or name, or
@@ -103,7 +104,7 @@ class RunRequest(ModelRequest):
         fail_fast: stop at the first picture that fails.
         compile: compile the parts of the model around the target layers.
         report: write the report when all shards are complete.
-        processes: decode the pictures of large sources in processes; the calling program must be importable.
+        processes: decode the pictures of large sources in separate processes; the calling program must be importable.
     """
 
     source: str = "."
@@ -137,7 +138,9 @@ class RunRequest(ModelRequest):
         _at_least("number of thumbnails", self.thumbnails, 0)
         for name in (*self.methods, *self.metrics):
             if not isinstance(name, str):
-                raise InputError(f"a run stores the names of its methods and metrics, but {name!r} is not a name")
+                raise InputError(
+                    f"the method or metric {name!r} is not a string; expected a name, because a run stores names only"
+                )
         if not self.methods:
             raise OptionError("no method is given; name at least one of the methods that 'gradcam-kit methods' lists")
         part, parts = self.part
@@ -169,6 +172,7 @@ class RunSummary:
     """Summary of a run.
 
     Attributes:
+        out: the folder of the run, or the file of a comparison.
         pictures: the number of pictures in complete shards.
         failed: number of pictures with an error row, or without a requested overlay.
         problems: the first few failures, one line each.
@@ -177,9 +181,9 @@ class RunSummary:
         missing: number of incomplete shards, of all parts.
         left: number of pictures of this part in incomplete shards, or not retried when the run stopped.
         interrupted: whether the run was stopped before its end.
-        go_on: how to repeat the command to resume the run: "again", or "without --overwrite", which would start over;
-            "" if nothing was written, so that the same command starts the run.
-        report: the page about the run, if it was written.
+        go_on: how to repeat the command to resume the run: "again", or "without --overwrite" if this option would
+            start the run over; "" if nothing was written, so that there is nothing to resume.
+        report: the path of the run's page, if it was written.
         means: the means of the metrics, see `MetricMeans.lines`.
         notes: the settings of the metrics, one line per metric.
     """
@@ -205,7 +209,7 @@ class RunSummary:
 
     @property
     def asked(self) -> int:
-        """The number of pictures to explain, unfinished ones included."""
+        """The number of pictures to explain, including unfinished ones."""
         return self.pictures + self.left
 
     @property
@@ -222,25 +226,25 @@ class Problems:
     first: list[str] = field(default_factory=list)
 
     def add(self, key: str, error: Exception) -> None:
-        """Count a failed picture, and keep a line about each of the first few."""
+        """Count a failed picture, and keep its error as a line if it is one of the first few."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(one_line(f"{key}: {error}"))
 
     def summary(self, out: str | Path, pictures: int, seconds: float) -> RunSummary:
-        """Return the summary of all pictures."""
+        """Return the summary of a command with these failures."""
         return RunSummary(str(out), pictures, self.count, tuple(self.first), seconds)
 
 
 def one_line(text: object) -> str:
-    """Return a text as a single line that can be encoded as UTF-8, even with undecodable bytes of a file name."""
+    """Return a text as a single line that can be encoded as UTF-8, even if it holds undecodable bytes."""
     return " ".join(str(text).split()).encode("utf-8", "backslashreplace").decode()
 
 
 def _each_in(option: str, values: tuple[float, ...] | None, least: float, most: float) -> None:
     if values is not None and (len(values) not in (1, 3) or not all(least <= value <= most for value in values)):
         given = ",".join(f"{value:g}" for value in values)
-        bounds = "in [0, 1]" if least == 0 else "above 0, up to 1"
+        bounds = "from 0 to 1" if least == 0 else "from 1e-6 to 1"
         raise OptionError(
             f"{option} is {given}; expected three numbers {bounds}, one per channel of a picture scaled to [0, 1], or "
             "a single number for gray pictures"

@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Run:
-    """A run on disk: a sequence of rows, one per picture and method, of which one shard is in memory at a time.
+    """A run on disk, as a sequence of rows: one per picture, method and target, with one shard in memory at a time.
 
-    `run[i]` and `run[-1]` are rows, `run[a:b]` is a list of rows. Rows have the same index in the DataFrame of
-    `to_pandas()`, so that rows can be selected in it: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
+    `run[i]` is a row, and `run[a:b]` is a list of rows. The DataFrame of `to_pandas()` has the same index, so a row
+    that is selected in it can be shown: `run.overlay(frame[frame.correct.eq(False)].index[0])`.
 
     Attributes:
+        store: the files in the folder of the run.
         manifest: the content of `run.json`.
     """
 
@@ -100,7 +101,7 @@ class Run:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics of the rows, of which some rows may lack metrics that were measured after the run."""
+        """The metrics of the rows; some rows may lack metrics that were measured after the run."""
         return list(self._settings)
 
     @property
@@ -113,7 +114,7 @@ class Run:
         return {**self.manifest.get("metrics", {}), **self._later}
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all rows, with all or some of their columns, as an Arrow table, mostly filled by heatmaps.
+        """Return all rows as an Arrow table, with all columns or the given ones; the heatmaps take most of its memory.
 
         Raises:
             UnknownNameError: a column does not exist.
@@ -226,7 +227,7 @@ class Run:
         measured = self.manifest.get("metrics", {})
         own = [*SCHEMA.names, *(field.name for field in metric_fields(measured))]
         asked = {*fields.names}
-        if self._later and "error" in asked:  # the new messages are made from the statuses of the metrics
+        if self._later and "error" in asked:  # `_joined_errors` needs the statuses of the metrics
             asked |= {"status", *own} - {"heatmap"}
         table = self.store.shard_table(number, list(dict.fromkeys(["path", *(name for name in own if name in asked)])))
         found = {name: table[name] for name in table.column_names}
@@ -235,7 +236,7 @@ class Run:
             found_later = self.store.read_metrics(number) if self._later and wanted else (None, {})
         later, settings = found_later
         if later is not None:
-            later = later.slice(0, table.num_rows)  # the rows of the baselines follow
+            later = later.slice(0, table.num_rows)  # without the rows of the baselines, which follow
             if "error" in wanted:
                 found["error"] = _joined_errors(table, later, measured, settings)
             found |= {name: later[name] for name in wanted - {"error"} if name in later.column_names}
@@ -246,7 +247,7 @@ class Run:
 
 
 def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], again: Iterable[str]) -> pa.ChunkedArray:
-    """Return the messages about missing parts of rows, without messages about metrics that were measured again."""
+    """Return the error of each row, without errors of the run about metrics that have been measured again since."""
 
     def failed(metrics: Iterable[str]) -> pa.ChunkedArray:
         statuses = [own[columns_of(name)[1]] for name in metrics]
@@ -261,7 +262,7 @@ def _joined_errors(own: pa.Table, later: pa.Table, measured: Iterable[str], agai
 def load_run(directory: str | Path) -> Run:
     """Open the folder of a run.
 
-    A run folder may come from somebody else, so it is treated as data: nothing that it names is imported.
+    A run folder may come from somebody else, so it is treated as data: modules that it names are not imported.
 
     Raises:
         OptionError: the folder holds no run.
@@ -275,7 +276,7 @@ def load_run(directory: str | Path) -> Run:
 
 
 def _name(key: str) -> str:
-    """Return the file name of a key, in which bytes that are not UTF-8 are written as `\xff`."""
+    """Return the file name of a key, in which bytes that are not UTF-8 are written as `\\xff`."""
     if "\\x" not in key:
         return key
     return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), key.encode()))

@@ -36,10 +36,10 @@ def run(request: RunRequest, console: Console | None = None) -> RunSummary:
 
     Args:
         request: the options of the run.
-        console: output of notes about the model and, on a terminal, of progress; None = nowhere.
+        console: where notes about the model and, on a terminal, progress are shown; None = nowhere.
 
     Raises:
-        GradCamKitError: the request is invalid; the folder is unchanged.
+        GradCamKitError: the request is invalid, in which case the folder is unchanged; or the disk or a device failed.
     """
     start = time.monotonic()
     with decoders_quiet(), closing(_prepare(request, console or Console(quiet=True))) as prepared:
@@ -52,7 +52,7 @@ class _Prepared:
     """A request whose pictures are listed and whose model is loaded.
 
     Attributes:
-        request: the request with the detected kind of the scores, so that all workers use the same.
+        request: the request with the detected kind of the scores, so that all workers use the same kind.
         console: terminal of the user.
         store: the folder of the run.
         plan: the pictures, cut into shards.
@@ -76,7 +76,7 @@ class _Prepared:
         return range(part, self.plan.shards, parts)
 
     def pictures(self, numbers: Iterable[int]) -> int:
-        """Return the number of pictures in some shards."""
+        """Return the number of pictures in the given shards."""
         size = self.plan.shard_size
         return sum(min(size, self.plan.pictures - number * size) for number in numbers)
 
@@ -107,8 +107,8 @@ class _Todo:
     """The remaining work of this part of a run.
 
     Attributes:
-        known: the complete shards of all parts, by number.
-        again: the complete shards of this part whose failures are retried.
+        known: the counts of each complete shard of all parts, by its number.
+        again: numbers of the complete shards of this part whose failures are retried.
         tally: counts of the pictures in complete shards, except shards to retry.
     """
 
@@ -129,7 +129,7 @@ class _Todo:
         return sum(known[one].failed if one in again else self.prepared.pictures([one]) for one in self.numbers)
 
     def shards(self) -> Iterator[Shard]:
-        """Yield the shards to be written, reduced to the failed pictures where a shard is retried."""
+        """Yield the shards to be written; a shard to retry contains only its failed pictures."""
         for number in self.numbers:
             shard = self.prepared.plan.shard(number)
             yield shard.again(self.prepared.store.read_shard(number)) if number in self.again else shard
@@ -185,7 +185,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
         explainer = replace(explainer, metrics=metrics, say=partial(note, console))
         request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
-            note(console, unknown)  # if labels are the targets, pictures with such labels get error rows
+            note(console, unknown)  # with labels as targets, such pictures get error rows instead
         manifest = make_manifest(request, explainer, plan)
         goes_on = there is not None and not request.overwrite
         if there is not None and goes_on:
@@ -195,7 +195,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
 
 
 def _find_todo(prepared: _Prepared) -> _Todo:
-    """Find the complete shards, and those whose failed pictures are to be retried."""
+    """Find the complete shards, and the shards whose failed pictures are to be retried."""
     store, mine = prepared.store, prepared.mine
     complete = store.complete() if prepared.goes_on else {}
     own = [number for number in mine if number in complete]
@@ -226,7 +226,8 @@ def _work(todo: _Todo) -> _Work:
     work = _Work(todo, replace(todo.tally), begun=not overwrite)
     if not todo.numbers:
         return work
-    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))  # a resumed request has worked before
+    # The request of a resumed run has been verified before.
+    first = [] if prepared.goes_on else list(islice(plan.entries(), TRIED))
     check = partial(verify, explainer, first)
     try:
         with ExitStack() as stack:
@@ -271,7 +272,7 @@ def _sum_up(todo: _Todo, work: _Work, start: float) -> RunSummary:
 
 
 def _found(store: Store, numbers: Container[int]) -> _Tally:
-    """Count the pictures of the existing shards with these numbers, even shards written just before the run stopped."""
+    """Count the pictures of existing shards with these numbers, including shards written just before the stop."""
     tally = _Tally()
     for number, counts in sorted(store.complete().items()):
         if number in numbers:

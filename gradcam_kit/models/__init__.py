@@ -90,7 +90,7 @@ def load_model(
             `hf:NAME` or `package.module:factory`.
         checkpoint: weights from a file, see `gradcam_kit.models.checkpoints`.
         weights: name of pretrained weights of torchvision (`DEFAULT`, `IMAGENET1K_V2`), or a pretrained tag of timm.
-        image_size: side of the model's square input, in pixels.
+        image_size: height and width of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
         std: overrides the transform's standard deviation, in the same units.
         class_names: overrides the model's class names, see `read_class_names`; for a model that is built by name, the
@@ -134,7 +134,7 @@ def load_model(
 
 
 def _same_name(spec: str) -> str:
-    """Return a hint about libraries that offer a model under a name without a library, such as "resnet50"."""
+    """Return a hint for a specification without a library, such as "resnet50": the libraries that have this model."""
     import torchvision
 
     found = [f"torchvision:{spec}"] if spec in torchvision.models.list_models() else []
@@ -164,7 +164,7 @@ def _changed(
     transform: Transform, image_size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Transform:
     if not isinstance(transform, PictureTransform):
-        raise OptionError("the model's own transform is a callable, so image size, mean and std cannot be set")
+        raise OptionError("the model's own transform is a callable, so image size, mean and std must be set in it")
     if image_size is not None:
         transform = transform.with_size(image_size)
     mean = transform.mean if mean is None else tuple(map(float, mean))
@@ -231,7 +231,7 @@ _WITHOUT_NAME = ("demo", "mobilenet-v2")
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Make random weights reproducible on every machine; restore the caller's random state."""
+    """Make random weights reproducible on every machine, and restore the caller's random state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed the devices
         yield

@@ -1,4 +1,4 @@
-"""Cast weights of a file to the types of the model; refuse casts that would destroy values."""
+"""Cast the weights of a file to the types of the model, and refuse casts that would destroy values."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gradcam_kit.models.state_dicts import few
 
 
 def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the weights in the types of the model, with a note on rounded weights.
+    """Return the weights in the types of the model, and notes on weights that lost their fractions.
 
     Args:
-        state: name -> value from the file, under the model's names.
+        state: the values from the file, by the model's names.
         own: the state dict of the model.
         path: the file, for errors.
 
@@ -28,7 +28,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
     wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
         if not isinstance(value, Tensor):
-            ready[name] = state[name]  # this is the module's own extra state
+            ready[name] = state[name]  # an extra state, which its module reads itself
             continue
         problem = _problem(name, state[name], value)
         if problem is not None:
@@ -49,7 +49,7 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
 
 
 def _torn(ready: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """Return names that share one tensor in the model but have different values in the file."""
+    """Describe names that share one tensor in the model but have different values in the file."""
     first: dict[tuple[Any, ...], str] = {}
     found = []
     for name, value in own.items():
@@ -76,7 +76,7 @@ def _problem(name: str, given: Any, own: Tensor) -> str | None:
     if not isinstance(given, Tensor):
         return f"{name} is {kind_of(given)} in the file, a tensor in the model"
     if is_lazy(own):
-        return None  # a lazy module takes any shape
+        return None  # a lazy module accepts any shape
     if given.shape != own.shape:
         return f"{name} is {tuple(given.shape)} in the file, {tuple(own.shape)} in the model"
     if given.layout != torch.strided or given.is_quantized != own.is_quantized or given.is_meta:

@@ -1,4 +1,4 @@
-"""Load weights from files without running code in them; the model is not changed unless everything fits."""
+"""Load weights from files without running code in them, and change the model only if everything fits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
     """Load all weights of a file into the model, but only if all of them fit.
 
-    The weights may lie below keys such as `state_dict`, and their names may have the prefix of a wrapper (`module.`,
+    The weights may be under keys such as `state_dict`, and their names may have the prefix of a wrapper (`module.`,
     `model.`, `net.`, ...). Names without this prefix belong to something else (a loss, a metric, averaged weights) and
     are left out.
 
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # formats that cause warnings are refused below
+            warnings.simplefilter("ignore")  # formats about which torch warns are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(path, error)) from error

@@ -1,4 +1,4 @@
-"""Copy models completely, but without graphs of tensors that they keep."""
+"""Copy models completely, but without the graphs of the tensors that they keep."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _WithoutGraphs(TorchFunctionMode):
 
 
 def _compiled_from(function: Any) -> MethodType | None:
-    """Return the bound method from which `torch.compile` made a function, if it did."""
+    """Return the bound method that `torch.compile` compiled into this function, or None for any other function."""
     inner = getattr(function, "_torchdynamo_orig_callable", None)
     while inner is not None and not isinstance(inner, MethodType):
         inner = getattr(
@@ -75,18 +75,16 @@ def _check_forwards(model: nn.Module) -> None:
         path = f"{name}.forward" if name else "forward"
         raise InputError(
             f"{type(model).__name__} cannot be copied: its attribute {path!r} is a function that holds the model, so "
-            "the copy would run the original; make it a method (types.MethodType(function, module)), or name a factory "
+            "the copy would run the original; bind it with types.MethodType(function, module), or name a factory "
             "'package.module:function' that makes the model"
         )
 
 
 def _modules_of(function: Any) -> Iterator[nn.Module]:
-    """Yield the modules that a function holds; bound methods hold none, because a copy binds them again."""
+    """Yield the modules that a function holds in its closure or as global variables."""
     function = getattr(function, "_torchdynamo_orig_callable", function)
     if isinstance(function, MethodType):
-        if isinstance(function.__self__, nn.Module):
-            yield function.__self__
-        return
+        function = function.__func__  # `copy.deepcopy` binds it to the copy of its module
     if not isinstance(function, FunctionType):
         return
     for cell in function.__closure__ or ():

@@ -1,4 +1,4 @@
-"""Load checkpoints with former names that the modules of a model still understand."""
+"""Convert former names in checkpoints, as far as the modules of a model still accept them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gradcam_kit.models.copying import copied
 def understood(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a state dict after the modules of a model converted former or missing names; None if they refuse it.
 
-    Batch norms once had no `num_batches_tracked`, `weight_norm` had `weight_g` and `weight_v`, and users' modules
-    rename in their own hooks. A copy of the model is used, because the attempt may damage it.
+    For example, batch norms once had no `num_batches_tracked`, `weight_norm` had `weight_g` and `weight_v`, and hooks
+    of users' modules may rename entries. The attempt is made on a copy of the model, because a failure may damage it.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # treat warnings as refusals, such as that a cast discards imaginary parts
+            warnings.simplefilter("error")  # a warning is a refusal, such as one about lost imaginary parts
             twin = copied(model)
             twin.load_state_dict(dict(given))
             return dict(twin.state_dict())

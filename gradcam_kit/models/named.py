@@ -1,4 +1,4 @@
-"""Named models of this package, torchvision and timm, with their weights."""
+"""List the named models of this package, torchvision and timm, with their weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NamedModel:
 
     Attributes:
         spec: the specification for `load_model` and `--model`.
-        weights: names for `weights=` and `--weights`; empty for a model without pretrained weights or with its own.
+        weights: names for `weights=` and `--weights`; empty for a model that has no choice of weights.
         note: further remarks.
     """
 
@@ -34,8 +34,8 @@ def named_models(pattern: str = "") -> list[NamedModel]:
     """Return the named models: bundled models, classifiers of torchvision, and models of timm if installed.
 
     Args:
-        pattern: a part of the specification ("resnet"), or a glob for the whole ("timm:vit_*"), case-insensitive; empty
-            = all models.
+        pattern: a part of the specification ("resnet"), or a glob for the full specification ("timm:vit_*") or the name
+            ("vit_*"), case-insensitive; empty = all models.
 
     Raises:
         UnknownNameError: no model matches the pattern.

@@ -23,7 +23,8 @@ _SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
     """Return torchvision's MobileNetV2 with ImageNet weights from the file in an installed package.
 
-    The package is never imported: the file is located in it, its hash is checked, and only tensors are read from it.
+    The package is never imported. Its weights file is located, the hash of the file is checked, and only tensors are
+    read.
 
     Raises:
         MissingExtraError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Find the weights of a model in a checkpoint: below which keys and with which prefix."""
+"""Find the weights of a model in a checkpoint: under which keys and with which prefix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Reading:
     Attributes:
         keys: keys that lead to the state dict, joined by dots.
         prefix: prefix of the model's names in the file.
-        names: name of the model -> name in the file.
+        names: the model's names, mapped to the names in the file.
         values: all values of the state dict, by their names in the file.
     """
 
@@ -49,9 +49,9 @@ class _Reading:
 
     @property
     def place(self) -> str:
-        """A description of the place in the file."""
-        below = [f"below {self.keys!r}"] if self.keys else []
-        return " ".join([*below, *([f"behind {self.prefix!r}"] if self.prefix else [])]) or "without a prefix"
+        """The place of the weights in the file, described for messages."""
+        below = [f"under {self.keys!r}"] if self.keys else []
+        return " ".join([*below, *([f"with the prefix {self.prefix!r}"] if self.prefix else [])]) or "without a prefix"
 
     def holds(self, own: Mapping[str, Any]) -> bool:
         """Whether the reading has all names of a model."""
@@ -108,7 +108,7 @@ def chosen_state(
         places = " and ".join(one.place for one in [first, *rivals[:2]])
         raise CheckpointError(
             f"{path} holds several sets of weights that fit the model, {places}; save only one of them, "
-            "such as torch.save(model.state_dict(), 'weights.pth')"
+            "for example by torch.save(model.state_dict(), 'weights.pth')"
         )
     copies = [one for one in fitting if one is not first]
     notes = _left_out(first, copies, own, path)
@@ -195,9 +195,7 @@ def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any
     if inside:
         shown = few([name.removeprefix(first.prefix) for name in inside])
         raise CheckpointError(f"{path} does not fit the model: unexpected {shown}")
-    notes = (
-        [f"of {path.name}, {few(rest)} were left out, because they lack the prefix {first.prefix!r}"] if rest else []
-    )
+    notes = [f"{few(rest)} of {path.name} were left out, because they lack the prefix {first.prefix!r}"] if rest else []
     others = [one for one in copies if not one.equals(first)]
     notes += [f"{path.name} holds a second set of weights {one.place}, which was left out" for one in others[:_SHOWN]]
     return tuple(notes)

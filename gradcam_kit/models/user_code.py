@@ -59,7 +59,7 @@ def was_named(spec: str) -> bool:
 
 
 def exit_said(error: SystemExit) -> str:
-    """Return how a user's code tried to end the program."""
+    """Describe how a user's code tried to end the program."""
     return f"called sys.exit({'' if error.code is None else repr(error.code)})"
 
 

@@ -173,7 +173,7 @@ def _require(library: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        raise missing_extra(f"such models need {library}", "models") from error
+        raise missing_extra(f"loading this model requires {library}", "models") from error
 
 
 @contextmanager

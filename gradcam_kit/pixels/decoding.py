@@ -27,11 +27,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Maps each EXIF orientation to the operation that turns the picture upright."""
-_TWELVE_BITS = 15  # the largest high byte of 12-bit values in 16 bits
+_TWELVE_BITS = 15  # the largest high byte of a 12-bit value that is stored in 16 bits
 
 
 def read_picture(path: str | PathLike[str]) -> RGB:
-    """Read the first frame of a complete picture file, as RGB that is upright by its EXIF orientation.
+    """Read the first frame of a complete picture file as RGB, turned upright by its EXIF orientation.
 
     16-bit values are scaled to 8 bits, opacity is dropped, and gray, palettes and CMYK become RGB.
 
@@ -53,7 +53,7 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
 
     Args:
         file: the file.
-        admit: called with the number of pixels in the file's header, if known, before memory is allocated.
+        admit: called before memory is allocated, with the number of pixels in the file's header (0 = unknown).
 
     Raises:
         PictureError: the file is not a picture or is truncated; the message has only the reason, because the file has
@@ -79,8 +79,8 @@ def decode_picture(file: Any, admit: Callable[[int], object] | None = None) -> R
 def turn_upright(image: Image.Image) -> None:
     """Turn an open picture upright by its EXIF orientation, in place.
 
-    The orientation is only read: `ImageOps.exif_transpose` writes all EXIF again, which fails for tags whose types do
-    not match the standard. Unreadable EXIF is ignored.
+    The EXIF data is only read. `ImageOps.exif_transpose` would write it again, which fails for tags whose types do not
+    match the standard. Unreadable EXIF data is ignored.
     """
     image.load()
     with suppress(Exception):  # damaged EXIF raises all kinds of exceptions
@@ -91,7 +91,7 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def _whole(value: Any) -> int:
-    """Return an EXIF value of any type as the number of an orientation, or 0 if it is not one of 2 to 8."""
+    """Read an EXIF value of any type as an orientation from 2 to 8, or return 0 for any other value."""
     if isinstance(value, tuple | list) and len(value) == 1:
         [value] = value
     if isinstance(value, bytes):
@@ -111,7 +111,7 @@ def looks_like_twelve_bits(file: Any) -> bool:
                 return False
             levels = rgb_picture(image)
             tags = getattr(image, "tag_v2", {})
-    except Exception as error:  # `decode_picture` raises the errors of pictures
+    except Exception as error:  # `decode_picture` reports the errors of unreadable files
         raise_interruption(error)
         return False
     if tags.get(PHOTOMETRIC) == 0:
@@ -145,7 +145,7 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
             raise no_white(pixels)
         pixels = pixels.astype(np.float32)
         pixels = with_white(pixels) if is_tiff else pixels.clip(0, 1)
-        if white_is_zero:  # OpenCV applies the orientation only to 8-bit pictures
+        if white_is_zero:  # OpenCV applies this tag only to 8-bit pictures
             pixels = 1 - pixels
     return rgb_picture(pixels[..., ::-1])
 
@@ -153,7 +153,7 @@ def _decoded_by_opencv(file: Any, admit: Callable[[int], object] | None) -> RGB:
 def _claimed_pixels(file: Any) -> int:
     """Return the number of pixels in the header of a file that PIL does not know, or 0 for an unknown header.
 
-    OpenCV would allocate memory for up to a billion pixels.
+    Without a check of this number, OpenCV would allocate memory for up to a billion pixels.
     """
     file.seek(0)
     head = file.read(4096)

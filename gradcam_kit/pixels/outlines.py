@@ -16,7 +16,7 @@ _SHARE = 200  # the longer side of the picture divided by the width of the line
 
 
 def read_outlines(boxes: Boxes, size: tuple[int, int]) -> Float[np.ndarray, "b 4"]:
-    """Return the boxes `(x0, y0, x1, y1)` of one picture, `(4,)` or `(b, 4)`, in its pixels.
+    """Read boxes `(x0, y0, x1, y1)` in the pixels of one picture, `(4,)` or `(b, 4)`, and return them as `(b, 4)`.
 
     Raises:
         InputError, ShapeError: the boxes are not numbers, or not four numbers each.

@@ -1,7 +1,7 @@
 """Color heatmaps and blend them with pictures, by OpenCV on the host and in one batch on a device.
 
 Both ways give the same bytes for heatmaps of the final size; resized heatmaps may differ by rounding, because OpenCV
-rounds less. On the host each picture is painted separately, in bands of rows, so that its data stays in the caches.
+rounds less. On the host, each picture is painted separately, in bands of rows, so that its data stays in the caches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Table = UInt8[np.ndarray, "256 3"]
 
 _BAND = 2**16  # number of pixels in a band
 _SHARES = 2**15  # resolution of opacities: products with levels and their sums are exact in float32
-_UNSEEN = 0.6  # brightness outside the model's view; no dimmed level is halfway between two levels
+_UNSEEN = 0.6  # brightness outside the model's view; at 0.6, no dimmed level is halfway between two levels
 
 
 def exact_share(alpha: float) -> float:
@@ -95,7 +95,7 @@ def blended_on_device(
 
 
 def _around(place: Place) -> Iterator[tuple[slice, slice]]:
-    """Yield rows and columns of the parts above, below, left and right."""
+    """Yield the rows and columns of the parts of a picture above, below, left and right of a heatmap."""
     rows, columns = place.picture
     everywhere = slice(None)
     yield slice(rows.start), everywhere

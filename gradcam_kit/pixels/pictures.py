@@ -15,7 +15,7 @@ from gradcam_kit.errors import InputError, PictureError, ShapeError, kind_of, ra
 from gradcam_kit.pixels.opencv import cv2
 
 Array = Shaped[np.ndarray, "..."] | Tensor
-"""Values of a picture or a heatmap: uint8 in 0..255 or floating point in [0, 1], on any device."""
+"""Values of a picture or a heatmap: uint8 in 0..255 or floating-point values in [0, 1], on any device."""
 
 Picture = Array | Image.Image
 """One picture: `(h, w)`, `(h, w, c)` or `(c, h, w)` with 1, 3 or 4 channels, or a PIL image of any mode."""
@@ -29,7 +29,7 @@ _CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is r
 
 
 def rgb_picture(picture: Picture) -> RGB:
-    """Turn one picture into uint8 RGB, which may share the picture's memory, by the rules of `rgb_pictures`.
+    """Turn one picture into uint8 RGB by the rules of `rgb_pictures`. The result may share the picture's memory.
 
     Raises:
         ShapeError: there are several pictures, or no axis of 1, 3 or 4 channels.
@@ -52,12 +52,12 @@ def batch_of_one(picture: Picture) -> Tensor:
 
 
 def rgb_pictures(pictures: Array) -> UInt8[Tensor, "n h w 3"]:
-    """Turn a batch of pictures into uint8 RGB, on the device on which it is.
+    """Turn a batch of pictures into uint8 RGB, on the batch's own device.
 
     Args:
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`. The channels are the last or the first axis of a
             picture, whichever has size 3, else 1, else 4; the last if both do, so `(3, h, 3)` is `(h, w, c)`. A
-            fourth channel is opacity and is dropped, because a model sees the color under it. Floating point is
+            fourth channel is opacity and is dropped, because a model sees the color under it. Floating-point values are
             rounded to the nearest of the 256 levels.
 
     Raises:
@@ -83,7 +83,7 @@ def channels_last(values: Tensor) -> Shaped[Tensor, "n h w c"]:
     if axis is None:
         raise ShapeError(
             f"a picture of shape {shape} has no axis for the channels: expected 3 (RGB), 1 (gray) or 4 (RGBA) first or "
-            "last; index the picture if there are more"
+            "last; if it has another number of channels, select 1 or 3 of them by indexing"
         )
     return values.movedim(axis, 3)[..., :3]
 
@@ -103,7 +103,7 @@ def packed(rgb: UInt8[Tensor, "h w 3"]) -> RGB:
 
 
 def tensor_of(values: Array, what: str) -> Tensor:
-    """View an array of uint8 or floating point as a tensor. `what` names the array in errors.
+    """View an array of uint8 or floating-point values as a tensor. `what` names the array in errors.
 
     Raises:
         InputError: the value is neither an array nor a tensor, or its entries are neither uint8 nor floating point.
@@ -118,7 +118,7 @@ def tensor_of(values: Array, what: str) -> Tensor:
             return torch.from_numpy(np.require(values, requirements=["C", "W"]))
     elif values.dtype == torch.uint8 or values.is_floating_point():
         return values.detach()
-    remedy = "divide 16 bit by 65535" if str(values.dtype).endswith("uint16") else "cast levels to uint8"
+    remedy = "divide 16-bit values by 65535" if str(values.dtype).endswith("uint16") else "cast levels to uint8"
     raise InputError(f"{what} cannot be {values.dtype}; expected uint8 in 0..255 or floats in [0, 1]: {remedy}")
 
 
@@ -239,7 +239,7 @@ def write_picture(path: str | PathLike[str], picture: Picture) -> None:
     """
     path = Path(path)
     try:
-        # Encode in memory and let Python write the file, because it accepts every name on every system.
+        # Encode in memory and let Python write the file, because Python accepts every file name on every system.
         encoded = encode_picture(picture, path.suffix)
     except PictureError as error:
         raise_interruption(error)

@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 
 def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, list[int]]]:
-    """Return the places of heatmaps, with the pictures that share each place.
+    """Return the places of heatmaps, with the indices of the pictures that share each place.
 
     Args:
         boxes: `(4,)` or `(n, 4)`; rounded to whole pixels, with a width and height of at least 1.

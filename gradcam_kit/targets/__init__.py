@@ -1,8 +1,8 @@
 """Targets, which say what to explain: small immutable callables from the model's output to one score per sample.
 
-Any callable `output -> scores (n,)` is a target. Two further methods help those that explain by changing images:
-`select(index)` returns the target for rows of samples `index`. `settle(output)` returns the target with its choices
-(the nearest classes, the predicted region, ...) fixed by this output, which is the output for the unchanged images.
+Any callable `output -> scores (n,)` is a target. A target may have two further methods, which are used when images are
+changed. `select(index)` returns the target for rows that belong to samples `index`. `settle(output)` returns the target
+with its choices (the nearest classes, the predicted region, ...) fixed by the output for the unchanged images.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -51,7 +51,7 @@ class ClassTarget:
         raise NotImplementedError
 
     def select(self: _T, index: Int[Tensor, " m"]) -> _T:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         if not isinstance(self.classes, Tensor):
             return self
         return replace(self, classes=move(self.classes, index.device)[index])
@@ -179,7 +179,7 @@ TargetType = Callable[[Tensor], ClassTarget]
 def resolve_target(
     targets: Any, target_type: Callable[[Any], ClassTarget], names: Callable[[], Sequence[str] | None] = lambda: None
 ) -> Target | None:
-    """Turn the user's `targets` into a target, or keep None for the predicted class, known after the forward pass.
+    """Turn the user's `targets` into a target, or return None for the class that the forward pass will predict.
 
     Args:
         targets: the user's targets.
@@ -204,7 +204,7 @@ def resolve_target(
 
 
 def settle(target: Target, output: Any) -> Target:
-    """Fix the choices that a target takes from the prediction (classes, region), so that changed rows use them."""
+    """Fix the choices that a target takes from a prediction (classes, region), so that they hold for changed images."""
     settled: Target = target.settle(output) if hasattr(target, "settle") else target
     return settled
 
@@ -212,7 +212,7 @@ def settle(target: Target, output: Any) -> Target:
 def score(target: Target, output: Any, n: int) -> Float[Tensor, "n *targets"]:
     """Call a target and check its result: one score per sample, or `(1, *targets)` for a bag of samples.
 
-    A model that gives one row for several samples scores them together, as multiple instance learning does.
+    A model that returns one row for several samples scores them together, as in multiple instance learning.
 
     Raises:
         InputError: the target does not return a tensor.
@@ -246,9 +246,7 @@ def _has_single_row(output: Any) -> bool:
 
 
 def _of_the_bag(scores: Tensor, expected: tuple[int, ...]) -> Tensor:
-    """Return the score of a bag only once, even if a target repeats it for each sample, so that its gradient counts
-    once.
-    """
+    """Return the score of a bag once, even if a target repeats it, so that its gradient is not added several times."""
     if scores.ndim == 0:
         return scores[None]
     is_repeated = tuple(scores.shape) == expected and scores.stride(0) == 0

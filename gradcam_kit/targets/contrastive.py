@@ -21,8 +21,9 @@ Weighting = Literal["softmax", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class LogitDifference(ClassTarget):
-    """The difference of two logits, which explains why one class and not another: z_c - z_r, after DiffGradCAM (Piland
-    et al. 2025, arXiv 2506.08514).
+    """The difference of two logits, z_c - z_r, which explains why the model prefers one class to another.
+
+    The target follows DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
 
     Args:
         classes: the class to explain.
@@ -44,7 +45,7 @@ class LogitDifference(ClassTarget):
         if not _fits(self.against, self.classes):
             raise ShapeError(
                 f"against has shape {tuple(self.against.shape)} for classes of shape "
-                f"{tuple(getattr(self.classes, 'shape', ()))}; expected the same, or one class for all"
+                f"{tuple(getattr(self.classes, 'shape', ()))}; expected the same shape, or one class for all"
             )
         if _share_a_class(self.classes, self.against):
             raise TargetError(f"{self!r} compares a class with itself; give another class as against=")
@@ -62,7 +63,7 @@ class LogitDifference(ClassTarget):
         return chosen - (logits.sum(1, keepdim=True) - chosen) / (logits.shape[1] - 1)
 
     def select(self, index: Int[Tensor, " m"]) -> LogitDifference:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         chosen = {
             name: move(classes, index.device)[index]
             for name, classes in (("classes", self.classes), ("against", self.against))
@@ -95,9 +96,10 @@ def _share_a_class(classes: int | Tensor, against: int | Tensor) -> bool:
 class FinerTarget(ClassTarget):
     r"""A class against the most similar classes: Finer-CAM (Zhang et al., CVPR 2025, arXiv 2501.11309).
 
-    The references d are the other classes whose logits are nearest to z_c (on ties, those with lower indices), chosen
-    on the unchanged images. The score is $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with softmax probabilities
-    p, which are differentiated too (released code), or $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
+    The references d are the other classes whose logits are nearest to z_c (on ties, the classes with lower indices),
+    chosen on the unchanged images. With "softmax" weighting, the score is
+    $\frac{\sum_d p_d (z_c - \alpha z_d)}{\sum_d p_d}$ with softmax probabilities p, which are differentiated too, as in
+    the released code. With "mean" weighting, it is $z_c - \gamma \frac{1}{|d|} \sum_d z_d$.
 
     Args:
         classes: the class to explain.
@@ -146,7 +148,7 @@ class FinerTarget(ClassTarget):
         )
 
     def select(self, index: Int[Tensor, " m"]) -> FinerTarget:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         selected = super().select(index)
         return selected if self.nearest is None else replace(selected, nearest=self.nearest[index])
 
@@ -160,7 +162,7 @@ class FinerTarget(ClassTarget):
 class TopK:
     """The sum of the k largest logits of each sample, or of all logits if the model has fewer.
 
-    The classes are chosen on the unchanged images, not again for each changed row.
+    The classes are chosen on the unchanged images, not again for each changed image.
 
     Args:
         k: number of classes.
@@ -188,7 +190,7 @@ class TopK:
         return replace(self, largest=self._largest(read_logits(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> TopK:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         return self if self.largest is None else replace(self, largest=self.largest[index])
 
     def _largest(self, logits: Tensor) -> Int[Tensor, "n k"]:
@@ -199,7 +201,7 @@ class TopK:
 class Negative:
     """The evidence against a target: its score with the opposite sign.
 
-    For a binary or regression model with one output `Negative(0)` explains the negative class, or a lower value; for
+    For a binary or regression model with one output, `Negative(0)` explains the negative class, or a lower value. For
     other models it gives the counterfactual explanation of Grad-CAM (Selvaraju et al., ICCV 2017, Section 3.3).
 
     Args:
@@ -237,5 +239,5 @@ class Negative:
         return changed(self, target=settle(self.target, output))
 
     def select(self, index: Int[Tensor, " m"]) -> Negative:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         return changed(self, target=self.target.select(index))

@@ -1,4 +1,4 @@
-"""Target of detectors: the score, or a coordinate, of the detection that overlaps a box."""
+"""A target for detectors: the score, or a coordinate, of the detection that overlaps a box."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ _NO_LABEL = -1  # label of a box that no detection overlaps; no detection has th
 class DetectionTarget:
     """The score, or a coordinate of the box, of the detection that overlaps a given box, with one box per sample.
 
-    Of the detections (with the given label) the one with the largest intersection over union counts; on ties, the one
-    with the largest score. The following forms of output can be read, with boxes (x0, y0, x1, y1) unless noted:
+    The target uses the detection with the largest intersection over union, among those with the given label. On ties
+    it uses the one with the largest score. It reads these forms of output, with boxes (x0, y0, x1, y1) unless noted:
 
-    - a list with a mapping for each sample: "boxes" `(d, 4)`, "scores" `(d,)`, maybe "labels" `(d,)` (torchvision), and
-      for D-RISE maybe "probabilities" `(d, classes)` and "objectness" `(d,)`;
-    - one such mapping, of one sample or with an axis for the samples in front;
+    - a list with a mapping for each sample: "boxes" `(d, 4)`, "scores" `(d,)`, optionally "labels" `(d,)` (torchvision)
+      and, for D-RISE, "probabilities" `(d, classes)` and "objectness" `(d,)`;
+    - one such mapping, for a single sample or with a leading axis for the samples;
     - a mapping with "pred_boxes" `(n, d, 4)`, as center, width and height, and "logits" `(n, d, classes)` (DETR): the
       score is the logit of the label, which must be given.
 
-    Labels that are not given are chosen on the unchanged images. A changed image without such a detection scores 0.
-    Choose a layer of the backbone, because the queries and anchors after it have no positions. torchvision's detectors
-    also accept the batch as one tensor. `DetectionTarget.of` makes a target for every box that a model found.
+    Labels that are not given are those of the detections in the unchanged images. If a changed image has no such
+    detection, its score is 0. Choose a layer of the backbone, because later layers hold queries or anchors, which have
+    no positions. torchvision's detectors also accept the batch as one tensor. `DetectionTarget.of` makes a target for
+    each box that a model found.
 
     Args:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.
@@ -115,15 +116,15 @@ class DetectionTarget:
         Boxes without area cannot be explained and are left out.
 
         Args:
-            output: output of the model, in one of the forms above. Logits of queries count with the probability of
-                their most likely class.
+            output: output of the model, in one of the forms that `DetectionTarget` reads. The score of a query is the
+                probability of its most likely class.
             image: index of the image, from 0.
             score_above: only detections with a score above this number.
             detections: only the detections with these indices in the output, in this order, regardless of their scores.
             options: options of the targets, such as `part`, `scores` or `iou`.
 
         Raises:
-            TargetError: the output has no boxes, or none with such a score; the message has the best score.
+            TargetError: the output has no boxes, or no score is above `score_above`; the message gives the best score.
             DetectionIndexError: the output does not have an image or a detection with the given index.
 
         Example:
@@ -162,7 +163,7 @@ class DetectionTarget:
         return changed(self, boxes=self.boxes.expand(len(scores), 4), labels=labels, required=False)
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionTarget:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         boxes = self.boxes if self.boxes.ndim == 1 else move(self.boxes, index.device)[index]
         labels = self.labels
         if isinstance(labels, Tensor):
@@ -248,5 +249,5 @@ def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
 def _place(what: str, index: int, count: int) -> int:
     place = whole(what, index)
     if not 0 <= place < count:
-        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; indices count from 0")
+        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; indices start at 0")
     return place

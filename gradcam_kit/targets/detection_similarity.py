@@ -25,11 +25,11 @@ from gradcam_kit.targets.values import changed, show
 
 @dataclass(frozen=True, eq=False)
 class DetectionSimilarity:
-    r"""Similarity of the most similar detection: $\max_j \mathrm{IoU}(L_t, L_j) \cos(P_t, P_j) O_j$, in [0, 1].
+    r"""The similarity of the most similar detection: $\max_j \mathrm{IoU}(L_t, L_j) \cos(P_t, P_j) O_j$, in [0, 1].
 
-    L are boxes, P the probabilities of the classes, O the objectness of a detection. If a detector gives only the score
-    of one class, the cosine is 1 for equal labels and else 0, and the score replaces a missing objectness. Queries of
-    DETR have the class "no object" among P, and no O.
+    L are the boxes, P the class probabilities, and O the objectness of detections. If a detector gives only the score
+    of one class, the cosine is 1 for equal labels and 0 otherwise, and the score replaces a missing objectness. For
+    queries of DETR, P includes the class "no object", and O is 1.
 
     Args:
         boxes: one box per sample, `(n, 4)`.
@@ -55,7 +55,7 @@ class DetectionSimilarity:
         scores: QueryScores | None,
         iou: float,
     ) -> DetectionSimilarity:
-        """Return the similarity to one detection of each sample, which overlaps its box and most likely has its label.
+        """Return the similarity to the detection of each sample that overlaps its box and most likely has its label.
 
         Args:
             samples: the detections of the unchanged images.
@@ -77,7 +77,7 @@ class DetectionSimilarity:
         return torch.stack([self._most(sample, detections) for sample, detections in enumerate(samples)])
 
     def select(self, index: Int[Tensor, " m"]) -> DetectionSimilarity:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
 
         def rows(values: Tensor | None) -> Tensor | None:
             return None if values is None else move(values, index.device)[index]

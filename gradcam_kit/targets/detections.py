@@ -13,8 +13,8 @@ from gradcam_kit.errors import TargetError, kind_of
 from gradcam_kit.functional import at_least_float32
 
 Detections = Mapping[str, Tensor]
-"""The detections of one image: "boxes" `(d, 4)` as corners, "scores" `(d,)`; maybe "labels" `(d,)`, "probabilities"
-`(d, classes)` and "objectness" `(d,)`.
+"""The detections of one image: "boxes" `(d, 4)` as corners, "scores" `(d,)`, and optionally "labels" `(d,)`,
+"probabilities" `(d, classes)` and "objectness" `(d,)`.
 """
 
 QueryScores = Literal["softmax", "sigmoid"]
@@ -29,7 +29,7 @@ def are_queries(output: Any) -> bool:
 
 
 def read_detections(output: Any) -> list[Detections]:
-    """Return the detections of each image in a list of mappings, or in one mapping.
+    """Return the detections of each image from a list of mappings, or from one mapping.
 
     Raises:
         TargetError: the output has another form.
@@ -93,7 +93,7 @@ def corners(boxes: Float[Tensor, "*d 4"]) -> Float[Tensor, "*d 4"]:
 
 
 def overlaps_of(box: Float[Tensor, "4"], boxes: Float[Tensor, "d 4"]) -> Float[Tensor, " d"]:
-    """Return the intersections over unions of a box and others; 0 where both have no area."""
+    """Return the intersection over union of a box with each of several boxes; 0 where both have no area."""
     from torchvision.ops import box_iou  # not at the top, where it would make importing the package slow
 
     overlaps: Tensor = box_iou(box[None].to(boxes), boxes)[0].nan_to_num()
@@ -109,5 +109,6 @@ def _unreadable(output: Any) -> TargetError:
     keys = f" of {', '.join(map(str, first))}" if isinstance(first, Mapping) else ""
     return TargetError(
         f"the model's output is {kind_of(output)}{keys}; DetectionTarget reads a list of mappings with 'boxes' "
-        "and 'scores', one such mapping, or one with 'pred_boxes' and 'logits'. Pass a callable output -> scores (n,)"
+        "and 'scores', one such mapping, or one with 'pred_boxes' and 'logits'. For other outputs pass a callable "
+        "output -> scores (n,)"
     )

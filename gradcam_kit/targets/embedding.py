@@ -1,4 +1,4 @@
-"""Target of embedding models: the similarity of the embedding to a reference."""
+"""A target for embedding models: the similarity of the embedding to a reference."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class EmbeddingSimilarity:
     r"""The cosine of the angle between an image's embedding and a reference, $\frac{e \cdot r}{|e| |r|}$.
 
     The reference may come from another image or, for models of images and texts, from a text. The embedding is the
-    output tensor `(n, d)`; in a mapping or a Hugging Face output "image_embeds", "image_features" or "pooler_output",
-    else the only floating-point tensor; in a tuple the first floating-point tensor `(n, d)`.
+    output tensor `(n, d)`. In a mapping or a Hugging Face output, it is "image_embeds", "image_features" or
+    "pooler_output", or else the only floating-point tensor. In a tuple, it is the first floating-point tensor `(n, d)`.
 
     Args:
         reference: one embedding for all samples `(d,)`, or one per sample `(n, d)`; it need not be normalized.
@@ -61,20 +61,20 @@ class EmbeddingSimilarity:
         return cosine_similarity(scaled(embeddings), scaled(reference), dim=-1)
 
     def select(self, index: Int[Tensor, " m"]) -> EmbeddingSimilarity:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         if self.reference.ndim == 1:
             return self
         return changed(self, reference=move(self.reference, index.device)[index])
 
 
 def scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-    """Scale embeddings to a largest entry of 1, so that no square underflows or overflows."""
+    """Scale embeddings so that their largest absolute entry is 1 and no square underflows or overflows."""
     largest = embeddings.detach().abs().amax(-1, keepdim=True)
     return embeddings / largest.where(largest > 0, 1)
 
 
 def read_embeddings(output: Any, size: int) -> Float[Tensor, "n d"]:
-    """Find the embeddings of the images in a model's output, of `size` entries each; see `EmbeddingSimilarity`.
+    """Find the embeddings of the images, with `size` entries each, in a model's output; see `EmbeddingSimilarity`.
 
     Raises:
         ShapeError: the embeddings have another size.

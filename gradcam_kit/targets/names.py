@@ -88,7 +88,7 @@ def carried_names(model: object) -> tuple[str, ...] | None:
 
 
 def class_index(name: str, names: Sequence[str]) -> int:
-    """Return the index of the class with this name, or with this part between commas ("tench, Tinca tinca").
+    """Return the index of the class with this name, which may be one of several names ("tench, Tinca tinca").
 
     Raises:
         UnknownNameError: no class has this name, or several classes have it.
@@ -122,7 +122,7 @@ def has_names(targets: Any) -> bool:
 
 
 def named_targets(targets: Any, names: Sequence[str] | None) -> Any:
-    """Return targets with class names replaced by indices, or unchanged targets without class names.
+    """Return targets with class names replaced by indices; targets without class names are returned unchanged.
 
     Raises:
         UnknownNameError: see `class_index`.

@@ -15,9 +15,9 @@ from gradcam_kit.errors import ShapeError, TargetError, kind_of
 def read_logits(output: Any) -> Float[Tensor, "n classes"]:
     """Find the class scores in a model's output.
 
-    From a tensor, the tensor itself; from a mapping or a Hugging Face output, its `logits`, else its only
-    floating-point tensor; from a tuple, its only floating-point tensor. One value per sample `(n,)` counts as one
-    class.
+    The scores are the tensor itself, the `logits` of a mapping or a Hugging Face output, or else the only
+    floating-point tensor `(n, classes)` in a mapping or tuple, which may also contain maps `(n, c, h, w)`. An output
+    with one value per sample, `(n,)`, is read as one class.
 
     Raises:
         TargetError: no tensor, or several tensors, could be the scores; the message lists the shapes of the tensors.
@@ -59,7 +59,7 @@ def find_logits(output: Any) -> Tensor:
 def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
     """Return the only tensor `(n, classes)` next to maps `(n, c, h, w)`, as in models that return (mask, label).
 
-    None if it may be a summary of the maps, because its size equals their number of channels or positions.
+    Return None if the tensor may be a summary of the maps, because its width equals a size of their axes.
     """
     rows = [tensor for tensor in floating if tensor.ndim == 2]
     maps = [tensor for tensor in floating if tensor.ndim == 4]
@@ -72,7 +72,8 @@ def _beside_maps(floating: Sequence[Tensor]) -> Tensor | None:
 def _picked(output: Any) -> str:
     """Return code that takes one score per sample from an output: a column, or its largest value over positions.
 
-    Of three axes the shorter one counts as the classes, because detectors have more anchors than classes.
+    If a tensor has three axes, the shorter of the last two is taken as the classes, because detectors have more anchors
+    than classes.
     """
     entries = (
         output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()

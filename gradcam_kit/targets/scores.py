@@ -27,7 +27,7 @@ _SEARCHED = 100  # maximum number of operations that are searched
 
 
 def class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind | None = None) -> Float[Tensor, "n classes"]:
-    """Return class scores in at least float32, by softmax, or by sigmoid for a single output, if `kind` is None."""
+    """Return class scores in at least float32. A `kind` of None means sigmoid for a single output, else softmax."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     match kind or ("sigmoid" if logits.shape[1] == 1 else "softmax"):
         case "softmax":
@@ -59,8 +59,8 @@ def are_shares(logits: Float[Tensor, "n classes"]) -> Bool[Tensor, ""]:
 def evident_kind(model: object, outputs: Sequence[Float[Tensor, "_ classes"]]) -> tuple[ScoreKind, str]:
     """Return the kind of a model's scores, and the reason as text.
 
-    Evidence, in this order: the problem type in the model's configuration; the last operation, if outputs have a graph;
-    values that all lie between 0 and 1. Without any of these, outputs are logits.
+    The kind is decided by the first of these facts that is known: the problem type in the model's configuration, the
+    last operation if outputs have a graph, and values that all lie between 0 and 1. Otherwise the outputs are logits.
 
     Args:
         model: the model, whose configuration is read.
@@ -98,7 +98,7 @@ def _of_logits(output: Tensor) -> tuple[ScoreKind, str]:
 
 
 def last_operation(output: Tensor) -> str | None:
-    """Return the operation that computed an output, such as "sigmoid", or None without a graph or if parts differ."""
+    """Return the operation that computed an output ("sigmoid", ...); None without a graph or for several operations."""
     found: set[str | None] = set()
     waiting: list[Any] = [output.grad_fn]
     for _ in range(_SEARCHED):

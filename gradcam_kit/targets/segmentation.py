@@ -1,4 +1,4 @@
-"""A target of dense predictions: the score of a class, summed over a region."""
+"""A target for dense predictions: the score of a class, summed over a region."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
 @dataclass(frozen=True, eq=False)
 class SegmentationTarget:
-    r"""A class summed over a region, $\sum_p m_p z_{cp}$: Seg-Grad-CAM (Vinogradova et al. 2020, arXiv 2002.11434).
+    r"""The logit of a class, summed over a region: $\sum_p m_p z_{cp}$.
 
-    The model's output is a tensor `(n, classes, *p)`, or a mapping that has it under "out" (torchvision) or "logits".
-    An empty region scores 0, so its map is empty.
+    This is the score of Seg-Grad-CAM (Vinogradova et al. 2020, arXiv 2002.11434). The model's output is a tensor
+    `(n, classes, *p)`, or a mapping that has this tensor under "out" (torchvision) or "logits". An empty region scores
+    0, so its map is empty.
 
     Args:
-        mask: the region, `(*p)` for all samples or `(n, *p)`, boolean or weights. If its resolution differs from the
-            output's, it is resized by area: a position of the output is weighted by its share in the region. None = the
-            positions where the class is predicted in the unchanged images (for a model with one output: where it is
-            positive).
+        mask: the region, `(*p)` for all samples or `(n, *p)`, as booleans or weights. If its resolution differs from
+            that of the output, the mask is resized by area: each position of the output is weighted by its share in the
+            region. None = the positions where the class is predicted in the unchanged images, or for a model with one
+            output the positions where this output is positive.
         classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
 
     Raises:
@@ -69,7 +70,7 @@ class SegmentationTarget:
         return self if self.mask is not None else changed(self, predicted=_predicted(_read_dense(output)))
 
     def select(self, index: Int[Tensor, " m"]) -> SegmentationTarget:
-        """Return the target of the rows that belong to samples `index`."""
+        """Return the target for rows that belong to samples `index`."""
         # Only the output shows whether the mask has a sample axis, so rows are selected later.
         return changed(self, rows=index if self.rows is None else self.rows[index])
 

@@ -1,4 +1,4 @@
-"""Target of image-text models: how well a text fits an image."""
+"""A target for models of images and texts: how well a text fits an image."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TextTarget:
 
     The target suits CLIP, SigLIP and similar models of open_clip (`encode_image`, `encode_text`) and transformers
     (`get_image_features`, `get_text_features`). The texts are encoded once per call; after that only the images run
-    through the model, once for all texts. A list of m texts gives m maps of each image, `(n, m, *t)`, one text gives
-    `(n, *t)`.
+    through the model, once for all texts. A list of m texts gives m maps for each image, `(n, m, *t)`; a single text
+    gives `(n, *t)`.
 
     Args:
         texts: one text, or several.
@@ -30,7 +30,7 @@ class TextTarget:
             than the others. Without it, a map also shows evidence that is common to all texts.
         tokenizer: the model's tokenizer: `open_clip.get_tokenizer(NAME)`, or a tokenizer of transformers. None = the
             attribute `tokenizer` of the model, or the tokenizer stored with the weights of a model of transformers.
-        encoded: the embeddings of the texts and then of those to compare with, filled in by the methods.
+        encoded: the embeddings of `texts`, followed by those of `against`; filled in by the methods.
 
     Raises:
         InputError: `texts` or `against` is not a text or a list of texts, or a text is empty.
@@ -58,7 +58,7 @@ class TextTarget:
 
     @property
     def all_texts(self) -> list[str]:
-        """The texts, followed by those to compare with."""
+        """The texts, followed by the texts to compare with."""
         return [*_listed(self.texts), *_listed(self.against)]
 
     @property

@@ -1,4 +1,4 @@
-"""Read the classes and numbers that users pass into independent tensors."""
+"""Convert the classes and numbers that users give to tensors that share no memory with them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def changed(target: _T, /, **values: Any) -> _T:
-    """Return the target with values derived from its own, without checks, which would synchronize."""
+    """Return a copy of a target with other values in some fields, without checks, which would synchronize."""
     own = copy.copy(target)
     for name, value in values.items():
         object.__setattr__(own, name, value)
@@ -120,7 +120,7 @@ def changed(target: _T, /, **values: Any) -> _T:
 
 
 def show(target: Any) -> str:
-    """Return the `repr` of a target: its arguments, with large tensors by their shape."""
+    """Return the `repr` of a target: its arguments, where large tensors are shown as their type and shape."""
     parts = []
     for one in fields(target):
         value = getattr(target, one.name)

@@ -51,7 +51,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MOST_PIXELS = 2**26
-"""Maximum number of pixels of a resized picture, reached only by pictures a thousand times longer than wide."""
+"""Maximum number of pixels of a resized picture, exceeded only if one side is about a thousand times the other."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -69,8 +69,8 @@ class PictureTransform:
 
     Attributes:
         size: height and width of the model's input.
-        resize: the shorter side before cropping (an int), an exact height and width, or None: exactly `size`.
-        mean: mean of each channel, in units of [0, 1]; a single number makes gray images of one channel.
+        resize: the length of the shorter side before cropping (an int), or an exact height and width; None = `size`.
+        mean: mean of each channel, in units of [0, 1]; one number instead of three gives gray images of one channel.
         std: standard deviation of each channel, in units of [0, 1], with as many numbers as `mean`.
         interpolation: a name in `INTERPOLATIONS`.
     """
@@ -87,14 +87,14 @@ class PictureTransform:
             raise UnknownNameError(f"there is no interpolation {self.interpolation!r}{hint}")
         sides = [*self.size, *(_pair(self.resize) if self.resize is not None else ())]
         if len(self.size) != 2 or any(side < 1 for side in sides):
-            raise OptionError(f"sizes are positive numbers of pixels, got size={self.size}, resize={self.resize}")
+            raise OptionError(f"sizes must be positive numbers of pixels, got size={self.size}, resize={self.resize}")
         numbers = [*self.mean, *self.std]
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise OptionError(
-                f"mean and std are three numbers each, or one each for gray images; got {self.mean} and {self.std}"
+                f"mean and std must be three numbers each, or one each for gray; got {self.mean} and {self.std}"
             )
         if not all(isfinite(value) for value in numbers) or any(value <= 0 for value in self.std):
-            raise OptionError(f"mean and std are finite, std above 0; got {self.mean} and {self.std}")
+            raise OptionError(f"mean and std must be finite, and std above 0; got {self.mean} and {self.std}")
 
     def __call__(self, picture: Picture | Image.Image) -> Float[Tensor, "c h w"]:
         """Resize, crop and normalize, as the evaluation transforms of torchvision and timm do with a PIL image."""
@@ -147,12 +147,13 @@ class PictureTransform:
             remedy = f"; read the file first: read_picture({str(picture)!r})" if isinstance(picture, str | Path) else ""
             raise InputError(f"the picture is {kind_of(picture)}; expected a NumPy array or a PIL image{remedy}")
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise ShapeError(f"a picture is uint8 (height, width, 3), got {picture.dtype} {picture.shape}")
+            raise ShapeError(f"the picture is {picture.dtype} {picture.shape}; expected uint8 (height, width, 3)")
         height, width = picture.shape[:2]
         (resized_h, resized_w), (top, left) = self._geometry(height, width)
         if resized_h * resized_w > MOST_PIXELS:
             raise PictureError(
-                f"a picture of {width} x {height} pixels is too thin: resized, it would have {resized_w} x {resized_h}"
+                f"a picture of {width} x {height} pixels is too thin: resized, it would have {resized_w} x {resized_h} "
+                "pixels, more than 2**26; crop it first"
             )
         image = Image.fromarray(picture)
         if len(self.mean) == 1:
@@ -184,11 +185,11 @@ def as_transform(value: Any) -> Transform:
                 "time; pass the evaluation transform, such as Resize and CenterCrop"
             )
         return CallableTransform(value)
-    raise InputError(f"a transform is a mapping or a callable from picture to tensor, got {kind_of(value)}")
+    raise InputError(f"the transform is {kind_of(value)}; expected a mapping, or a callable from picture to tensor")
 
 
 def _size(name: str, value: Any) -> tuple[int, int]:
-    """Return height and width, which are equal for a single number."""
+    """Read height and width, which are equal for a single number."""
     sides = [value] if np.ndim(value) == 0 and not isinstance(value, str) else value
     try:
         found = [index(side) for side in sides if not isinstance(side, bool)]
@@ -200,7 +201,7 @@ def _size(name: str, value: Any) -> tuple[int, int]:
 
 
 def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
-    """Return the size after the resize as height and width, or as a single number for the shorter side."""
+    """Read the size after the resize: height and width, or a single number for the shorter side."""
     if value is None:
         return None
     sides = _size(name, value)
@@ -208,7 +209,7 @@ def _resize(name: str, value: Any) -> int | tuple[int, int] | None:
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:
-    """Return one finite number per channel."""
+    """Read one finite number per channel."""
     entries = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
     entries = entries if isinstance(entries, Sequence | Iterable) else [entries]
     try:
@@ -232,7 +233,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def from_torchvision(preset: Any) -> PictureTransform:
-    """Read a classification preset (`weights.transforms()`)."""
+    """Read a classification preset of torchvision (`weights.transforms()`)."""
     return PictureTransform(
         size=_pair(preset.crop_size[0]),
         resize=preset.resize_size[0],
@@ -243,7 +244,7 @@ def from_torchvision(preset: Any) -> PictureTransform:
 
 
 def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read a data config of timm, or return None if it letterboxes, or resizes to more than one shorter side."""
+    """Read a data config of timm, or return None if it adds borders, or crops a center that is not square."""
     height, width = config["input_size"][1:]
     resized = int(height / config["crop_pct"]), int(width / config["crop_pct"])
     if config["crop_mode"] == "border" or (config["crop_mode"] == "center" and resized[0] != resized[1]):

@@ -25,10 +25,10 @@ _SHOWN_AS = 224  # size in pixels of a test picture that shows whether all steps
 class CallableTransform:
     """Any callable from a picture to a tensor `(c, h, w)`.
 
-    The callable gets the picture as uint8 `(height, width, 3)`, or a PIL image if it belongs to torchvision. It may
-    have a method `box(height, width)` that returns the part of a picture that it shows. For torchvision's transforms
-    this part is derived from the steps; otherwise it is the whole picture. The returned tensor may hold
-    bytes, for models that scale and normalize themselves. Bytes become floats from 0 to 255.
+    The callable gets the picture as uint8 `(height, width, 3)`, or as a PIL image if the callable is from torchvision.
+    It may have a method `box(height, width)` that returns the part of a picture that it shows. For torchvision's
+    transforms this part is derived from the steps; otherwise it is the full picture. For models that scale and
+    normalize themselves, the returned tensor may hold bytes, which become floats from 0 to 255.
     """
 
     function: Callable[[Any], Tensor]
@@ -71,7 +71,7 @@ class CallableTransform:
         """Return the box of the callable or of its steps, else the whole picture.
 
         Raises:
-            ShapeError: the callable's `box` does not return four finite numbers.
+            ShapeError: the callable's `box` does not return four finite numbers of a box with an area.
         """
         if callable(getattr(self.function, "box", None)):
             said = self.function.box(height, width)  # type: ignore[attr-defined]
@@ -80,7 +80,10 @@ class CallableTransform:
             except (TypeError, ValueError):
                 x0 = math.nan
             if not all(map(math.isfinite, (x0, y0, x1, y1) if math.isfinite(x0) else (x0,))) or x0 >= x1 or y0 >= y1:
-                raise ShapeError(f"box({height}, {width}) of the transform is {said!r}; expected (x0, y0, x1, y1)")
+                raise ShapeError(
+                    f"box({height}, {width}) of the transform is {said!r}; expected (x0, y0, x1, y1), finite numbers "
+                    "with x0 < x1 and y0 < y1"
+                )
             return x0, y0, x1, y1
         return seen_box(self.function, height, width) or (0.0, 0.0, float(width), float(height))
 
@@ -96,7 +99,7 @@ class CallableTransform:
         if not type(first if is_sequential else self.function).__module__.startswith("torchvision."):
             return picture
         if is_sequential and type(first).__name__ not in ("ToTensor", "PILToTensor", "ToImage"):
-            return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # needed for scripted transforms
+            return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))  # for scripted transforms
         return Image.fromarray(picture)
 
 
@@ -106,13 +109,13 @@ def _are_bytes(image: Tensor) -> bool:
 
 
 def _remedy(image: object) -> str:
-    """Return the remedy for the result of a transform."""
+    """Return the remedy for an unsuitable result of a transform."""
     if isinstance(image, Image.Image):
         return "; end the transform with ToTensor() and Normalize()"
     if isinstance(image, np.ndarray):
         return "; end the transform with torch.from_numpy(image).permute(2, 0, 1).float() / 255"
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) == 1:
-        return "; leave out the axis of the batch"
+        return "; leave out the batch axis"
     if isinstance(image, tuple | list | Tensor):
-        return "; several crops of one picture, as of FiveCrop, are several images: use CenterCrop"
+        return "; several crops of one picture, as from FiveCrop, are several images: use CenterCrop"
     return "" if image is not None else f"; a function without a return statement returns {kind_of(image)}"

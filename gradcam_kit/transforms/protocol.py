@@ -28,11 +28,11 @@ class Transform(Protocol):
         ...
 
     def prepare(self, picture: Picture) -> Prepared:
-        """Run the part of the transform for a single picture."""
+        """Run the first half of the transform on a single picture."""
         ...
 
     def finish(self, batch: UInt8[Tensor, "n ..."] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Run the rest of the transform for a batch of prepared pictures, on its device."""
+        """Run the second half of the transform on a batch of prepared pictures, on the device of the batch."""
         ...
 
     def box(self, height: int, width: int) -> Box:

@@ -30,7 +30,7 @@ _COLORS = {
     *("RandomChannelPermutation", "RandomEqualize", "RandomErasing", "RandomGrayscale", "RandomInvert"),
     *("RandomPhotometricDistort", "RandomPosterize", "RandomSolarize"),
 }
-"""Steps that draw at random, and leave every pixel where it is."""
+"""Random steps that leave every pixel where it is."""
 
 _PLACES = {
     "AugMix",
@@ -42,7 +42,7 @@ _PLACES = {
     "ScaleJitter",
     "TrivialAugmentWide",
 }
-"""Steps that move pixels at random, besides those whose names begin with Random."""
+"""Steps that move pixels at random, in addition to the steps whose names begin with "Random"."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class View:
 
     @property
     def box(self) -> Box:
-        """Return the part in the picture's pixels."""
+        """The part in the picture's pixels."""
         return self.left, self.top, self.left + self.width * self.x, self.top + self.height * self.y
 
 
@@ -141,7 +141,7 @@ def _after(step: Any, view: View) -> View | None:
 
 
 def _resize(view: View, size: int | Sequence[int] | None, most: int | None) -> View:
-    """Return the view after a resize to height and width, or of the shorter side, with `most` limiting the longer."""
+    """Return the view after a resize to height and width, or of the shorter side with a limit `most` for the longer."""
     sides = [size] if isinstance(size, int) else size
     if sides is not None and len(sides) == 2:
         return view.resized(sides[0], sides[1])

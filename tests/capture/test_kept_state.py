@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -187,6 +188,21 @@ def test_what_cannot_be_copied_is_named() -> None:
     model = Net()
     model.forward = lambda x: model.fc(model.features(x).mean((2, 3)))
     with pytest.raises(InputError, match="attribute 'forward' is a function that holds the model"):
+        from_module(model)
+
+
+def test_a_forward_that_is_bound_to_its_module_is_copied_with_it() -> None:
+    model = Net().eval()
+    model.features.forward = MethodType(lambda self, x: 2 * nn.Sequential.forward(self, x), model.features)
+    expected = model(IMAGES)
+    copied = from_module(model).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(copied(IMAGES), expected)
+    module = model.features
+    model.features.forward = MethodType(lambda self, x: nn.Sequential.forward(module, x), model.features)
+    with pytest.raises(InputError, match="attribute 'features.forward' is a function that holds the model"):
         from_module(model)
 
 

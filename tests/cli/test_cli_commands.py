@@ -37,7 +37,7 @@ def test_compare_draws_a_sheet_and_replaces_it_only_when_told() -> None:
     arguments = ("compare", "pictures/a.png", "--model", "shop:net", "--out", "sheet.png")
     status, said, notes = cli(*arguments)
     assert (status, "1 of 1 pictures explained" in said) == (0, True)
-    assert "left out, because they do not suit the model or layer: attention-rollout" in notes
+    assert "left out methods that do not suit the model or layer: attention-rollout" in notes
     with Image.open("sheet.png") as sheet:
         all_methods = sheet.size
     status, _, problem = cli(*arguments, "--method", "grad-cam")

@@ -154,7 +154,7 @@ def test_lightning(calls_part: bool, tmp_path: Path) -> None:
     plain, net = lightning_module(), lightning_module(calls_part=calls_part)
     fit(plain, tmp_path, [])
     callback = DiagnosticsCallback(out=tmp_path / "logs", window=4)
-    with pytest.raises(CaptureError, match="no training has begun"):
+    with pytest.raises(CaptureError, match="training has not begun"):
         callback.report()
     fit(net, tmp_path, [callback])
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), net.parameters(), strict=True))

@@ -125,7 +125,7 @@ def test_a_head_that_looks_at_one_neighbor() -> None:
 
 
 def test_what_has_no_coefficients_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CaptureError, match=r"no graph layer of GCNConv .*: 'GCNConv' is a GCNConv; expected one"):
+    with pytest.raises(CaptureError, match=r"no graph layer of GCNConv .*: 'GCNConv' is a GCNConv; expected a layer"):
         graph_attention(pyg.GCNConv(4, 2).double(), X, EDGES)
     with pytest.raises(LayerNotFoundError, match="Linear has no layer of torch_geometric"):
         graph_attention(nn.Linear(4, 2), X, EDGES)

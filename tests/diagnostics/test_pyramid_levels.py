@@ -174,7 +174,7 @@ def test_a_detector_without_a_pyramid_and_bad_input_are_one_line() -> None:
         (
             lambda: pyramid_levels(plain, given),
             InputError,
-            "Sequential has no pyramid: no module of it returned several",
+            "Sequential has no pyramid: none of its modules returned several",
         ),
         (lambda: pyramid_levels(single, given), InputError, "FasterRCNN has no pyramid: its backbone returns a single"),
         (lambda: pyramid_levels(Toy(), []), InputError, "images is empty; expected a list of tensors"),

@@ -103,8 +103,8 @@ def test_what_is_written_to_this_machine_alone_takes_no_address(out: str) -> Non
     for command in (["demo", "--out", out], asked):
         done = CliRunner().invoke(app, command)
         assert (done.exit_code, done.output.count("\n")) == (2, 1)
-        assert "is an address, and" in done.output
-        assert "give a plain path" in done.output
+        assert "is an address, but" in done.output
+        assert "give a local path" in done.output
     assert sorted(Path().rglob("*")) == before
 
 

@@ -89,7 +89,7 @@ def test_the_same_folder_without_faults_is_silent() -> None:
     assert status == 0
     assert [finding for finding in found if finding["level"] == "bad" or not finding["layer"]] == []
     assert "the page: out/doctor.html" in said
-    assert "not examined: leaks: there is no --test folder" in said
+    assert "not examined: leaks: --test was not given" in said
     assert torch.equal(state, torch.get_rng_state())
     assert sorted(path.name for path in Path("out").iterdir()) == ["doctor.html", "doctor.json"]
 
@@ -149,7 +149,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
         (["--model", "shop:net", "--data", "nothing"], "no file or folder 'nothing'"),
         (["--model", "shop:net", "--steps", "0"], "the number of steps is 0; expected at least 1"),
         (["--model", "shop:net", "--batch-size", "1"], "the batch size is 1; expected at least 2"),
-        (["--model", "shop:never"], "shop:never does not accept images"),
+        (["--model", "shop:never"], "shop:never does not accept images of shape"),
         (["--model", "shop:net", "--data", "text"], "none of 1 pictures can be read"),
     ],
 )

@@ -130,7 +130,7 @@ def test_baselines_are_measured_on_the_same_pictures() -> None:
     assert [line[0] for line in shown] == ["grad-cam", *BASELINES]
     [ones] = (line for line in shown if line[0] == "ones")
     assert ones[1] == "0 (0)"  # what the formula gives; as the map is constant, it counts nowhere
-    assert "not counted in average-drop, coherency: 6 degenerate map (ones)" in said
+    assert "left out of the mean of average-drop, coherency: 6 degenerate map (ones)" in said
     assert load_run("out").means() == evaluate(EvaluateRequest("out", names)).means
 
     found, loaded = load_run("out"), load_model("demo", image_size=64)
@@ -302,7 +302,7 @@ def test_another_model_is_refused() -> None:
     options = {"source": "pictures", "overlays": 0, "report": False}
     model = load_model("demo").model
     run(RunRequest(model=model, out="module", transform=load_model("demo").transform, **options))
-    with pytest.raises(OptionError, match="was made from a module"):
+    with pytest.raises(OptionError, match="has a module as its model"):
         evaluate(EvaluateRequest("module"))
     again = EvaluateRequest("module", metrics=("entropy",), model=model, transform=load_model("demo").transform)
     assert evaluate(again).means[0]["count"] == 1

@@ -48,8 +48,8 @@ WRONG = {
     "batch_size='8'": "InputError: the batch size is '8'; expected an integer of at least 1",
     "workers=1.5": "InputError: the number of workers is 1.5; expected an integer of at least 0",
     "shard_size=True": "InputError: the shard size is True; expected an integer of at least 1",
-    "methods=[GradCAM]": "InputError: a run stores the names of its methods and metrics, but <class "
-    "'gradcam_kit.methods.grad_cam.GradCAM'> is not a name",
+    "methods=[GradCAM]": "InputError: the method or metric <class 'gradcam_kit.methods.grad_cam.GradCAM'> is not a "
+    "string; expected a name",
     "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; did you mean 'grad-cam'",
     "class_names='none.txt'": "InputError: the class names in 'none.txt' cannot be read",
     "model=5": "InputError: the model is an int; expected a torch.nn.Module, or a specification such as",

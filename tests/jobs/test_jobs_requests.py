@@ -47,7 +47,11 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
         ({"targets": "3"}, ClassIndexError, "class 3 for a model with 3 output"),
         ({"targets": "-1"}, ClassIndexError, "class -1"),
         ({"targets": "predict"}, UnknownNameError, "the targets are 'predict'; did you mean 'predicted'?: there is no"),
-        ({"model": "shop:nameless", "targets": "cat"}, OptionError, "the model has no class names (see --class-names)"),
+        (
+            {"model": "shop:nameless", "targets": "cat"},
+            OptionError,
+            "the model has no class names, so give them with --class-names",
+        ),
         ({"scores": "percent"}, OptionError, "the kind of scores is 'percent'; expected 'softmax', 'sigmoid', 'raw'"),
         ({"targets": "top:4"}, ClassIndexError, "the targets are top:4, but the model has 3 classes"),
         ({"layers": ("stage3",)}, LayerNotFoundError, "no layer 'stage3'; did you mean 'stage2'"),
@@ -102,7 +106,7 @@ def test_a_number_that_is_an_index_and_a_name_is_refused() -> None:
     assert Targets.parse("2").of_names(digits).number == 2
     assert Targets.parse("class:0").of_names(digits) == Targets("class", 1)
     with pytest.raises(
-        OptionError, match="0 are the index of class 0, 'one', and the name of class 1; write class:NAME"
+        OptionError, match="0 are ambiguous: the index of class 0, 'one', and the name of class 1; write class:NAME"
     ):
         Targets.parse("0").of_names(digits)
 

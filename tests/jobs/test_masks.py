@@ -94,7 +94,7 @@ def test_a_mask_that_cannot_be_used_says_why() -> None:
     Image.fromarray(np.ones((4, 5), np.uint8)).save("masks/blurred.jpg")
     for name, says in (
         ("bad.png", "cannot read the mask bad.png"),
-        ("small.png", "the mask is 5 x 4, its picture 6 x 4"),
+        ("small.png", "the mask is 5 x 4, but its picture is 6 x 4"),
         ("blurred.jpg", "no mask blurred.png or blurred.tif or .* in 'masks'"),
     ):
         with pytest.raises(PictureError, match=says):

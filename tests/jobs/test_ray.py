@@ -133,4 +133,4 @@ def test_our_errors_come_back_from_workers_and_others_say_how_to_go_on() -> None
     ours = InputError("the model does not accept these pictures")
     assert _failure(RayTaskError("map", "Traceback", ours).as_instanceof_cause()) is ours
     other = _failure(RayTaskError("map", "Traceback\nZeroDivisionError: zero", ZeroDivisionError("zero")))
-    assert str(other).startswith("Ray gave up: ZeroDivisionError: zero; complete results stay valid")
+    assert str(other).startswith("Ray failed: ZeroDivisionError: zero; complete results remain valid")

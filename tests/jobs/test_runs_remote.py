@@ -91,7 +91,7 @@ def test_storage_that_nobody_knows_is_said_in_one_line(only_arrow: list[str]) ->
     assert done.exit_code == 2
     [line] = done.output.splitlines()
     assert line.endswith(
-        "'gdrive://x/y' cannot be used: Install s3fs to access S3; without that library: "
+        "'gdrive://x/y' cannot be used: Install s3fs to access S3; Arrow's own file system fails too: "
         "Unrecognized filesystem type in URI: gdrive://x/"
     )
 
@@ -175,7 +175,7 @@ def test_a_table_with_other_separators_is_refused_and_says_how_to_write_it(separ
     done = CliRunner().invoke(app, ["run", "l.csv", "--model", "shop:net", "--out", "out"])
     assert done.exit_code == 2
     assert "has no column 'path'" in done.output
-    assert "separate them by commas, or by tabs in a .tsv" in " ".join(done.output.split())
+    assert "separate columns by commas, or by tabs in a .tsv file" in " ".join(done.output.split())
 
 
 def test_a_picture_with_two_labels_keeps_the_first_and_the_other_is_said() -> None:

@@ -144,7 +144,7 @@ def test_a_model_of_gray_images_takes_one_number() -> None:
     model = Net(channels=1)
     run = explain(model, report=False)
     assert [row["score"] for row in run] == pytest.approx(outputs(model).softmax(1).amax(1).tolist(), abs=1e-5)
-    with pytest.raises(InputError, match="for a model of gray images pass a single mean and std"):
+    with pytest.raises(InputError, match="for a model of gray images, pass a single mean and std"):
         explain(model, "other", transform={"size": 32})
 
 

@@ -67,7 +67,7 @@ def test_files_that_are_not_named_like_pictures_are_counted() -> None:
     [line] = [line for line in said.export_text().splitlines() if "skipped" in line]
     assert line.startswith("note: skipped 4 files without an image extension: 2 .heic, 1 ")
     assert "1 .dcm" in line
-    assert "1 without ending" in line
+    assert "1 without extension" in line
     Path("pictures/a.png").unlink()
     with pytest.raises(InputError, match=r"holds no pictures; skipped 4 files"):
         explain()

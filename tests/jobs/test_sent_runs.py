@@ -79,7 +79,7 @@ def test_nothing_is_imported_because_run_json_names_it(
 @pytest.mark.parametrize("spec", ["os:abort", "sys:exit", "builtins:print", "subprocess:Popen", "shop:net"])
 def test_modules_that_are_loaded_are_not_asked_either(spec: str) -> None:
     change("about", "request", "model", value=spec)
-    with pytest.raises(OptionError, match=f"if you trust it, pass --model {spec}"):
+    with pytest.raises(OptionError, match=f"if you trust this module, pass --model {spec}"):
         evaluate(EvaluateRequest("out", ("sparseness",)))
 
 

@@ -58,7 +58,7 @@ def test_weights_behind_a_prefix_are_found_beside_names_of_others(tmp_path: Path
     assert torch.equal(model[0].weight, STATE["0.weight"])
     assert bool(notes) == bool(extra)
     if extra is FOREIGN:
-        assert "criterion.pos_weight, train_acc.tp were left out" in notes[0]
+        assert "criterion.pos_weight, train_acc.tp of last.ckpt were left out" in notes[0]
     elif extra:
         assert "second set of weights" in notes[0]
 
@@ -84,9 +84,9 @@ def test_wrappers_and_nests_of_all_kinds(tmp_path: Path, content: State) -> None
 @pytest.mark.parametrize(
     ("content", "places"),
     [
-        ({**behind("student.", STATE), **behind("teacher.", OTHER)}, ["behind 'student.'", "behind 'teacher.'"]),
-        ({"gen": STATE, "disc": OTHER}, ["below 'gen'", "below 'disc'"]),
-        ({"model": STATE, "state_dict": OTHER}, ["below 'model'", "below 'state_dict'"]),
+        ({**behind("student.", STATE), **behind("teacher.", OTHER)}, ["prefix 'student.'", "prefix 'teacher.'"]),
+        ({"gen": STATE, "disc": OTHER}, ["under 'gen'", "under 'disc'"]),
+        ({"model": STATE, "state_dict": OTHER}, ["under 'model'", "under 'state_dict'"]),
     ],
 )
 def test_two_sets_of_weights_are_not_guessed(tmp_path: Path, content: State, places: list[str]) -> None:

@@ -152,7 +152,7 @@ def test_unknown_names_say_what_is_near(spec: str, options: dict[str, str], says
 
 def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r'need timm, which is not installed; .*pip install -e "\.\[models\]"'):
+    with pytest.raises(MissingExtraError, match=r'requires timm, which is not installed; .*-e "\.\[models\]"'):
         load_model("timm:resnet18")
 
 

@@ -55,7 +55,7 @@ def test_numbers_are_read_whatever_holds_them(values: dict[str, Any]) -> None:
         ({"size": "224"}, "expected a number of pixels, or height and width"),
         ({"size": (8, 8, 3)}, "expected a number of pixels, or height and width"),
         ({"size": True}, "expected a number of pixels, or height and width"),
-        ({"size": 0}, "sizes are positive numbers of pixels"),
+        ({"size": 0}, "sizes must be positive numbers of pixels"),
     ],
 )
 def test_other_values_are_named(values: dict[str, Any], says: str) -> None:
@@ -65,13 +65,13 @@ def test_other_values_are_named(values: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("value", [(math.nan, 0.5, 0.5), (0.5, 0.5, -math.inf)])
 def test_a_transform_made_by_hand_is_checked_too(value: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError, match="mean and std are finite"):
+    with pytest.raises(OptionError, match="mean and std must be finite"):
         PictureTransform(mean=value)
 
 
 @pytest.mark.parametrize("value", ["resize", 224, [0.5, 0.5, 0.5]])
 def test_what_is_no_transform_is_named(value: Any) -> None:
-    with pytest.raises(InputError, match=r"a transform is a mapping or a callable from picture to tensor, got an? "):
+    with pytest.raises(InputError, match=r"the transform is an? .*; expected a mapping, or a callable from "):
         from_module(carrying(transform=value))
 
 

@@ -142,7 +142,7 @@ def test_colors_at_random_are_told() -> None:
     [
         (old.Compose([old.Resize(8)]), "returns Image; .*; end the transform with ToTensor"),
         (old.Compose([old.FiveCrop(8)]), "returns tuple; .*FiveCrop, are several images: use CenterCrop"),
-        (old.Compose([old.ToTensor(), lambda x: x[None]]), r"\(1, 3, 9, 9\); .*; leave out the axis of the batch"),
+        (old.Compose([old.ToTensor(), lambda x: x[None]]), r"\(1, 3, 9, 9\); .*; leave out the batch axis"),
         (lambda picture: picture, r"returns ndarray; .*permute\(2, 0, 1\)"),
         (lambda picture: [picture], "returns list; expected a floating-point tensor"),
         (lambda picture: None, "returns NoneType; .*without a return statement"),

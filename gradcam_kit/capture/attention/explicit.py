@@ -1,4 +1,4 @@
-"""Compute fused attention step by step, so that an observer gets its softmax and its matrix products.
+"""Compute fused attention step by step, so that an observer gets the softmax and the matrix products.
 
 Nothing in the model is replaced: a `TorchFunctionMode` intercepts the calls of this thread for the duration of the
 block.
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 @runtime_checkable
 class Observer(Protocol):
-    """The interface of observers of attention. The tensor that a method returns replaces the observed tensor."""
+    """Interface for observers of attention. The tensor that a method returns replaces the observed tensor."""
 
     def see_softmax(self, probabilities: Tensor) -> Tensor:
         """Observe a softmax over the last axis of a tensor with at least three axes."""
@@ -30,7 +30,7 @@ class Observer(Protocol):
 
 
 class ExplicitAttention(TorchFunctionMode):
-    """Lets `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
+    """Makes `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
 
     While the mode is active, `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` do not take their fast path, a
     fused kernel whose steps cannot be observed.
@@ -68,7 +68,7 @@ def explicit_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute `scaled_dot_product_attention` step by step, in at least float32 like fused kernels."""
+    """Compute `scaled_dot_product_attention` step by step, in at least float32, like fused kernels."""
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     probabilities = attention_probabilities(query, key, attn_mask, is_causal, scale, enable_gqa)

@@ -46,7 +46,7 @@ class Heads:
     n: int
 
     def to_maps(self, output: Tensor) -> Float[Tensor, "n heads tokens d"]:
-        """Separate the heads into an axis of their own."""
+        """Separate the heads into their own axis."""
         return output.reshape(self.n, -1, *output.shape[-2:])
 
     def to_native(self, maps: Float[Tensor, "n heads tokens d"], like: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class AttentionRecorder:
 
     @property
     def differentiated(self) -> list[str]:
-        """Return the records with respect to which the common backward pass differentiates the scores."""
+        """Return the names of the records with respect to which the shared backward pass differentiates the scores."""
         attentions = [f"attention of {one.name}" for one in self.seen if Evidence.ATTENTION_GRADIENTS in self.needs]
         return attentions + [_OUTPUT] * (Evidence.PROJECTIONS in self.needs)
 

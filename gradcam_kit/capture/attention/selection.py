@@ -1,4 +1,4 @@
-"""Find the softmaxes that are attention among an image's tokens, judged by shapes and not by names of modules."""
+"""Find the softmaxes that are attention among an image's tokens, judged by shapes, not by names of modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 @dataclass
 class Block:
-    """The output of the outermost module that contains exactly one attention, and the calls finished before its end."""
+    """The output of the outermost module that contains exactly one attention, and the calls that finished before it."""
 
     name: str
     module: nn.Module
@@ -58,11 +58,11 @@ class SeenAttention:
         return self.shape[-1]
 
     def is_of(self, texts: Set[tuple[int, ...]]) -> bool:
-        """Whether the attention is among text tokens, given the shapes `(texts, tokens)` of inputs of word indices."""
+        """Whether the attention is among text tokens, given the shapes `(texts, tokens)` of the integer inputs."""
         return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
 
     def groups(self, n: int) -> int:
-        """Return the number of windows, frames or axes that split an image's tokens, or 0 if n does not divide them."""
+        """Return into how many windows, frames or axes each of n images is split, or 0 if the shape does not fit n."""
         if len(self.shape) == 3:
             return int(self.shape[0] % n == 0)
         parts = prod(self.shape[:-3])

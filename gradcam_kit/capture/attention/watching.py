@@ -1,8 +1,8 @@
 """Observe attention in the user's own passes, while the model continues with the outputs of its own kernels.
 
-A softmax over the last axis counts as attention if a matrix product weights values by it.
-`scaled_dot_product_attention` and `nn.MultiheadAttention` always count. Kernels outside torch (flash-attn, xformers,
-flex attention) cannot be observed.
+A softmax over the last axis is treated as attention if a matrix product weights values by it.
+`scaled_dot_product_attention` and `nn.MultiheadAttention` are always observed. Kernels outside torch (flash-attn,
+xformers, flex attention) cannot be observed.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class AttentionWatch:
         keep: function that is called with each attention.
         steps: number of calls of the model.
         images: shape of the images `(n, c, *t)` of the model's last call; None if it got no images.
-        texts: lengths t of the integer inputs `(n, t)` of that call, which are read as texts.
-        skipped: maps the name of a module to the reason why one of its softmaxes does not count as attention.
+        texts: lengths t of the integer inputs `(n, t)` of that call, which are assumed to be texts.
+        skipped: maps the name of a module to the reason why one of its softmaxes is not attention.
         notes: remarks on how passes inside the block differ from other passes, each at most once.
     """
 
@@ -106,9 +106,9 @@ class AttentionWatch:
             self.notes.append(text)
 
     def grid(self, n: int, tokens: int) -> TokenGrid | None:
-        """Return the layout of `tokens` tokens of each of n images, or None if they are not positions of a whole image.
+        """Return the layout of `tokens` tokens of each of n images, or None if they do not cover an image.
 
-        None if the tokens fit no grid or several grids, and for the tokens of windows and texts.
+        It is also None if the tokens fit no grid or several grids. Tokens of windows or texts do not cover an image.
         """
         if self.images is None or self.images[0] != n or tokens in self.texts:
             return None
@@ -137,11 +137,11 @@ class AttentionWatch:
         self._frames.append(_Frame(self._names[module], module, [tuple(x.shape) for x in tensors]))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Record that a module has run, or has raised an exception."""
+        """Record that a module has run, and drop softmaxes of its submodules that no matrix product has used."""
         if in_backward():
             return
         while self._frames and self._frames.pop().module is not module:
-            pass  # the frame of a module that was interrupted
+            pass  # the frame of a module that raised an exception
         for one in [one for one in self._pending if one.depth > len(self._frames) + 1]:
             self._drop(one)
         if module is self.model:
@@ -175,7 +175,7 @@ class AttentionWatch:
             self._confirm(one, None)
 
     def see_fused(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        """Compute the probabilities that a fused kernel does not return."""
+        """Compute and report the probabilities that a fused kernel does not return."""
         if not self._observes or not isinstance(output, Tensor) or not output.numel():
             return
         given = dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
@@ -214,7 +214,7 @@ _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "s
 
 
 class _WatchedAttention(ExplicitAttention):
-    """Reports the same steps, but keeps the output of the fused kernel, with the kernel's rounding and random draws."""
+    """Reports attention to a watch, but keeps the output of fused kernels with their rounding and dropout."""
 
     def __init__(self, watch: AttentionWatch) -> None:
         super().__init__(watch)
@@ -283,7 +283,7 @@ def _samples_and_heads(shape: tuple[int, ...], frames: list[_Frame]) -> tuple[in
 
 
 def _samples(shape: tuple[int, ...], queries: int) -> int | None:
-    """Return the number of samples of an argument with this number of queries, or None if its shape does not tell."""
+    """Return the number of samples of an argument with this number of queries, or None if its shape is ambiguous."""
     if len(shape) == 2 and shape[0] == queries:
         return 1
     if len(shape) == 3 and queries in shape[:2]:

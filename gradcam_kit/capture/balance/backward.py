@@ -1,7 +1,7 @@
 """Balanced gradients, LibraGrad: Mehri et al., CVPR 2025, https://arxiv.org/abs/2411.16760.
 
-Every operation between the layer and the score counts as linear in its input, with factors (denominators of
-normalizations, gates, attention) that are held constant at their values for this image. Forward values do not change:
+Every operation between the layer and the score is treated as linear in its input. Its factors (denominators of
+normalizations, gates, attention) are held constant at their values for this image. Forward values do not change:
 hooks on the nodes of this one graph replace the gradients in the backward pass, so neither modules nor functions are
 modified.
 """
@@ -34,7 +34,7 @@ def balanced(scores: Tensor, origins: Sequence[Tensor], outputs: Sequence[Tensor
 
     Args:
         scores: the scores to differentiate.
-        origins: the captured tensors of a layer. Tensors that do not depend on them are constant anyway.
+        origins: the captured tensors of a layer. Tensors that do not depend on these are constant.
         outputs: outputs of the model. The target computed from them is differentiated exactly, except for the norms of
             similarities.
 
@@ -61,7 +61,7 @@ def shared_passes(
     """Return the groups of layers that can share one backward pass, as indices, with the plan of each pass.
 
     Whether a factor is a gate, or a product is split into halves, depends on which factors depend on the layer. Layers
-    whose plans differ get separate passes, so that a layer has the same gradients alone as together with other layers.
+    whose plans differ get separate passes, so that the gradients at a layer do not depend on the other layers.
 
     Args:
         scores: the scores to differentiate.

@@ -29,18 +29,16 @@ PRODUCTS = {
 
 _LAYERS = {"Convolution", "ConvolutionOverrideable", "MkldnnConvolution", "CudnnConvolution", "Linear", "MkldnnLinear"}
 _LAYERS |= PRODUCTS.keys() - {"Mul", "Addcmul"}
-"""Operations of linear layers. `Mul` and `Addcmul` are left out, because with a constant they only scale."""
+"""Operations of linear layers. `Mul` and `Addcmul` are left out, because a product with a constant only scales."""
 
 _NORMS = {"Norm", "LinalgVectorNorm"}
 _DENOMINATORS = {"Rsqrt", "Sqrt", "Reciprocal", "Std", *_NORMS}
 _DIVISORS = {"Div": (1,), "Addcdiv": (2,)}
 _FUSED_ATTENTION = "ScaledDotProduct"
-"""Prefix of the names of all fused kernels. Their inputs are query, key, value and mask."""
+"""Prefix of the names of all fused attention kernels, whose inputs are query, key, value and mask."""
 _SOFTMAX = ("Softmax", "SafeSoftmax")
 _GATES = ("Sigmoid", "Hardsigmoid", "Erf", "Tanh")
-"""Bounded functions in the order in which they are preferred as gates: in tanh(a) sigmoid(b) the sigmoid is the
-gate.
-"""
+"""Bounded functions, the preferred gates first: in tanh(a) sigmoid(b), the sigmoid is the gate."""
 
 EXACT = {
     "Sigmoid", "Softmax", "SafeSoftmax", "LogSoftmax", "Erf", "Exp", "Exp2", "Expm1", "Log", "Log1P", "Log2", "Log10",
@@ -58,18 +56,18 @@ _NONLINEAR = EXACT | _DENOMINATORS | {
 
 
 def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()) -> dict[Any, Action]:
-    """Return the action for each node whose gradients change, which no node of a ReLU network does.
+    """Return the action for each node whose gradients change; a ReLU network has no such node.
 
     Args:
         graph: the nodes that depend on the layers.
-        own: the operations that have a rule of their own.
-        target: the nodes of the target, after the model. They stay exact, because they are not a part of the model.
-            Norms are the exception, because a cosine does not change when the embedding is scaled.
+        own: the operations that have their own rule.
+        target: the nodes of the target, after the model. Their gradients are exact, because they are not a part of the
+            model. Norms are an exception, because a cosine does not change when the embedding is scaled.
     """
     cut = _cut(graph, target)
     found = {node: Action("zeros") for node in cut}
     reaching = _reaching(graph, cut, graph.origins, target)
-    # An origin that is itself a gate, such as an attention, is a factor of its product and not a second path to it.
+    # An origin that is itself a gate, such as attention, is a factor of its product and not a second path to it.
     live = _reaching(graph, cut, graph.origins - cut, target)
     for node in graph.nodes:
         name = kind(node)
@@ -89,12 +87,12 @@ def actions(graph: Graph, own: Mapping[str, Any], target: Set[Any] = frozenset()
 
 
 def _constant_inputs(name: str) -> tuple[int, ...]:
-    """Return the indices of an operation's inputs that count as constants, even if they depend on the layers."""
+    """Return the indices of an operation's inputs that are held constant, even if they depend on the layers."""
     return (0, 1, 3) if name.startswith(_FUSED_ATTENTION) else _DIVISORS.get(name, ())
 
 
 def _factors(graph: Graph, node: Any) -> dict[int, Any]:
-    """Return both factors of a product by their input index, or nothing unless both depend on the layers."""
+    """Return both factors of a product by input index, or an empty dict unless both depend on the layers."""
     places = PRODUCTS.get(kind(node), ())
     inputs = graph.inputs(node) if places else {}
     return {place: inputs[place] for place in places} if places and all(place in inputs for place in places) else {}

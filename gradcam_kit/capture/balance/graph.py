@@ -21,7 +21,7 @@ class Graph:
     Attributes:
         nodes: every node that depends on the tensors, once, after all of its inputs.
         origins: the nodes whose results are the given tensors.
-        data: `nodes` and `origins`. Everything else counts as constant, even parameters that require a gradient.
+        data: `nodes` and `origins`. Everything else is treated as constant, even parameters that require a gradient.
         users: maps a node to the nodes that use its result, each with the index of the input.
     """
 

@@ -15,11 +15,11 @@ from gradcam_kit.capture.balance.graph import kind
 
 Gradients = tuple[Tensor | None, ...]
 Rule = Callable[[Gradients, Gradients], Gradients | None]
-"""A function from the gradients at a node's inputs and outputs to new gradients at its inputs; None keeps the old."""
+"""A function from the gradients at a node's inputs and outputs to new gradients at its inputs; None = unchanged."""
 
 
 def rule_of(node: Any, action: Action) -> Rule:
-    """Return the hook of a node. Saved tensors are read now, because checkpoints forbid it during a backward pass."""
+    """Return the hook of a node. Saved tensors are read now, because checkpointing forbids this in a backward pass."""
     if action.kind == "own":
         return OWN_RULES[kind(node)](node)
     if action.kind == "halves":
@@ -231,4 +231,4 @@ OWN_RULES: dict[str, Callable[[Any], Rule]] = {
     "NativeBatchNorm": _batch_norm,
     "CudnnBatchNorm": _batch_norm,
 }
-"""Maps each operation with a rule of its own to the function that makes the rule for a node."""
+"""Maps each operation with its own rule to the function that makes this rule for a node."""

@@ -1,4 +1,4 @@
-"""Run backward passes from the scores to captured tensors, but neither to parameters nor past the first such tensor."""
+"""Run backward passes from the scores that end at captured tensors and compute no gradients of parameters."""
 
 from __future__ import annotations
 

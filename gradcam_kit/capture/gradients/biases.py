@@ -1,4 +1,4 @@
-"""The biases of a model, each with the gradient at the output of its own module."""
+"""Multiply each bias of a model by the gradient at the output of its module."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from gradcam_kit.errors import CaptureError, ShapeError
 def implicit_bias(module: nn.Module) -> Tensor | None:
     """Return the constant that a module adds: its bias, or beta - mu gamma / sigma for a batch norm in eval mode.
 
-    Parameters that are spread over devices (DTensor) are gathered, which is a collective operation that all ranks must
-    enter.
+    Parameters that are distributed over devices (DTensor) are gathered, which is a collective operation that all ranks
+    must enter.
     """
     bias = whole(getattr(module, "bias", None))
     mean, variance = whole(getattr(module, "running_mean", None)), whole(getattr(module, "running_var", None))
@@ -37,7 +37,7 @@ def implicit_bias(module: nn.Module) -> Tensor | None:
 
 
 def _has_bias(module: nn.Module) -> bool:
-    """Whether `implicit_bias` returns a bias, without gathering parameters that are spread over devices."""
+    """Whether `implicit_bias` returns a bias, determined without gathering distributed parameters."""
     if isinstance(getattr(module, "running_mean", None), Tensor):
         return isinstance(getattr(module, "running_var", None), Tensor) or _is_bias(getattr(module, "bias", None))
     return _is_bias(getattr(module, "bias", None))
@@ -85,7 +85,7 @@ class BiasRecorder:
             balanced_for: for balanced gradients, the captured tensors of the layers that are explained with the biases,
                 and the model's outputs.
         """
-        self.recomputing = True  # gradient checkpointing recomputes modules
+        self.recomputing = True  # do not record the modules that checkpointing recomputes
         outputs = [output for _, output in self.runs]
         with nullcontext() if balanced_for is None else balanced(scores, *balanced_for):
             by_target = differentiate(scores, outputs, keep=True) if outputs else []
@@ -98,8 +98,8 @@ class BiasRecorder:
             if len(output) != inputs.n:
                 raise CaptureError(
                     f"a {type(module).__name__} with a bias ran on {len(output)} rows for {inputs.n} "
-                    "images, so that each image's share of the bias is unknown; choose a method that needs "
-                    "no biases"
+                    "images, so that each image's share of the bias is unknown; choose a method that does "
+                    "not use biases"
                 )
             terms_of = [self._products(module, bias, output.detach(), gradient, inputs) for gradient in columns]
             terms = zip(*terms_of, strict=True)
@@ -107,7 +107,7 @@ class BiasRecorder:
         return tuple(found)
 
     def is_in_doubt(self, size: Sequence[int]) -> bool:
-        """Whether a run returned tokens of which only their origin can tell whether they are positions."""
+        """Whether a run returned tokens whose shape does not show whether they are positions."""
         return any(output.ndim == 3 and is_in_doubt(output.shape, size, module) for module, output in self.runs)
 
     def _products(
@@ -120,7 +120,7 @@ class BiasRecorder:
             raise CaptureError(
                 f"a module with a bias of {len(bias)} entries returned {tuple(output.shape)}, which looks "
                 "like one device's part of the output; run the whole model on one device, or choose a "
-                "method that needs no biases"
+                "method that does not use biases"
             )
         if output.ndim == 2:
             return [product * bias]
@@ -135,6 +135,6 @@ class BiasRecorder:
                 return terms
         except ShapeError:
             pass
-        # The tokens form no grid. Their terms still count, but have no position.
+        # The tokens do not form a grid, so keep their terms without positions.
         axis = -1 if output.shape[-1] == len(bias) else 1
         return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

@@ -24,9 +24,9 @@ def output_with_graph(model: torch.nn.Module, inputs: Inputs) -> Any:
 
 
 def score_kind(model: torch.nn.Module, inputs: Inputs, output: Any = None) -> ScoreKind | None:
-    """Return the kind of the model's scores as `evident_kind` finds it, or None if the output is not class scores.
+    """Return the kind of the model's scores as `evident_kind` determines it, or None if the output is not class scores.
 
-    If an output could be probabilities, or is not computed yet, the first sample takes one forward pass with a graph.
+    If the output is missing or could be probabilities, the model runs once, with a graph, on the first sample.
 
     Args:
         model: the model.

@@ -27,6 +27,8 @@ class TowerPass:
     Attributes:
         output: output of the module, with its graph.
         recorded: maps the name of each layer to its tensor in the graph, in the order of execution.
+        passed_on: maps the name of each layer to the clone of this tensor that the module uses.
+        calls: maps the name of each layer to the number of its calls.
     """
 
     output: Any = None
@@ -35,7 +37,7 @@ class TowerPass:
     calls: dict[str, int] = field(default_factory=dict)
 
     def gradients(self, scores: Float[Tensor, " n"], *others: Tensor) -> list[Tensor | None]:
-        """Return d score / d tensor for `others` and the recorded tensors, None where scores do not depend on one."""
+        """Return d score / d tensor for `others` and the recorded tensors, or None where there is no dependence."""
         wanted = [*others, *self.recorded.values()]
         graph = [tensor for tensor in wanted if tensor.requires_grad]
         if not graph or not scores.requires_grad:

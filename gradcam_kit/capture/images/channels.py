@@ -24,7 +24,7 @@ def read_inputs(
     """Find the images among the inputs, and the axis of their channels.
 
     The usual layout is `(n, c, *t)`. Video models of other libraries accept `(n, t, c, h, w)`, recurrent models and
-    transformers of series `(n, t, c)`, and spectrogram models `(n, time, frequency)`. If the shape is ambiguous, the
+    transformers for series `(n, t, c)`, and spectrogram models `(n, time, frequency)`. If the shape is ambiguous, the
     channels are on the first axis over which the model sums.
 
     Args:
@@ -34,7 +34,7 @@ def read_inputs(
         image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
-        InputError: images of a wrong type or with integer values, or arguments that a model does not accept.
+        InputError: the images have a wrong type or integer values, or a model does not accept an argument.
         ShapeError: no tensor has 1, 2 or 3 position axes, or several axes may be the channels.
     """
     inputs = read_arguments(images, forward_kwargs, *models, image_input=image_input)
@@ -53,9 +53,9 @@ def with_channels(model: nn.Module, inputs: Inputs) -> Inputs:
     if not _is_open(model, kernels, inputs.raw):
         return inputs
     evidence = recall(model, inputs) or gather(model, inputs)
-    makes_images = bool(kernels) and all(ndim > 3 for ndim, _ in kernels)  # if the input is a series
+    makes_images = bool(kernels) and all(ndim > 3 for ndim, _ in kernels)  # such as spectrograms, from a series
     if inputs.raw.ndim == 3 and evidence.channels is None and not makes_images:
-        return inputs  # (n, c, t), as long as nothing says otherwise
+        return inputs  # assume (n, c, t) without evidence of another layout
     return replace(inputs, channels=_channels(evidence.channels, inputs.raw))
 
 
@@ -87,5 +87,5 @@ def _channels(summed: int | None, raw: Tensor) -> int | None:
     raise ShapeError(
         f"images of shape {tuple(raw.shape)} can be read as (n, c, t, h, w) with {raw.shape[1]} channels or as "
         f"(n, t, c, h, w) with {raw.shape[2]}, and no layer of the model sums over one of the two axes alone; "
-        "pass a model that takes (n, c, t, h, w) and moves the axes itself"
+        "wrap the model in a module that accepts (n, c, t, h, w) and moves the axes"
     )

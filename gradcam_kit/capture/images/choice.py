@@ -28,14 +28,14 @@ def image_input_of(
 ) -> Inputs:
     """Return the call with the image input set to the input on which the layers depend.
 
-    Of several such inputs, one with more than one position axis is preferred. The model is not run if only one of its
-    inputs could be images.
+    If there are several such inputs, one with more than one position axis is preferred. The model is not run if only
+    one of its inputs could be images.
 
     Args:
         model: the model, which is run once, with a graph, for layers not seen before.
         inputs: the inputs of the call.
         layers: the target layers by name.
-        asked: the input that the user named; None = find it.
+        asked: the input that the user named; None = found automatically.
 
     Raises:
         InputError: the layers depend on different inputs, or not on the input that the user named.
@@ -67,7 +67,10 @@ def _listed(slots: frozenset[Slot]) -> str:
 
 
 def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> set[str]:
-    """Return the layers that depend on the input that the user named, or on any with as many axes as the images."""
+    """Return the names of the layers that depend on the images.
+
+    The images are the input that the user named, or else any input with as many axes as the images.
+    """
     slots = inputs.image_slots
     if len(slots) < 2 or not layers:
         return set(layers)

@@ -11,7 +11,7 @@ def heatmap_size(positions: Sequence[int], image: Sequence[int]) -> tuple[int, .
     """Return the size of the heatmaps: the layer's own axes, resized to the image along axes that both share.
 
     Args:
-        positions: positions of the maps that `reshape` made.
+        positions: the position axes of the maps that `reshape` returned.
         image: the shape `(c, *t)` of one image, always with the channels first.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Hints about likely mistakes in the arguments of a model: unknown arguments, or images on which it fails."""
+"""Give hints about likely mistakes in a model's arguments: unknown arguments, or images on which the model fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from gradcam_kit.errors import InputError, did_you_mean, kind_of
 from gradcam_kit.foreign import KEYWORDS, keyword_hints
 
-_CHANNELS = (1, 3, 4)  # of an image
+_CHANNELS = (1, 3, 4)  # possible numbers of channels of an image
 _MEANT = {
     **dict.fromkeys(("target", "category", "class_index", "class_id", "classes", "label"), "targets="),
     **dict.fromkeys(("input", "inputs", "image", "x", "img"), "the images as the first argument"),
@@ -28,7 +28,7 @@ _MEANT = {
 """
 
 _PRECISIONS = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
-"""Name of each precision in PyTorch's errors, which is also the method of a module that converts to it."""
+"""The name of each precision in PyTorch's errors, which is also the name of the module method that converts to it."""
 
 
 def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     for name in (name for name in kwargs if name not in names):
         if name in KEYWORDS:  # an error even for a model that accepts any keyword and would silently ignore it
             said = keyword_hints([name])
-        # A likely slip; a model that takes any keyword may use the name itself, except for "target".
+        # A likely mistake. A model that accepts any keyword may use such a name itself, but hardly "target".
         elif name in _MEANT and (not takes_any or name == "target"):
             said = f"{name!r}; pass {_MEANT[name].format(name=name)}"
         elif takes_any:
@@ -64,7 +64,7 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
 
 
 def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Return advice for tensors inside lists or mappings, as detection models get them, or None without such inputs."""
+    """Return advice for tensors inside lists or mappings, as detection models get them, or None if there are none."""
     inner = [value for value in (*args, *kwargs.values()) if isinstance(value, Mapping | list | tuple)]
     shapes = [tuple(leaf.shape) for leaf in tree_leaves(list(map(_plain_tree, inner))) if isinstance(leaf, Tensor)]
     if not shapes:
@@ -79,14 +79,14 @@ def nested_advice(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _plain_tree(value: Any) -> Any:
-    """Return mappings of any class as dicts, so that their leaves are found."""
+    """Convert mappings of any class to dicts, so that `tree_leaves` finds their leaves."""
     if isinstance(value, Mapping):
         return {str(key): _plain_tree(entry) for key, entry in value.items()}
     return [_plain_tree(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _as_a_batch(args: Sequence[Any]) -> str:
-    """Return advice on how to make one batch of the given sequence."""
+    """Return advice on how to make one batch from the given sequence."""
     if (nested := nested_advice(args, {})) is not None:
         return nested
     if not all(isinstance(value, Tensor) for value in args):
@@ -113,9 +113,9 @@ def advice(images: Tensor, args: tuple[Any, ...]) -> str | None:
 
 
 def precision_advice(images: Tensor, model: nn.Module, error: Exception) -> str | None:
-    """Return what to convert, if a model failed because images and parameters differ in precision.
+    """Return a hint if a model failed because images and parameters differ in precision, else None.
 
-    Many models convert their inputs, so the hint is given only if the error names both precisions.
+    Many models convert their inputs themselves, so the hint is given only if the error names both precisions.
     """
     own = next((one.dtype for one in model.parameters() if one.dtype in _PRECISIONS), None)
     if own is None or own == images.dtype or images.dtype not in _PRECISIONS:

@@ -21,7 +21,7 @@ def turn() -> AbstractContextManager[bool]:
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether a module is TorchScript, which does not accept hooks."""
+    """Whether a module is a TorchScript module, which does not accept hooks."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
@@ -65,7 +65,7 @@ def undone_in_forks() -> Iterator[ExitStack]:
 
 
 def _after_fork() -> None:
-    """Clean up in a forked process: undo the changes of other threads, which did not survive the fork."""
+    """Clean up in a forked process: undo the changes that were made by threads that do not exist in this process."""
     global _lock
     mine = threading.get_ident()
     for thread in [thread for thread in _changes if thread != mine]:
@@ -77,7 +77,7 @@ def _after_fork() -> None:
 
 
 def _let_finish() -> None:
-    """Wait briefly for daemon threads, because torch aborts a process that exits while one computes."""
+    """Wait briefly for daemon threads, because torch aborts a process that exits while such a thread computes."""
     if _lock.acquire(timeout=5):
         _lock.release()
 

@@ -1,4 +1,4 @@
-"""The arguments of a call of the model, and the same call with other images."""
+"""Hold the arguments of a call of the model, and repeat the call with other images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Slot = int | str
 class Inputs:
     """The arguments of one forward call, with the images among them at the position or key `slot`.
 
-    `memory_format` is the memory format in which the model gets the images. `channels` is their channel axis in the
-    model's layout: usually 1, 2 after the frames of a video, None for a spectrogram without channels.
+    `memory_format` is the memory format in which the model gets the images. `channels` is the channel axis of the
+    images in the model's layout: usually 1, but 2 for videos whose channels follow the frames, and None for
+    spectrograms without channels.
     """
 
     args: tuple[Any, ...]
@@ -37,7 +38,7 @@ class Inputs:
     """Whether the caller, rather than an automatic search, chose the slot of the images."""
     channels: int | None = 1
     entry: str = "__call__"
-    """Name of the model's method to call. It is that of the image tower if the target needs nothing else."""
+    """Name of the model's method to call, such as "encode_image" if only the image tower is needed."""
 
     @property
     def raw(self) -> Tensor:
@@ -54,7 +55,7 @@ class Inputs:
 
     @property
     def image_slots(self) -> list[Slot]:
-        """The inputs that could be the images: floating-point tensors with 1, 2 or 3 position axes."""
+        """The slots of the inputs that could be the images: floating-point tensors with 1, 2 or 3 position axes."""
         places: list[tuple[Slot, Any]] = [*enumerate(self.args), *self.kwargs.items()]
         return [slot for slot, value in places if _could_be_images(value)]
 
@@ -63,7 +64,7 @@ class Inputs:
         return self.args[slot] if isinstance(slot, int) else self.kwargs[slot]
 
     def at(self, slot: Slot) -> Inputs:
-        """Return the same call with the images in another slot, whose axis after the batch holds the channels."""
+        """Return the same call with the images in another slot, with their channels on axis 1."""
         return self if slot == self.slot else replace(self, slot=slot, channels=1)
 
     def asked(self, image_input: Slot) -> Inputs:
@@ -74,7 +75,7 @@ class Inputs:
         return replace(self.at(slot), is_asked=True)
 
     def replacing(self, images: Tensor) -> Inputs:
-        """Return the same call with this tensor itself in place of the images, not a copy."""
+        """Return the same call with this tensor, not a copy of it, in place of the images."""
         args = tuple(images if place == self.slot else value for place, value in enumerate(self.args))
         kwargs = {key: images if key == self.slot else value for key, value in self.kwargs.items()}
         return replace(self, args=args, kwargs=kwargs)
@@ -86,14 +87,14 @@ class Inputs:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """The positions `*t` of the images."""
+        """The sizes `*t` of the position axes of the images."""
         return tuple(self.images.shape[2:])
 
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
-        """Return the call for other images, with the other inputs of row r from sample `index[r]` (None = sample r).
+        """Return the call for other images, where row r gets the other inputs of sample `index[r]` (None = sample r).
 
-        Tensors whose first axis is n belong to the samples; all other tensors are shared by the batch. All tensors are
-        copied, because the model may change its input in place.
+        Tensors whose first axis has size n have one entry per sample; all other tensors are shared by the batch. All
+        tensors are copied, because the model may change its inputs in place.
         """
 
         def row(value: Any) -> Any:
@@ -111,7 +112,7 @@ class Inputs:
         return replace(self, args=args, kwargs=kwargs)
 
     def per_sample(self) -> list[str]:
-        """Return the other inputs that seem to have one entry per sample, by the size of their first axis."""
+        """Return the names of the other inputs whose first axis has size n, as if they had one entry per sample."""
         named = [*((f"argument {i}", value) for i, value in enumerate(self.args) if i != self.slot)]
         named += [(repr(key), value) for key, value in self.kwargs.items() if key != self.slot]
         return [
@@ -128,9 +129,9 @@ class Inputs:
 def read_inputs(
     images: Images, forward_kwargs: Mapping[str, Any], *models: nn.Module, image_input: Slot | None = None
 ) -> Inputs:
-    """Find the images among the inputs, and detach them from their graph.
+    """Find the images among the inputs, and detach all inputs from their graphs.
 
-    Of several inputs that could be the images, take the first with 2 or 3 position axes, else the first.
+    If several inputs could be the images, the first one with 2 or 3 position axes is used, or else the first one.
 
     Args:
         images: the images, or all inputs of the model, as passed to a CAM call.
@@ -139,7 +140,7 @@ def read_inputs(
         image_input: position or key of the images among the inputs; None = found automatically.
 
     Raises:
-        InputError: the named input is not an image input, or images or arguments are of a kind that is not accepted.
+        InputError: the named input cannot be the images, an argument is unknown, or the images have a wrong type.
         ShapeError: no tensor has 1, 2 or 3 position axes.
     """
     args: tuple[Any, ...]
@@ -160,7 +161,8 @@ def read_inputs(
     places: list[tuple[Slot, Any]] = [*enumerate(args), *kwargs.items()]
     if image_input is not None:
         return Inputs(args, kwargs, _asked(image_input, dict(places)), is_asked=True)
-    # Text embeddings and signals have one position axis, and images have two. `min` keeps the first of equal slots.
+    # Prefer images, which have two position axes or more, to text embeddings and signals, which have one. If several
+    # slots are equally good, `min` returns the first.
     slots = [slot for slot, value in places if _could_be_images(value)]
     if slots:
         return Inputs(args, kwargs, min(slots, key=lambda slot: dict(places)[slot].ndim == 3))
@@ -168,7 +170,7 @@ def read_inputs(
     for value in tensors:
         if value.ndim >= 3 and not value.is_floating_point():
             raise InputError(
-                f"images are {str(value.dtype).removeprefix('torch.')}; expected floating point. "
+                f"images are {str(value.dtype).removeprefix('torch.')}; expected floating-point values. "
                 "Scale and normalize them first as in training, e.g. images.float() / 255; for a model "
                 "that scales bytes itself, pass images.float()"
             )
@@ -189,7 +191,7 @@ def _could_be_images(value: Any) -> bool:
 
 
 def _asked(image_input: Slot, places: Mapping[Slot, Any]) -> Slot:
-    """Return the slot of the images that the caller named."""
+    """Return the slot that the caller named, after checking that its input could be the images."""
     if image_input not in places:
         raise InputError(
             f"image_input is {image_input!r}, but the inputs of the model are {', '.join(map(repr, places))}; give the "
@@ -254,7 +256,7 @@ class Runner:
             raise
 
     def context(self) -> AbstractContextManager[Any]:
-        """Return the autocast state in which the model runs."""
+        """Return a context manager that sets the autocast state in which the model runs."""
         return torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.autocast)
 
     def precision(self, images: Tensor) -> torch.dtype:
@@ -262,5 +264,5 @@ class Runner:
         return self.autocast_dtype if self.autocast else images.dtype
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """Return a context that disables autocast, for a method's own computations in float32."""
+        """Return a context manager that disables autocast, for a method's own computations in float32."""
         return torch.autocast(self.device_type, enabled=False)

@@ -130,7 +130,7 @@ class _Search:
             self._visit_store(value, dict(enumerate(value)), path, depth, is_state, "[{}]")
         elif isinstance(value, tuple):
             self._visit_tuple(value, get, put, path, depth, is_state)
-        elif callable(value):  # a function is not state, and what it records is left for its author
+        elif callable(value):  # a function is not state: values that a user's hook records are not undone
             self._visit_callable(value, path, depth)
         elif isinstance(own := getattr(value, "__dict__", None), dict):
             self._visit_store(own, own, path, depth, is_state, ".{}")
@@ -206,7 +206,7 @@ def _holds_tensors(value: Any, depth: int = 4) -> bool:
 
 
 def _keeps_nothing(module: nn.Module) -> bool:
-    """Whether a module is torch's own, so that only hooks could make it keep more than parameters and buffers."""
+    """Whether a module keeps only parameters and buffers: it is TorchScript, or torch's own without hooks."""
     if isinstance(module, torch.jit.ScriptModule):
         return True
     own = type(module).__module__.startswith("torch.nn.modules")
@@ -236,7 +236,7 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
         for search in searches:
             search.restore()
         for place, clone in reversed(replaced):
-            if place.get() is clone:  # otherwise the model has replaced it meanwhile
+            if place.get() is clone:  # otherwise the model has replaced the clone meanwhile
                 place.put(place.tensor)
         for place, values, version in written:
             if place.tensor._version != version:
@@ -245,11 +245,11 @@ def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 _foreign: WeakSet[nn.Module] = WeakSet()
-"""Models that use tensors made under `inference_mode` from outside their attributes, such as a global or a cache."""
+"""Models that use inference tensors that are not in their attributes, but in a global variable or a cache."""
 
 
 def normal_tensors_help(model: nn.Module, error: Exception) -> bool:
-    """Whether the work failed on an inference tensor that `normal_tensors` will replace in a second try."""
+    """Whether the work failed on an inference tensor, which `normal_tensors` will replace in a second attempt."""
     cause = error.__cause__ if isinstance(error, GradCamKitError) else error
     if type(cause) is not RuntimeError or "nference tensor" not in str(cause) or model in _foreign:
         return False

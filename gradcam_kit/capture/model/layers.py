@@ -35,13 +35,13 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
 
     Raises:
         LayerNotFoundError: the model does not have one of the layers.
-        InputError: the layers are of another type, none at all, or TorchScript modules.
+        InputError: `target_layers` has another type or is empty, or a layer is a TorchScript module.
     """
     if isinstance(target_layers, str | nn.Module):
         target_layers = [target_layers]
     if not isinstance(target_layers, Sequence):
         raise InputError(
-            f"target_layers is {kind_of(target_layers)}; expected a module, its name, a sequence of these, or None"
+            f"target_layers is {kind_of(target_layers)}; expected a module, its name, a sequence of both, or None"
         )
     if not target_layers:
         raise InputError("target_layers is empty; name at least one layer, or pass None to have one chosen")
@@ -56,8 +56,10 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
 
 @dataclass(frozen=True)
 class LayerName:
-    """The parsed name of a target layer: "act#2" is the second call of module `act` in a pass, "fpn:1" the second map
-    that module `fpn` returns, and "head#2:0" the first map of the second call of `head`.
+    """The parsed name of a target layer.
+
+    "act#2" is the second call of module `act` in a pass, "fpn:1" the second map that module `fpn` returns, and
+    "head#2:0" the first map of the second call of `head`.
 
     Attributes:
         path: the name of the module.
@@ -71,7 +73,7 @@ class LayerName:
 
     @property
     def suffix(self) -> str:
-        """The suffix after the module's name."""
+        """The part of the name after the name of the module, such as "#2:0"."""
         return f"#{self.call}" * (self.call is not None) + f":{self.level}" * (self.level is not None)
 
 
@@ -90,7 +92,7 @@ def split_name(model: nn.Module, name: str) -> LayerName:
 
 
 def select_layers(model: nn.Module, layers: Any = None, given: nn.Module | None = None) -> dict[str, nn.Module]:
-    """Map names to the modules that patterns stand for, in the order of `model.named_modules()`.
+    """Return the modules that match the patterns, by name and in the order of `model.named_modules()`.
 
     Args:
         model: the unwrapped model.
@@ -196,4 +198,4 @@ def _find_layer(model: nn.Module, layer: object, given: nn.Module) -> tuple[str,
             f"the {type(layer).__name__} given as target layer is not part of this {type(model).__name__}; "
             "take it from the same model object, or give its name from model.named_modules()"
         )
-    raise InputError(f"a target layer is {kind_of(layer)}; expected a module or the name of one")
+    raise InputError(f"a target layer is {kind_of(layer)}; expected a module or its name")

@@ -30,9 +30,9 @@ _Result = TypeVar("_Result")
 def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs], _Result]) -> _Result:
     """Run `work` with images in channels-last memory format if the model's kernels are fastest in this format.
 
-    The model gets a copy of the images anyway, and this copy is made in that format. A model that fails because of it
-    (`view` after a convolution depends on the memory format) is remembered, and from then on gets its images unchanged.
-    Every other exception reaches the caller.
+    The model gets a copy of the images anyway, so the change of format costs no extra copy. A model that fails because
+    of the format (for example, in a `view` after a convolution) is remembered, and gets its images unchanged from then
+    on. Every other exception reaches the caller.
 
     Args:
         model: the model that `work` runs.
@@ -62,12 +62,12 @@ def _in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs]
 
 
 _ABOUT_ORDER = ("contiguous", "stride", "channels_last", "channels last", "channels-last", "memory format", "cudnn")
-"""Substrings of errors that a memory format can cause, such as "cudnn" if cuDNN has no engine for such a tensor."""
+"""Substrings of error messages that a memory format can cause, such as "cudnn" if cuDNN has no engine for it."""
 
 
 def is_about_order(error: Exception) -> bool:
-    """Whether an error is about the memory format, judged by its message or the source line of the failed `assert`."""
-    # the error with advice about the images has the model's own error as its cause
+    """Whether an error is about the memory format, judged by its message or by the source line of a failed `assert`."""
+    # an error that adds advice about the images has the model's own error as its cause
     if isinstance(error, GradCamKitError):
         if not isinstance(error.__cause__, Exception):
             return False
@@ -86,27 +86,27 @@ def is_about_order(error: Exception) -> bool:
 class PackedWeights:
     """Copies of convolution weights in the form that kernels read, for all passes of a call after the first.
 
-    Without them the kernels would convert the parameters in each pass: to the memory format of the images, to the
-    precision of autocast, and on a CPU to oneDNN's blocks. The parameters are not touched; only `_conv_forward` of
-    plain convolutions, which gets the weight as an argument, is replaced while a pass runs.
+    Without these copies, the kernels would convert the parameters in every pass: to the memory format of the images,
+    to the precision of autocast, and on a CPU to oneDNN's blocks. The parameters are not modified. Only
+    `_conv_forward` of plain convolutions, which gets the weight as an argument, is replaced while a pass runs.
     """
 
     packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
-    """The weight, its memory, its version and its copy, by convolution, precision and use of blocks.
+    """Maps a convolution, a precision and whether blocks are used to the weight, its memory, its version and its copy.
 
-    Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not noticed.
+    Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not detected.
     """
     failed: bool = False
     """Whether a kernel or a copy failed, so that convolutions use their own weights from then on."""
 
     @contextmanager
     def standing_in(self, model: nn.Module) -> Iterator[None]:
-        """Let convolutions use the copies until the pass ends, even by an error."""
+        """Let convolutions use the copies within the block, and restore them afterwards, even after an error."""
         replaced: list[nn.Conv2d] = []
         try:
             for module in model.modules():
                 if type(module) is nn.Conv2d and "_conv_forward" not in module.__dict__:
-                    replaced.append(module)  # recorded before the change, because an interruption may come in between
+                    replaced.append(module)  # recorded before the change, which may be interrupted
                     module.__dict__["_conv_forward"] = partial(self._forward, module)
             yield
         finally:
@@ -166,7 +166,7 @@ def _forward(conv: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor | None)
 
 
 def _can_pack(conv: nn.Conv2d, maps: Tensor, weight: Tensor) -> bool:
-    """Whether this convolution is torch's own, unmodified, and its input is in channels-last memory format."""
+    """Whether a convolution uses its own, frozen parameter, and its input is in channels-last memory format."""
     if weight is not conv._parameters.get("weight") or type(weight) is not nn.Parameter or type(maps) is not Tensor:
         return False
     there = maps.device == weight.device and maps.is_floating_point() and maps.ndim == 4
@@ -174,7 +174,7 @@ def _can_pack(conv: nn.Conv2d, maps: Tensor, weight: Tensor) -> bool:
 
 
 def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
-    """Whether oneDNN has a kernel of its own for this convolution, on this processor."""
+    """Whether oneDNN has a kernel with blocked weights for this convolution on this processor."""
     if not torch.backends.mkldnn.enabled or conv.padding_mode != "zeros" or type(conv.padding) is not tuple:
         return False
     if precision is torch.bfloat16:
@@ -185,9 +185,9 @@ def _has_blocks(conv: nn.Conv2d, precision: torch.dtype) -> bool:
 
 
 def _pays(inputs: Inputs) -> bool:
-    """Whether a copy pays off, as with oneDNN (about 0.7 times the run time) and in half precision on tensor cores.
+    """Whether channels-last images pay off: with oneDNN (about 0.7 times the run time), or in half precision on CUDA.
 
-    For small images the gain is not worth a different rounding.
+    For small images, the gain does not justify a different rounding.
     """
     images = inputs.images
     if images.ndim != 4 or not images.is_contiguous() or images.shape[2] * images.shape[3] < _SMALLEST:

@@ -1,4 +1,4 @@
-"""Models with random parameters, for sanity checks: Adebayo et al., NeurIPS 2018, https://arxiv.org/abs/1810.03292."""
+"""Randomize models for sanity checks: Adebayo et al., NeurIPS 2018, https://arxiv.org/abs/1810.03292."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _STD = 0.02
 class Randomizer:
     """Gives the layers of a model random parameters, and restores the original ones.
 
-    A layer is a module that owns tensors. Its new values are those of its own initialization (`reset_parameters`),
-    running statistics included. Parameters without an initialization (class token, position embedding, layer scale,
+    A layer is a module that owns tensors. Its new values come from its own initialization (`reset_parameters`), which
+    also resets running statistics. Parameters without an initialization (class token, position embedding, layer scale,
     ...) get their own values in random order, or normal values with standard deviation 0.02 if all are zero. Other
-    constant parameters are probably still initial values, and are left unchanged.
+    constant parameters probably still have their initial values, and are left unchanged.
 
     Attributes:
         layers: names of the layers in the order in which the model used them.
-        unused: names of the layers that did not take part in the pass.
-        without_initializer: parameters found so far that their module does not initialize.
-        kept: the parameters in `without_initializer` that kept their values.
+        unused: names of the layers that the model did not use in the pass.
+        without_initializer: names of the parameters, collected so far, that their module does not initialize.
+        kept: the names in `without_initializer` of parameters that kept their values.
     """
 
     def __init__(self, model: nn.Module, used: Sequence[str], seed: int) -> None:
@@ -53,8 +53,9 @@ class Randomizer:
 
         Args:
             layers: names of modules of the model; none = all layers.
-            draw: number of the draw; other numbers give other values. The values of a layer depend only on the seed,
-                the draw and its name, and are drawn on the host, so they are the same for every order and device.
+            draw: number of the draw; each number gives different values. The values of a layer depend only on the seed,
+                the draw and the name of the layer, and are drawn on the host. Neither the order in which layers are
+                randomized nor the device changes them.
         """
         for name in [owner for layer in layers for owner in self._inside(layer)] if layers else self._owners:
             self._randomize(name, draw)
@@ -134,17 +135,17 @@ def randomizing(
 ) -> Iterator[Randomizer]:
     """Yield a `Randomizer` for the model's layers, and restore the model afterwards, even after an error.
 
-    The model runs once to find the order in which its layers use their parameters. Values are exchanged in place, so
-    that every method that explains the model sees them. Only randomized layers exist twice in memory. Other threads
-    that explain the model wait meanwhile, but plain passes in other threads would see the random values.
+    The model runs once to find the order in which its layers use their parameters. Values are replaced in place, so
+    that every method that explains the model sees the random values. Only randomized layers exist twice in memory.
+    Other threads that explain the model wait meanwhile, but plain passes in other threads would see the random values.
 
     Args:
         model: any PyTorch model.
         images: input of the model.
         seed: seed from which the seed of every layer is derived. The global generator is untouched.
         keep_modes: leave modules in train mode as they are, see `BaseCAM`.
-        entry: name of the model's method that takes the images, such as "get_image_features" of a model with a second
-            tower for texts, which then keeps its parameters.
+        entry: name of the model's method that takes the images, such as "get_image_features" of a model of images and
+            texts. The parameters of its text tower are then kept.
         forward_kwargs: passed on to the model.
     """
     model = check_model(model)
@@ -228,7 +229,7 @@ def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Ten
 def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Tensor]]]:
     """Replace all tensors of a module and its submodules by float32 copies on the host.
 
-    Yields the module's own parameters and buffers: the copy, its version, and the original values.
+    Yields the copy, its version and the original values for each of the module's own parameters and buffers.
     """
     # Copy plain attributes too, because a computed weight (weight norm) must not be overwritten.
     stores: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ _active = threading.local()
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside `DataParallel`, `DistributedDataParallel` and `torch.compile` wrappers.
 
-    Hooks that are added after compilation are ignored by compiled code, and replicas would overwrite each other.
+    Compiled code ignores hooks that are added later, and replicas would overwrite each other's recorded activations.
     """
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -69,15 +69,15 @@ def untouched(
 ) -> Iterator[None]:
     """Hold `model` in eval mode with frozen parameters, and restore every flag, buffer and random state afterwards.
 
-    Only one thread at a time holds a model. A second one waits, even with another model, because models may share
-    modules. Entering again in the same thread is a no-op.
+    Only one thread at a time holds a model. A second thread waits, even with another model, because models may share
+    modules. If this thread holds the model already, entering again is a no-op.
 
     Args:
         model: the unwrapped model.
         device: device of the images.
-        keep_modes: leave modules in train mode as they are. Random draws are then the user's own, as in a plain pass,
-            and continue from call to call.
-        restore_draws: restore random states even if modules stay in train mode.
+        keep_modes: leave modules in train mode as they are. Their random draws, such as those of dropout, then advance
+            the random states from call to call, as plain passes do.
+        restore_draws: restore random states even if modules are left in train mode.
     """
     held: set[int] = _active.__dict__.setdefault("models", set())
     if id(model) in held:
@@ -102,7 +102,7 @@ def untouched(
             changes.enter_context(change)
         changes.enter_context(
             standing_in(modules)
-        )  # after the flags were saved, because kept parameters have flags as well
+        )  # after parameters were frozen, so that no clones replace parameters that modules keep in lists
         held.add(id(model))
         try:
             # Inference tensors cannot enter a graph, so leave inference mode for the duration of the call.
@@ -113,7 +113,7 @@ def untouched(
 
 
 def models_held() -> int:
-    """Return how many models this thread holds `untouched` now."""
+    """Return the number of models that this thread currently holds in `untouched`."""
     return len(_active.__dict__.get("models", ()))
 
 
@@ -125,7 +125,7 @@ def _modes_and_flags(modules: list[nn.Module], keep_modes: bool) -> Iterator[Non
         for module, training in modes:
             if training:
                 module.training = False
-        # Without trainable parameters the part before the target layer builds no graph and keeps no activations.
+        # Without trainable parameters, the part before the target layer builds no graph and keeps no activations.
         for tensor in trainable:
             tensor.requires_grad_(False)
         yield
@@ -161,7 +161,8 @@ def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
 def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
     """Restore buffers that the model writes even in eval mode (call counters, caches).
 
-    Batch norms in train mode write their statistics without changing the version of the tensor.
+    Batch norms in train mode write their statistics without changing the version of the tensor, so the buffers of
+    modules in train mode are always restored.
     """
     saved: list[tuple[nn.Module, str, Tensor | None, Tensor | None, int]] = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone(), version(buffer))
@@ -184,7 +185,7 @@ def _buffers(modules: list[nn.Module], keep_modes: bool) -> Iterator[None]:
 
 
 def version(tensor: Tensor | None) -> int:
-    """Return the number of in-place changes of a tensor, or -1 for an inference tensor, which does not count them."""
+    """Return the number of in-place changes of a tensor, or -1 for None and inference tensors, which count none."""
     return -1 if tensor is None or tensor.is_inference() else tensor._version
 
 
@@ -198,7 +199,7 @@ def _stored(modules: list[nn.Module]) -> Iterator[Tensor]:
 
 @contextmanager
 def _random_states(devices: set[torch.device]) -> Iterator[None]:
-    """Restore the random states of the host and of every device that takes part in the work."""
+    """Restore the random states of the host and of the given devices."""
     modules = {device: torch.get_device_module(device) for device in devices if device.type not in ("cpu", "meta")}
     host = torch.get_rng_state()
     others = {device: module.get_rng_state(device) for device, module in modules.items()}
@@ -212,7 +213,7 @@ def _random_states(devices: set[torch.device]) -> Iterator[None]:
 
 @contextmanager
 def _recurrent_layers(modules: list[nn.Module]) -> Iterator[None]:
-    """Run recurrent layers without cuDNN if a graph is built: in eval mode cuDNN does not support a backward pass."""
+    """Run recurrent layers without cuDNN if a graph is built, because cuDNN has no backward pass in eval mode."""
     layers = [module for module in modules if isinstance(module, nn.RNNBase) and _is_on_cuda(module)]
     cudnn = torch.backends.cudnn
     before: list[bool] = []
@@ -247,8 +248,8 @@ def is_compiled(function: Any) -> bool:
 
 
 def _uncompiled(modules: list[nn.Module]) -> Any:
-    """Run compiled submodules eagerly: compiled code would ignore the hooks."""
-    # Do not load the compiler, which takes seconds: if it was never loaded, nothing is compiled.
+    """Return a context manager that runs compiled submodules eagerly, because compiled code would ignore the hooks."""
+    # Importing the compiler takes seconds. If nobody has imported it, nothing is compiled.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     compiled = any(

@@ -17,7 +17,8 @@ def map_output(
     """Apply `function` to every tensor of a model's output, and return an output of the same kind.
 
     Mappings of any class and objects with attributes (dataclasses, simple records) are copied; parts without tensors
-    are left unchanged. `others` are outputs of the same structure, whose entries are passed to `function` too.
+    are left unchanged. `others` are outputs of the same structure, whose entries are passed to `function` too. A part
+    for which `is_leaf` is true is passed to `function` as if it were a tensor.
     """
     if is_leaf is not None and is_leaf(output):
         return function(output, *others)
@@ -55,13 +56,13 @@ def _copied(mapping: Mapping[Any, Any]) -> Any:
 
 
 def move_tree(value: Any, device: torch.device) -> Any:
-    """Return the same structure with all tensors on one device, because a model may be spread over several."""
-    # No later operation synchronizes with an asynchronous copy to the host, so copy synchronously.
+    """Return the same structure with all tensors on one device, because a model may be spread over several devices."""
+    # Copies to the host are synchronous, because no later operation would wait for an asynchronous copy.
     return map_output(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"), value)
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor that is spread over devices (DTensor) as a plain tensor, and everything else unchanged."""
+    """Return a distributed tensor (DTensor) as a plain tensor, and any other value unchanged."""
     return value.full_tensor() if isinstance(value, Tensor) and hasattr(value, "full_tensor") else value
 
 

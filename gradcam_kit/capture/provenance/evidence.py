@@ -22,7 +22,7 @@ from gradcam_kit.errors import is_out_of_memory, raise_interruption
 
 _UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictionary()
-"""Findings about a model, by the shapes of its inputs."""
+"""The evidence about a model, by the shapes of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
     """Return the axis of the raw images over which a layer first sums completely, or None if no layer does.
 
-    A layer that sums over several axes at once pools positions, so there is no channel axis then.
+    If the layer sums over several axes at once, it pools positions, so its axes do not show which one has the channels.
     """
     last = torch.tensor([size - 1.0 for size in places.sizes])
     for ids in seen:

@@ -33,7 +33,7 @@ class Memory:
         return found
 
     def put(self, tensor: Tensor, ids: Tensor | None, fresh: bool = True) -> None:
-        """Store the row numbers of a result. `fresh` tells whether the result has memory of its own."""
+        """Store the row numbers of a result. `fresh` tells whether the result has its own memory."""
         key = StorageWeakRef(tensor.untyped_storage())
         if fresh:
             self._known.pop(key, None)

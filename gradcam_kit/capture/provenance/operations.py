@@ -1,4 +1,4 @@
-"""Operations by name, grouped by what they do to the places of values, which are their origins in the images."""
+"""Group operations by what they do to places, which are the origins of values in the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOVED = (
 )
 """Operations that only move values, so that they can be applied to the row numbers of a tensor."""
 WHERE = ("index", "indices", "mask")
-"""Arguments of the operations in `MOVED` that say from where to where values move."""
+"""Arguments of the operations in `MOVED` that determine where values move."""
 FACTORS = ("self", "mat1", "batch1", "mat2", "batch2")
 PADDED = tuple(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3))
 
@@ -39,7 +39,7 @@ _REDUCED = {
     *("nanmedian", "nansum", "mode", "kthvalue", "logsumexp", "norm", "linalg_vector_norm", "count_nonzero"),
     *("var", "std", "var_mean", "std_mean"),
 }
-"""Operations that gather values along the axes that their argument `dim` names."""
+"""Operations that reduce the axes that their argument `dim` names."""
 
 
 def is_ours(func: Any) -> bool:
@@ -53,5 +53,5 @@ def is_by_value(func: Any, name: str) -> bool:
 
 
 def is_reduction(func: Any, name: str) -> bool:
-    """Whether results gather the values along axes, as sums and means do."""
+    """Whether each result combines the values along one or several axes, as sums and means do."""
     return is_ours(func) and (name in _REDUCED or getattr(torch.Tag, "reduction", None) in func.tags)

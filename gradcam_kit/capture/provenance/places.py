@@ -1,4 +1,4 @@
-"""The part of the images from which a value comes: an interval along each axis of the images."""
+"""Represent the part of the images from which a value comes by an interval along each axis of the images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
-"""Row numbers of values that depend on no input, only on other inputs, or on something unknown."""
+"""Row numbers of values without a place, which depend on no input, only on other inputs, or on something unknown."""
 _WIDER = 0.5
-"""If the extents of two values differ by at least this share of an axis, the wider one is ignored."""
+"""If the extents of two values differ by more than this share of an axis, the wider one is ignored."""
 
 
 class Places:
     """A table of intervals.
 
-    A tensor is represented by a tensor of row numbers, with size 1 along axes where they are all the same.
+    The places of a tensor's values are a tensor of row numbers, with size 1 along axes where all numbers are equal.
 
     Args:
         sizes: sizes of the axes of the images after the batch axis.
@@ -37,7 +37,7 @@ class Places:
         return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
 
     def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the lower and upper ends `(..., axes)`, infinite without a place, and the flags `(..., 2)`."""
+        """Return the ends of the intervals, twice `(..., axes)` and infinite without a place, and flags `(..., 2)`."""
         rows = self._rows[ids.long()]
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
@@ -47,7 +47,7 @@ class Places:
         return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
 
     def hull(self, ids: Tensor, dims: Sequence[int]) -> Tensor:
-        """Return the smallest intervals around all values along some axes, which keep size 1.
+        """Return the smallest intervals around all values along some axes, which then have size 1.
 
         Values that are much wider than others (pooled next to unpooled ones) are ignored.
         """
@@ -107,7 +107,7 @@ class Places:
 
 
 def compressed(ids: Tensor) -> Tensor:
-    """Return the same row numbers with size 1 along axes where they are all the same."""
+    """Return the same row numbers with size 1 along axes where all numbers are equal."""
     for d, (size, stride) in enumerate(zip(ids.shape, ids.stride(), strict=True)):
         if size > 1 and (stride == 0 or bool((ids == ids.narrow(d, 0, 1)).all())):
             ids = ids.narrow(d, 0, 1)
@@ -115,7 +115,7 @@ def compressed(ids: Tensor) -> Tensor:
 
 
 def lined_up(ids: Tensor, ndim: int) -> Tensor:
-    """Return the row numbers with as many axes as a broadcast result has."""
+    """Return the row numbers with `ndim` axes, by adding leading axes of size 1 as broadcasting does."""
     return ids.reshape((1,) * (ndim - ids.ndim) + tuple(ids.shape))
 
 

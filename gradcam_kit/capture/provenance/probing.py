@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
-"""The largest number up to which the type represents every integer exactly."""
+"""For each type, the number up to which every integer is represented exactly."""
 _ROUNDING = 1e-4
 _SEED = 0
 
@@ -61,7 +61,7 @@ def _followed(
     ids: Tensor,
     outputs: list[Tensor],
 ) -> Iterator[Tensor | None]:
-    """Yield the row numbers of results that are moved values of the source, or zeros between them."""
+    """Yield the row numbers of results that consist of moved values of the source and zeros; None for other results."""
     numbers = torch.arange(1, source.numel() + 1, device=source.device, dtype=source.dtype).view(source.shape)
     flat = torch.cat([source.new_zeros(1), source.flatten()])
     numbered = torch.cat([ids.new_full((1,), CONSTANT), ids.expand(source.shape).flatten()])
@@ -81,7 +81,7 @@ def _kept(
     ids: Tensor,
     outputs: list[Tensor],
 ) -> list[Tensor | None]:
-    """Return the row numbers of the source, if results change only where it changes along every axis with places."""
+    """Return the source's row numbers for results that change only where the source does; None for other results."""
     axes = [d for d in range(source.ndim) if ids.shape[d] > 1]
     sizes = [source.shape[d] for d in axes]
     kept = [one.ndim == source.ndim and [one.shape[d] for d in axes] == sizes for one in outputs]
@@ -112,7 +112,7 @@ def _kept(
 
 
 def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
-    """Return whether two results differ by more than rounding, or along an axis, at which of its entries."""
+    """Return whether two results differ by more than rounding; with an axis, one flag for each of its entries."""
     others = [d for d in range(one.ndim) if d not in axes]
     far = ((one - other).abs() > _ROUNDING * one.abs().amax().clamp(min=1e-30)) | (one.isnan() != other.isnan())
     if not axes:
@@ -124,7 +124,7 @@ def _differs(one: Tensor, other: Tensor, axes: tuple[int, ...]) -> Any:
 
 
 def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | None:
-    """Return copies of the arguments by name, made before the operation runs, or None if it writes into none."""
+    """Return copies of the arguments by name, made before the operation runs, or None if it changes none."""
     if not getattr(func, "_schema", None) or not func._schema.is_mutable:
         return None
     values = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
@@ -132,7 +132,7 @@ def copied_if_written(func: Any, args: Any, kwargs: Any) -> dict[str, Any] | Non
 
 
 def on_copies(func: Any, values: Mapping[str, Any]) -> list[Tensor]:
-    """Return the copies of the arguments into which an operation writes, and its other results."""
+    """Run an operation on copies of the arguments that it changes; return these copies and its other results."""
     kinds = [one.name for one in func._schema.arguments if one.alias_info and one.alias_info.is_write]
     copies = {key: tree_map(_clone, value) if key in kinds else value for key, value in values.items()}
     returned = [leaf for leaf in tree_leaves(func(**copies)) if isinstance(leaf, Tensor)]

@@ -14,7 +14,7 @@ _SAME = 1e-3
 """Distance in pixels up to which two places count as the same place."""
 _WHOLE = 0.6
 """A token that gathers from at least this share of the positions along an axis counts as gathering from everywhere. The
-share is above 1/2, because each of two patches covers half of the positions.
+share is above 1/2, because in a row of two patches each patch covers half of the positions.
 """
 
 
@@ -49,7 +49,7 @@ def read_layout(
             "it depends on other inputs, not on the images" if bool(flags.any()) else "it does not depend on the images"
         )
     if shape[0] != 1:
-        return f"its first axis has {shape[0]} entries for one image, so that it is not the axis of samples"
+        return f"its first axis has {shape[0]} entries for one image, so it is not the axis of samples"
     if len(shape) == len(positions) + 2:
         for layout, first in ((ChannelsFirst(), 2), (ChannelsLast(), 1)):
             if _are_axes(shape, ids, places, positions, range(first, first + len(positions))):
@@ -87,7 +87,7 @@ def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequ
 def _token_grid(
     tokens: int, ids: Tensor, places: Places, positions: Sequence[int], channels: int | None
 ) -> Tokens | str:
-    """Return the grid of the tokens along axis 1, and the numbers of tokens before and after it."""
+    """Return the grid of the tokens on axis 1 and the numbers of tokens before and after it, or why there is none."""
     low, high, flags = (part[0, :, 0].expand(tokens, -1) for part in places.rows(places.hull(ids, [2])))
     kinds = places.hull(ids, [2])[0, :, 0].long().expand(tokens)
     placed = low.isfinite().all(1)
@@ -96,7 +96,7 @@ def _token_grid(
     everywhere = high - low >= _WHOLE * (whole_high - whole_low)
     at_a_place = placed & ~everywhere[:, axes].all(1)
     if not bool(at_a_place.any()):
-        return f"each of its {tokens} tokens gathers from all of the image, as queries do, so none is a position itself"
+        return f"each of its {tokens} tokens gathers from all of the image, as queries do, so none is a position"
     (where,) = at_a_place.nonzero(as_tuple=True)
     first, last = int(where[0]), int(where[-1]) + 1
     outside = torch.ones(tokens, dtype=torch.bool)
@@ -105,7 +105,7 @@ def _token_grid(
         return f"only {len(where)} of its {tokens} tokens come from the images, the others from other inputs"
     middles = ((low + high) / 2)[first:last]
     if not bool(at_a_place[first:last].all()):
-        return f"only {len(where)} of its {tokens} tokens are positions, and others lie between them"
+        return f"only {len(where)} of its {tokens} tokens are positions, and other tokens lie between them"
     if channels is not None and float((middles[:, channels] - middles[:1, channels]).abs().max()) > _SAME:
         return "its tokens come from single channels of the images"
     cells = [_ranks(middles[:, axis]) for axis in axes]

@@ -18,9 +18,9 @@ class InDoubtError(Exception):
 def is_in_doubt(shape: Sequence[int], size: Sequence[int], module: nn.Module) -> bool:
     """Whether the layout of an output of this shape is ambiguous for images with positions `size`.
 
-    Tokens may belong to a text, to queries or to anchors. Maps whose aspect ratio differs from that of the images may
-    not be maps at all. Axes of the same size may be positions or channels, unless the module is a convolution or its
-    normalization.
+    Tokens may belong to a text, to queries or to anchors. Outputs whose aspect ratio differs from that of the images
+    may not be maps at all. Axes of the same size may be positions or channels, unless the module consists of
+    convolutions and their normalizations.
     """
     if len(shape) == 3 and len(size) > 1:
         return True

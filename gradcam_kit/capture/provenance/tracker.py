@@ -57,7 +57,7 @@ class Tracker(TorchDispatchMode):
         self.memory.put(tensor, ids)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then note where its results come from."""
+        """Run the operation, and record where its results come from."""
         kwargs = kwargs or {}
         before = None if is_ours(func) else copied_if_written(func, args, kwargs)
         output = func(*args, **kwargs)
@@ -71,7 +71,7 @@ class Tracker(TorchDispatchMode):
         return output
 
     def _put(self, tensor: Tensor, ids: Tensor | None) -> None:
-        with suppress(*_UNUSUAL):  # the tensor may have no memory of its own
+        with suppress(*_UNUSUAL):  # the tensor may have no storage
             self.memory.put(tensor, ids)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, output: Any, before: dict[str, Any] | None) -> None:
@@ -137,7 +137,7 @@ class Tracker(TorchDispatchMode):
                 self.memory.write(target, torch.zeros((1,) * target.ndim, dtype=torch.float64) if ids is None else ids)
 
     def _numbers(self, values: dict[str, Any], known: dict[int, Tensor]) -> dict[str, Any]:
-        """Return the arguments with row numbers in place of values, but keep arguments that say from where to where."""
+        """Return the arguments with row numbers in place of values, except for the arguments in `WHERE`."""
 
         def number(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -177,7 +177,7 @@ class Tracker(TorchDispatchMode):
             yield from (taken, taken)
         elif name == "constant_pad_nd" or name in PADDED:
             yield padded(self.places, known[id(one)], one, values["pad" if "pad" in values else "padding"], first)
-        elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # results: the sequence, then last states
+        elif name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"):  # results: the sequence and the last states
             yield self.places.hull(ids, [ids.ndim - 1])
             yield from (self.places.hull(ids, range(ids.ndim)) for _ in leaves[1:])
         elif name == "col2im":
@@ -198,7 +198,7 @@ class Tracker(TorchDispatchMode):
             yield from self._probed(func, lambda changed: _tensors(func(**changed)), values, known, leaves)
 
     def _probed(self, func: Any, call: Any, values: Any, known: Any, outputs: list[Tensor]) -> list[Tensor]:
-        """Return row numbers of the results of an operation without a rule, and note it if they are unknown."""
+        """Return row numbers of the results of an operation without a rule; record its name if some are unknown."""
         try:
             found = probed(call, values, known, outputs, self.places)
         except _UNUSUAL as error:  # the operation does not accept other values
@@ -231,7 +231,7 @@ class Tracker(TorchDispatchMode):
                 )
         return origin(len(shape), UNKNOWN)
 
-    # Sums of products have the place of a row of the first factor or of a column of the second, the narrower one.
+    # A sum of products has the place of a row of the first factor or of a column of the second, whichever is narrower.
 
     def _product(self, left: Tensor | None, right: Tensor | None) -> Tensor:
         nothing = origin(2)

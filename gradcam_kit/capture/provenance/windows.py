@@ -1,6 +1,6 @@
-"""Places after operations with windows: convolutions, pooling, resizing, padding.
+"""Compute places after operations with windows: convolutions, pooling, resizing, padding.
 
-The place of a value is the middle of its window, because a convolution's receptive field does not move positions.
+The place of a value is the center of its window, because a larger receptive field does not move a position.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 def resampled(
     places: Places, ids: Tensor, before: Sequence[int], after: Sequence[int], values: Mapping[str, Any] | None
 ) -> Tensor:
-    """Return the row numbers of window results, placed by the operation's arguments, or evenly without arguments."""
+    """Return the row numbers of results of windows, placed by the operation's arguments, or evenly without them."""
     axes = range(len(after) - max(len(after) - 2, 1), len(after))
     if all(after[d] == 1 for d in axes):
         return places.hull(ids, list(axes))
@@ -38,10 +38,10 @@ def resampled(
 def padded(places: Places, ids: Tensor, image: Tensor, pad: Sequence[int], output: Tensor) -> Tensor:
     """Return the row numbers of a tensor padded by `pad`, which begins with the last axis, as in torch."""
     sides = {image.ndim - 1 - k: pad[2 * k] for k in range(len(pad) // 2) if pad[2 * k] or pad[2 * k + 1]}
-    if all(places.axes_along(ids, d) < 2 for d in sides):  # these are maps, whose places are extrapolated
+    if all(places.axes_along(ids, d) < 2 for d in sides):  # the places of maps are extrapolated
         index = {d: torch.arange(output.shape[d], dtype=torch.float32) - left for d, left in sides.items()}
         return places.resample(ids, index)
-    return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # these are tokens
+    return compressed(torch.constant_pad_nd(ids.expand(image.shape), pad, float(CONSTANT)))  # new tokens have no place
 
 
 def folded(places: Places, ids: Tensor, values: Mapping[str, Any], output: Tensor) -> Tensor:

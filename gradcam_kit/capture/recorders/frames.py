@@ -1,6 +1,6 @@
 """Find the frames of a clip in a layer's output: folded into the batch, in one call each, or along a separate axis.
 
-Shapes and gradients decide, never names: if a shape is ambiguous, the gradient of one row tells from which frame it
+Shapes and gradients decide, not names: if a shape is ambiguous, the gradient of a row shows from which frame the row
 comes.
 """
 
@@ -72,7 +72,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
             raise InputError(
                 f"layer {name!r} returned {kind_of(output)} without a floating-point tensor; choose another layer"
             )
-        outputs.append(tensors[0] + 0)  # a later in-place operation must not change the copy
+        outputs.append(tensors[0] + 0)  # a copy that later in-place operations do not change
 
     device = images.device
     with untouched(model, device), holding_hooks() as attach, torch.enable_grad():
@@ -104,8 +104,8 @@ def _layout(shape: tuple[int, ...], size: Sequence[int], model: nn.Module, name:
         return infer_layout(shape, size, model, name)
     except ShapeError as error:
         raise ShapeError(
-            f"layer {name!r} returned {shape}, which has no positions of frames of {'x'.join(map(str, size[-2:]))}, "
-            "or which can be read in several ways; choose the last spatial layer of the CNN"
+            f"layer {name!r} returned {shape}, which has no positions of frames of {'x'.join(map(str, size[-2:]))} "
+            "or can be read in several ways; choose the last spatial layer of the CNN"
         ) from error
 
 

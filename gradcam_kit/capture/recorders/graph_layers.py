@@ -20,7 +20,7 @@ from gradcam_kit.capture.observable import check_observable
 from gradcam_kit.errors import CaptureError, InputError, LayerNotFoundError, kind_of, missing_extra
 
 _ASKS = "return_attention_weights"
-_TOLERANCE = 1e-3  # on a GPU, sums over edges are added in arbitrary order
+_TOLERANCE = 1e-3  # on a GPU, sums over edges are computed in arbitrary order
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class GraphCall:
 def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[GraphCall]:
     """Run the model once in eval mode, and each of its attention layers a second time with the same inputs.
 
-    The second call asks for the coefficients. They are not requested during the model's own pass, because its layers
-    would then return tuples. Flags, buffers and random states are restored, even after an error.
+    The second call requests the coefficients. The model's own pass does not, because its layers would then return
+    tuples. Flags, buffers and random states are restored, even after an error.
 
     Raises:
         MissingExtraError: torch_geometric is not installed.
@@ -54,7 +54,7 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
             output.
     """
     try:
-        with warnings.catch_warnings():  # some versions of torch_geometric warn of their own use of TorchScript
+        with warnings.catch_warnings():  # some versions of torch_geometric warn about their own use of TorchScript
             warnings.simplefilter("ignore")
             from torch_geometric.nn import MessagePassing
     except ImportError as error:
@@ -83,7 +83,10 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
         own_args, own_kwargs = map_output(lambda tensor: tensor.detach().clone(), (args, dict(kwargs)))
         inner(*own_args, **own_kwargs)
     if not calls:
-        raise CaptureError(f"none of the attention layers of {type(inner).__name__} ran ({', '.join(asking.values())})")
+        raise CaptureError(
+            f"none of the attention layers of {type(inner).__name__} ran ({', '.join(asking.values())}); call them in "
+            "forward()"
+        )
     return calls
 
 
@@ -92,7 +95,7 @@ def _gives_coefficients(module: nn.Module) -> bool:
 
 
 def _no_coefficients(model: str, layers: Mapping[nn.Module, str]) -> str:
-    expected = f"expected one whose forward takes {_ASKS}, such as GATConv, GATv2Conv or TransformerConv"
+    expected = f"expected a layer whose forward accepts {_ASKS}, such as GATConv, GATv2Conv or TransformerConv"
     if not layers:
         return f"{model} has no layer of torch_geometric; {expected}"
     found = ", ".join(f"{name!r} is {kind_of(module)}" for module, name in list(layers.items())[:4])
@@ -116,7 +119,7 @@ def _again(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
-    """Return output, edges and coefficients, which are the values of the edges if these are a SparseTensor."""
+    """Return output, edges and coefficients. If the edges are a SparseTensor, it holds the coefficients as values."""
     returned, second = answer
     if isinstance(second, tuple):
         return returned, second
@@ -124,7 +127,7 @@ def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
 
 
 def _edge_index(edges: Any) -> Tensor:
-    """Return edges as `(2, edges)`, from sources to targets, which are the rows of sparse matrices."""
+    """Return edges as `(2, edges)`, from sources to targets. The rows of a sparse matrix are the targets."""
     if not isinstance(edges, Tensor):
         row, col, _ = edges.coo()
         return torch.stack([col, row])

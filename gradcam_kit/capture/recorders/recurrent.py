@@ -27,7 +27,7 @@ class RecurrentCall:
 
     Attributes:
         inputs: the input sequences, as a tensor or a packed sequence.
-        state: the initial state; None stands for zeros.
+        state: the initial state; None = zeros.
         output: the returned sequences, packed if the inputs were packed.
         final: the returned last states.
     """
@@ -101,7 +101,7 @@ def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> 
 
 @contextmanager
 def passing(module: nn.Module, inputs: Any) -> Iterator[None]:
-    """Prepare a module for our own passes, and restore its buffers, flags and random states afterwards."""
+    """Prepare a module for passes of this package, and restore its buffers, flags and random states afterwards."""
     leaves = tree_leaves(tuple(inputs) if isinstance(inputs, PackedSequence) else inputs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:
@@ -120,7 +120,7 @@ def _packed(value: Any) -> Any:
 
 
 def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return a value that changes when a parameter is replaced or changed in place."""
+    """Return a value that changes when a parameter or buffer is replaced or changed in place."""
     return tuple(
         (id(own), -1 if own.is_inference() else own._version) for own in (*module.parameters(), *module.buffers())
     )

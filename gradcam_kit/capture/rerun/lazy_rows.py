@@ -10,7 +10,10 @@ from torch.utils._pytree import tree_map
 
 
 class LazyRows(torch.Tensor):
-    """Rows of a recorded tensor, copied only when a computation reads them, because skipped modules read none."""
+    """Rows of a recorded tensor, copied only when a computation reads them.
+
+    The modules that a replay skips do not read their inputs, so most rows are never copied.
+    """
 
     source: Tensor
     rows: Tensor
@@ -19,7 +22,7 @@ class LazyRows(torch.Tensor):
 
     @staticmethod
     def __new__(cls, source: Tensor, index: Tensor, order: torch.memory_format | None = None) -> LazyRows:
-        """Create the rows `index` of `source`, in its own memory format or in another one."""
+        """Create the rows `index` of `source`, in the memory format of `source` or in the format `order`."""
         order = order or _format(source)
         like = torch.empty((len(index), *source.shape[1:]), device="meta").contiguous(memory_format=order)
         rows: LazyRows = torch.Tensor._make_wrapper_subclass(
@@ -31,7 +34,7 @@ class LazyRows(torch.Tensor):
     def read(self) -> Tensor:
         """Return the rows as a plain tensor, copied on the first call."""
         if self.taken is None:
-            taken = self.source[self.rows.to(self.source.device)]  # on the CPU 70 times as fast as index_select
+            taken = self.source[self.rows.to(self.source.device)]  # on a CPU, 70 times as fast as index_select
             self.taken = taken.contiguous(memory_format=self.order)
         return self.taken
 
@@ -39,7 +42,7 @@ class LazyRows(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute with the rows, but keep copies of unread rows lazy."""
+        """Compute with the rows, but keep clones of unread rows lazy."""
         if func is torch.ops.aten.clone.default and args[0].taken is None:
             asked = (kwargs or {}).get("memory_format")
             same = asked is None or asked is torch.preserve_format

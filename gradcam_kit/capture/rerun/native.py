@@ -50,7 +50,7 @@ class Rearrangement:
 
     Attributes:
         tensor: index of the tensor among the layer's captured tensors.
-        axis: the axis of this tensor on which the samples are.
+        axis: the sample axis of this tensor.
         interleaved: whether the entries of one sample on that axis are n apart instead of adjacent.
         places: indices of the values of a sample's maps among all values of the sample.
     """
@@ -110,13 +110,13 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                     return Rearrangement(tensor, axis, interleaved, local[taken[0]])
     raise CaptureError(
         f"reshape for layer {record.name!r} cannot be inverted, so its activations cannot be changed; write it for any "
-        "number of samples (-1 in place of n) and without arithmetic, from one tensor, or choose a method "
+        "number of samples (-1 in place of n), without arithmetic and from a single tensor, or choose a method "
         "without replay, such as GradCAM"
     )
 
 
 def _axes_of_samples(tensor: Tensor, n: int) -> Iterator[tuple[int, int]]:
-    """Yield the axes on which the samples may be, with the number of samples to test, at least 2."""
+    """Yield the axes that may be the sample axis, with the number of samples to test, which is at least 2."""
     for axis, size in enumerate(tensor.shape):
         if size % n == 0:
             yield axis, n if n > 1 else 2

@@ -22,11 +22,11 @@ class Prefix:
     calls: list[tuple[nn.Module, Any]]
     versions: list[int]
     source: tuple[int, int] | None
-    """Indices of the call, and of the tensor in its output, that is the layer's input; None if no module made it."""
+    """The call that computed the layer's input, and the place of the tensor in its output; None if no module did."""
 
     @classmethod
     def of(cls, calls: list[tuple[nn.Module, Any]], arguments: Any) -> Prefix:
-        """Keep these calls, which finished before a layer that was called with these arguments."""
+        """Return the prefix of a layer from the calls that finished before it, and from its arguments."""
         inputs = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)][:1]
         places = [
             (i, j)
@@ -39,7 +39,7 @@ class Prefix:
 
     @property
     def residual(self) -> Tensor | None:
-        """Return the input of the layer, if a module computed it."""
+        """The input of the layer, or None if no module computed it."""
         if self.source is None:
             return None
         call, leaf = self.source

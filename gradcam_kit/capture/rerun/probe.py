@@ -1,4 +1,4 @@
-"""Compute activations and gradients of a layer for changed inputs, such as noisy images, paths and windows."""
+"""Compute activations and gradients of a layer for changed images, such as noisy images or steps of a path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Prober:
     def __call__(
         self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, "m k *s"], Float[Tensor, "m *tks"]]:
-        """Run `batch_size` rows at a time, and keep only activations and gradients of this layer."""
+        """Return activations and gradients of the layer for changed images, run in chunks of `batch_size`."""
         images, model = self.rescorer.inputs.images, self.rescorer.run.model
 
         def work(chunk: slice) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 While the model runs once, the outputs of the outermost modules that finish before the layer are kept. In a replay the
 model's own Python code runs again, but those modules return their kept outputs instead of computing them, and the layer
 returns the changed activations. So control flow, and skip connections from before the layer, need no analysis.
-Functions between the modules are computed again, but only if their result is used.
+Functions that the model calls between these modules are computed again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _log = logging.getLogger("gradcam_kit")
 class Replayer:
     """The function `replay`, which computes scores as if the layer had produced the given activations.
 
-    The first use compares the scores of the suffix alone with those of the pass. If they differ, or the suffix cannot
-    run alone, the whole model runs with the layer's output replaced. `checks` reads the result of the comparison.
+    The first call runs the part after the layer alone on the recorded activations, and compares its scores with those
+    of the pass. If they differ, or this part cannot run alone, the whole model runs with the layer's output replaced.
+    On a GPU, `checks` may use the result of an earlier comparison and verify it later.
     """
 
     rescorer: Rescorer
@@ -58,12 +59,12 @@ class Replayer:
         index: Int[Tensor, " m"],
         residual: Float[Tensor, "m k *s"] | None = None,
     ) -> Float[Tensor, "m *targets"]:
-        """Score the rows, `batch_size` in one pass.
+        """Score the rows, at most `batch_size` in one pass.
 
         Args:
-            rows: changed activations, the output of the layer.
+            rows: changed activations, in place of the layer's output.
             index: for each row, the sample whose target scores it.
-            residual: replacement of the layer's input wherever else it is used, such as on a residual branch.
+            residual: replacement for the layer's input wherever else this input is used, such as on a residual branch.
 
         Raises:
             CaptureError: `residual` is given, but no module computed the layer's input, or the layer cannot be
@@ -82,7 +83,7 @@ class Replayer:
                 self.rescorer.check()
             scores = self.rescorer.in_chunks(
                 len(rows),
-                self.rescorer.batch_size,  # not fewer: after the layer, memory traffic is mostly for weights
+                self.rescorer.batch_size,  # not fewer on a CPU: the part after a layer mostly reads weights
                 lambda chunk: self._score(rows[chunk], index[chunk], None if residual is None else residual[chunk]),
             )
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
@@ -98,7 +99,7 @@ class Replayer:
                 return self._score(rows, torch.arange(len(images), device=images.device))
 
     def residual(self) -> Float[Tensor, "n k *s"] | None:
-        """Return the layer's input, laid out like its output, or None if no module computed it."""
+        """Return the layer's input, laid out like its output; None if no module computed it or its shape differs."""
         source = self.prefix.residual if self.prefix else None
         if source is None or len(self.record.captured) > 1 or source.shape != self.record.captured[0].shape:
             return None
@@ -138,7 +139,7 @@ class Replayer:
             yield
 
     def _can_isolate(self) -> bool:
-        """Replay the layer's own activations with the kept outputs, and compare with the scores of the pass."""
+        """Whether the part after the layer, run alone on the layer's own activations, gives the scores of the pass."""
         if self.prefix is None or self.scores is None or self.rescorer.state.is_bag:
             return False
         if not self.prefix.is_intact:
@@ -160,11 +161,11 @@ class Replayer:
         same = same_scores(at_least_float32(replayed), expected, record.captured[0].dtype)
         is_same = self.checks.cached_bool((record.name, "isolated"), same)
         if not is_same:
-            _log.debug("layer %r cannot be isolated: its suffix alone gives other scores", record.name)
+            _log.debug("layer %r cannot be isolated: the part after it gives other scores", record.name)
         return is_same
 
     def _attempt(self, index: Tensor) -> Tensor | Exception:
-        """Score the layer's own activations by the suffix alone, or return its error."""
+        """Score the layer's own activations by the part after the layer alone, or return the error of this part."""
         try:
             maps = self.record.maps([own.detach() for own in self.record.captured])
             return self._score(maps[index.to(maps.device)], index)

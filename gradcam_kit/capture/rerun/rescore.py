@@ -34,7 +34,7 @@ from gradcam_kit.types import Rescore, Target
 _log = logging.getLogger("gradcam_kit")
 _Result = TypeVar("_Result")
 _NEAR = 5 * 2**19
-"""Bytes of rows per CPU thread. The results of more rows would leave the caches before they are used."""
+"""Maximum number of bytes of rows per CPU thread. With more, results would leave the caches before they are used."""
 
 
 def tolerance_of(precision: torch.dtype, device: torch.device) -> float:
@@ -69,7 +69,7 @@ class RowState:
     most: int | None = None
     """Maximum number of rows that fit into the device's memory, set after an out-of-memory error."""
     is_checked: bool = False
-    """Whether `Rescorer.check` has been run, which scores repeated samples."""
+    """Whether `Rescorer.check` has run already."""
     is_bag: bool = False
     """Whether the model gives one score for all images together."""
     shares_inputs: bool = False
@@ -90,7 +90,7 @@ class Rescorer:
     state: RowState = field(default_factory=RowState)
 
     def __call__(self, rows: Float[Tensor, "m c *t"], index: Int[Tensor, " m"]) -> Float[Tensor, "m *targets"]:
-        """Score the rows, `batch_size` in one pass."""
+        """Score the rows, at most `batch_size` in one pass."""
         images, model = self.inputs.images, self.run.model
         with untouched(model, images.device), parts_compiled(model), torch.no_grad():
             self.check()
@@ -102,7 +102,7 @@ class Rescorer:
         return at_least_float32(torch.cat(scores)) if scores else images.new_zeros(0)
 
     def check(self) -> None:
-        """Find out whether other inputs with n entries belong to the samples, or to the batch, as several prompts do.
+        """Find out whether other inputs with n entries belong to the samples or, like n prompts, to the whole batch.
 
         Raises:
             CaptureError: neither assumption reproduces the known scores, so that scores of rows would be wrong.
@@ -131,7 +131,7 @@ class Rescorer:
             if found.shape == expected.shape and bool(on_host(same_scores(found, expected, precision))):
                 return
         raise CaptureError(
-            f"{', '.join(doubtful)} of the model's inputs have {n} entries, like the images, but belong "
+            f"the model's inputs {', '.join(doubtful)} have {n} entries, like the images, but belong "
             "neither to single images nor to the whole batch; use a different batch size"
         )
 
@@ -179,7 +179,9 @@ class Rescorer:
                     raise
                 self.state.most = size // 2
                 _log.warning(
-                    "out of memory: continuing with %d rows per pass; pass batch_size=%d", size // 2, size // 2
+                    "out of memory: continuing with %d rows per pass; to avoid this, pass batch_size=%d",
+                    size // 2,
+                    size // 2,
                 )
                 continue
             start += size
@@ -187,7 +189,7 @@ class Rescorer:
         return results
 
     def _pass(self, work: Callable[[slice], _Result], chunk: slice) -> _Result:
-        """Run one pass, with converted copies of the weights from the second pass on, when they pay off."""
+        """Run one pass. From the second pass on, use converted copies of the weights if they pay off."""
         self.state.passes += 1
         ordered = self.inputs.memory_format == torch.channels_last and not is_compiled_around(self.run.model)
         if self.state.passes > 1 and ordered and not self.state.weights.failed:
@@ -229,7 +231,7 @@ def by_similarity(rows: Rescorer) -> Rescorer:
     if not hasattr(rows.target, "similarity"):
         raise TargetError(
             f"the target is {kind_of(rows.target)}, but this method scores the similarity of detections; "
-            "pass targets=DetectionTarget(box), such as those of DetectionTarget.of(output)"
+            "pass targets=DetectionTarget(box), or one of the targets from DetectionTarget.of(output)"
         )
     with torch.no_grad():
         return replace(rows, target=rows.target.similarity(rows.output))
@@ -242,7 +244,7 @@ def _with_row(clean: Any, changed: Any, row: int, whose: Tensor, sizes: tuple[in
         return value.shape[0] if isinstance(value, Tensor) and value.ndim else None
 
     def is_per_sample(value: Any) -> bool:
-        """Return whether a value is a list with one entry per sample, as detection models return it."""
+        """Whether a value is a list with one entry per sample, as detection models return it."""
         return type(value) is list and len(value) == sizes[0] and any(length(entry) != sizes[0] for entry in value)
 
     def place(old: Any, new: Any) -> Any:

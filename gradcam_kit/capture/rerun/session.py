@@ -31,7 +31,7 @@ from gradcam_kit.types import Images, Rescore
 class IsPrediction(ClassTarget):
     """The score 1 if a class is predicted, else 0. A single output predicts its class if it is above `threshold`.
 
-    NaN if a logit is NaN, because then no class is the largest.
+    The score is NaN if a logit is NaN, because then no class is the largest.
     """
 
     threshold: float = 0.0
@@ -44,7 +44,7 @@ class IsPrediction(ClassTarget):
 
 @dataclass(frozen=True)
 class Rescoring(Rescorer):
-    """`Rescore` of the explained score, and whether changed images are still predicted as their class.
+    """Scores changed images by the explained score, and tells whether they are still predicted as their class.
 
     Attributes:
         classes: the explained classes `(n, [m])`; None for a target without classes.
@@ -58,7 +58,7 @@ class Rescoring(Rescorer):
 
     @property
     def predicts(self) -> Rescore | None:
-        """Return 1 for each changed image that is predicted as the explained class of its sample, else 0."""
+        """The function that gives 1 for a changed image predicted as the class of its sample, else 0."""
         if self.classes is None:
             return None
         settings = {**self.settings, "score": "1 where the class is predicted"}
@@ -91,9 +91,9 @@ def rescoring(
         image_input: position or key of the input to change, if there are several; None = the first floating-point input
             with 2 or 3 position axes, else with one.
         probability: score classes by their probability; False = by the given target itself, or by the logit.
-        scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs); None = by evidence:
-            "raw" if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or
-            there is one output, else "softmax".
+        scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs). None = detected: "raw"
+            if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or there
+            is one output, else "softmax".
         batch_size: maximum number of rows in one forward pass; on a CPU fewer if that is faster.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose; scores are then
             random.

@@ -1,4 +1,4 @@
-"""Observe a Lightning training: `Trainer(callbacks=[DiagnosticsCallback()])`."""
+"""Observe training with Lightning: `Trainer(callbacks=[DiagnosticsCallback()])`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ except ImportError as _error:
 
 
 class DiagnosticsCallback(SessionCallback, Callback):
-    """Observe a training by a Lightning `Trainer`, except for its validation.
+    """Observe training with a Lightning `Trainer`, except for validation.
 
-    When the training ends, the reports of all ranks are merged on rank 0. After an error or an interruption, each rank
+    When training ends, the reports of all ranks are merged on rank 0. After an error or an interruption, each rank
     keeps its own report, because other ranks may have stopped.
 
     Args:
@@ -46,15 +46,15 @@ class DiagnosticsCallback(SessionCallback, Callback):
         self._session.start(pl_module, list(trainer.optimizers), scaler=scaler, layers=_without_metrics(pl_module))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Advance the heatmaps by one step."""
+        """Call `step()` of the `HeatmapLogger`."""
         self._session.step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pause observing during a validation."""
+        """Pause observing during validation."""
         self._session.pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Resume observing after a validation."""
+        """Resume observing after validation."""
         self._session.resume()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -23,13 +23,14 @@ def watch_loop(
     """Observe a training loop, and write its report when the block ends, even after an error or an interruption.
 
     This is `ModelDiagnostics` with a final report: writers receive the last window and the tables and are closed, an
-    HTML page is written to `out`, and bad findings are logged as a warning. The training is not affected.
+    HTML page is written to `out`, and bad findings are logged as a warning. Training is not affected.
 
     Args:
         model: the model that is trained.
         optimizer: one or several optimizers; without one, parameters are not measured.
         writer: a `Writer` or a sequence of them.
-        out: folder for `diagnostics.jsonl`, which `dashboard(out)` shows live, and for `diagnostics.html`.
+        out: folder for `diagnostics.jsonl`, which `dashboard(out)` shows live, and for `diagnostics.html`;
+            None writes no files.
         options: options of `ModelDiagnostics`, such as `every` and `window`.
 
     Raises:

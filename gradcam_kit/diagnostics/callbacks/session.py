@@ -1,4 +1,4 @@
-"""Start, pause and end the observation of a training, independently of its loop."""
+"""Start, pause and end the observation of a training run, independently of its loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPTIONS = tuple(
 
 
 class Session:
-    """Observes one training, and writes its report; of several processes, only rank 0 writes.
+    """Observes one training run, and writes its report; in distributed training, only rank 0 writes.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
@@ -44,14 +44,14 @@ class Session:
         self.out = None if out is None else Path(out)
         self.heatmaps, self.options = heatmaps, options
         self._given = list(writer) if isinstance(writer, list | tuple) else [] if writer is None else [writer]
-        GuardedWriters(self._given)  # reject invalid writers before a long training
+        GuardedWriters(self._given)  # reject invalid writers before training begins
         self.diagnostics: ModelDiagnostics | None = None
         self._writers: list[Any] = []
         self._is_running = False
         self._pause: AbstractContextManager[None] | None = None
 
     def start(self, model: Any, optimizer: Any, **found: Any) -> ModelDiagnostics:
-        """Start observing, after ending the observation of an earlier training that is still active."""
+        """Start observing a training run, and stop observing the previous one if it was not stopped."""
         self.stop(failed=True)
         self._writers = [*self._given, *([JsonWriter(self.out)] if self.out is not None else [])] if is_first() else []
         options = {**found, **self.options}
@@ -73,12 +73,12 @@ class Session:
             pause.__exit__(None, None, None)
 
     def step(self) -> None:
-        """Advance the heatmaps by one optimizer step."""
+        """Call `step()` of the `HeatmapLogger` on rank 0, while observing."""
         if self.heatmaps is not None and self._is_running and is_first():
             self.heatmaps.step()
 
     def stop(self, *, failed: bool) -> None:
-        """Stop observing, merge the ranks unless the training failed, and write the report; no-op if not running."""
+        """Stop observing, merge the ranks unless training failed, and write the report; a no-op if not running."""
         if self.diagnostics is None or not self._is_running:
             return
         self._is_running = False
@@ -91,13 +91,13 @@ class Session:
             self._leave(self.diagnostics)
 
     def report(self) -> Report:
-        """Return the findings and the tables; may be called while the training runs.
+        """Return the findings and the tables; may be called during training.
 
         Raises:
-            CaptureError: no training has begun.
+            CaptureError: training has not begun.
         """
         if self.diagnostics is None:
-            raise CaptureError("nothing was observed, because no training has begun; call report() after the training")
+            raise CaptureError("nothing was observed, because training has not begun; call report() once it has begun")
         return self.diagnostics.report()
 
     def _leave(self, diagnostics: ModelDiagnostics) -> None:
@@ -128,14 +128,14 @@ class SessionCallback:
 
     @property
     def diagnostics(self) -> ModelDiagnostics | None:
-        """The diagnostics of the current or last training; None before the first training."""
+        """The diagnostics of the current or last training run; None before the first one."""
         return self._session.diagnostics
 
     def report(self) -> Report:
-        """Return the findings and the tables; may be called while the training runs.
+        """Return the findings and the tables; may be called during training.
 
         Raises:
-            CaptureError: no training has begun.
+            CaptureError: training has not begun.
         """
         return self._session.report()
 
@@ -146,7 +146,7 @@ def is_first() -> bool:
 
 
 def merged(diagnostics: ModelDiagnostics) -> ModelDiagnostics:
-    """Return the merged diagnostics on rank 0, and a rank's own on other ranks; every rank has to call this."""
+    """Return the merged diagnostics on rank 0, and a rank's own on other ranks; every rank must call this."""
     if not _is_distributed():
         return diagnostics
     gathered: list[Any] | None = [None] * distributed.get_world_size() if is_first() else None

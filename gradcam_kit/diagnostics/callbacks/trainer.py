@@ -1,4 +1,4 @@
-"""Observe a Hugging Face training: `Trainer(callbacks=[DiagnosticsTrainerCallback()])`."""
+"""Observe training with Hugging Face: `Trainer(callbacks=[DiagnosticsTrainerCallback()])`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ except ImportError as _error:
 
 
 class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
-    """Observe a training by a Hugging Face `Trainer`, except for its evaluation.
+    """Observe training with a Hugging Face `Trainer`, except for evaluation.
 
     The trainer does not notify its callbacks of errors. Use this callback as a context manager around `trainer.train()`
-    to remove its hooks after an error, too. Otherwise, the next training with this callback removes them.
+    to remove its hooks after an error, too. Otherwise, the next training run with this callback removes them.
 
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.

@@ -15,14 +15,14 @@ def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Floa
     r"""Return the silhouette of each point, $(b - a) / \max(a, b)$: Rousseeuw, 1987.
 
     a is the mean Euclidean distance to the other points of its group, b the smallest mean distance to the points of
-    another group. A point that is alone in its group has 0.
+    another group. A point that is alone in its group has the silhouette 0.
 
     Args:
         points: one row per point.
         groups: the group of each point, any integer.
 
     Returns:
-        In [-1, 1], float64 on the host: 1 = far from other groups, 0 = between two groups, negative = nearer to
+        Values in [-1, 1], float64 on the host: 1 = far from other groups, 0 = between two groups, negative = nearer to
         another group.
 
     Raises:
@@ -40,7 +40,7 @@ def silhouettes(points: Float[Tensor, "n k"], groups: Int[Tensor, " n"]) -> Floa
             "point, and at least 2 groups"
         )
     if not bool(points.isfinite().all()):
-        raise NonFiniteError("the points hold NaN or infinite values, so they have no distances")
+        raise NonFiniteError("points hold NaN or infinite values, so distances are undefined; expected finite values")
     wide = points.detach().to("cpu", torch.float64)
     member = torch.nn.functional.one_hot(own, len(names)).double()
     sizes = member.sum(0)

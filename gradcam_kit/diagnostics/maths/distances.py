@@ -1,4 +1,4 @@
-"""Measure distances between sets of features: CKA for layers, MMD for samples."""
+"""Compare sets of features: CKA for layers, MMD for samples."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _AT_ONCE = 64  # number of permutations in one matrix product
 
 @dataclass(frozen=True)
 class MMD:
-    """The outcome of a test whether two samples come from the same distribution.
+    """The result of a test of whether two samples come from the same distribution.
 
     Attributes:
         value: the unbiased estimate of MMD squared; it may be slightly negative.
-        p: the share of random splits of the pooled samples that differ at least as much.
+        p: the share of random splits of the pooled samples whose value is at least as large.
     """
 
     value: float
@@ -33,12 +33,13 @@ def cka(
 ) -> float:
     """Return the linear centered kernel alignment of two representations of the same samples.
 
-    Minibatch CKA: the sums of the unbiased HSIC over batches are divided, as in Nguyen, Raghu & Kornblith, ICLR 2021.
-    Rotation and scale of the features do not change CKA. A few outliers can dominate it: Davari et al., ICLR 2023.
+    The unbiased HSIC terms are summed over batches before they are divided (minibatch CKA), as in Nguyen, Raghu &
+    Kornblith, ICLR 2021. CKA is invariant to rotations and scaling of the features. A few outliers can dominate it:
+    Davari et al., ICLR 2023.
 
     Args:
         a: features of one layer `(n, k)`, or batches of them.
-        b: features of the other layer for the same samples in the same order, batched alike.
+        b: features of the other layer for the same samples in the same order, in batches of the same sizes.
 
     Returns:
         About 0 (unrelated) to 1 (equal up to rotation and scale); NaN if one of the representations is constant.
@@ -57,7 +58,7 @@ def cka(
     if len(batches_a) != len(batches_b) or not batches_a:
         raise InputError(
             f"there are {len(batches_a)} batches of the first features and {len(batches_b)} of the second; expected "
-            "pairs of batches, at least one"
+            "the same number of both, at least 1"
         )
     pairs = PairwiseCKA()
     for one, other in zip(batches_a, batches_b, strict=True):
@@ -66,7 +67,7 @@ def cka(
 
 
 class PairwiseCKA:
-    """Minibatch CKA of every pair of two lists of representations, from sums over batches: see `cka`.
+    """Minibatch CKA of all pairs from two lists of representations, accumulated over batches: see `cka`.
 
     Example:
         >>> x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -81,7 +82,9 @@ class PairwiseCKA:
         self._own: tuple[Tensor | float, Tensor | float] = 0.0, 0.0
 
     def add(self, a: Sequence[Float[Tensor, "_ _"]], b: Sequence[Float[Tensor, "_ _"]]) -> None:
-        """Add a batch: features `(n, k)` of the same samples for each representation, as many as in other batches.
+        """Add a batch: the features `(n, k)` of the same samples in each representation.
+
+        Every batch needs the same representations in the same order.
 
         Raises:
             ShapeError: fewer than 4 samples, or different numbers of samples.
@@ -116,7 +119,7 @@ def mmd(x: Float[Tensor, "m k"], y: Float[Tensor, "n l"], *, permutations: int =
 
     Args:
         x: features of one sample.
-        y: features of the other.
+        y: features of the other sample.
         permutations: number of random splits of the pooled samples from which `p` is computed; `p` is at least 1 /
             (permutations + 1).
         seed: seed of the splits; global random states are neither used nor changed.
@@ -158,7 +161,7 @@ def _gram(features: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
     wide = _checked(features)
     centered = wide - wide.mean(dim=0)
     noise = torch.finfo(features.dtype).eps * wide.norm(dim=0)
-    centered = centered.where(centered.norm(dim=0) > noise, 0.0)  # a unit that varies only by rounding is constant
+    centered = centered.where(centered.norm(dim=0) > noise, 0.0)  # a unit that varies only by rounding errors
     return centered @ centered.mT
 
 
@@ -190,5 +193,5 @@ def _without_diagonal(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 def _checked(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     if not bool(features.isfinite().all()):
-        raise NonFiniteError("features hold NaN or infinite values, so they have no distances")
+        raise NonFiniteError("features hold NaN or infinite values, so distances are undefined; expected finite values")
     return features.detach().to("cpu", torch.float64)

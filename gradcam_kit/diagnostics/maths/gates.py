@@ -22,7 +22,7 @@ class DirectionTrace:
 
     Attributes:
         gates: name -> `(n, t, h)`: input, forget, cell and output of an LSTM; reset, update and new of a GRU; empty for
-            a plain RNN. `cell` and `new` are the candidates, from -1 to 1; the others go from 0 to 1.
+            a plain RNN. `cell` and `new` are the candidates, from -1 to 1; all other gates are from 0 to 1.
         hidden: the state after each step `(n, t, h)`, after the projection if there is one.
         cell: the cell state of an LSTM after each step `(n, t, h)`.
 
@@ -80,11 +80,11 @@ def recurrent_trace(
         state: the initial state, in the form that the module accepts; None = zeros.
 
     Returns:
-        The trace. Its tensors are batch first for every layout of the module, and stay in the graph.
+        The trace. Its tensors are batch first for every layout of the module, and remain attached to the graph.
 
     Raises:
         InputError: the module is not an LSTM, GRU or RNN.
-        ShapeError: inputs without 2 or 3 axes, or with another number of features than the module expects.
+        ShapeError: inputs that do not have 2 or 3 axes, or a different number of features than the module expects.
     """
     if not isinstance(module, nn.LSTM | nn.GRU | nn.RNN):
         raise InputError(f"the module is {kind_of(module)}; expected torch.nn.LSTM, GRU or RNN")

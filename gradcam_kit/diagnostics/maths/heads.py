@@ -19,7 +19,7 @@ def attention_entropy(
 
     Args:
         probabilities: attention after its softmax; rows sum to 1.
-        allowed: the keys that a mask leaves to each query; None = the keys that any head of the sample attends to.
+        allowed: the keys that a mask allows for each query; None = the keys that any head of the sample attends to.
 
     Returns:
         From 0 to 1; 0 where no query has two keys.
@@ -51,7 +51,7 @@ def head_distances(probabilities: Float[Tensor, "n heads q k"]) -> Float[Tensor,
     entropies = torch.special.entr(wide).sum(dim=-1)
     heads = wide.shape[1]
     distances = wide.new_zeros(heads, heads)
-    for i in range(heads):  # a row at a time, because all pairs at once would hold heads times the attention
+    for i in range(heads):  # a row at a time; all pairs at once would take `heads` times the memory of the attention
         mixed = torch.special.entr((wide[:, i : i + 1] + wide) / 2).sum(dim=-1)
         divergence = (mixed - (entropies[:, i : i + 1] + entropies) / 2) / math.log(2)
         distances[i] = divergence.clamp(0, 1).sqrt().mean(dim=(0, 2))
@@ -67,7 +67,7 @@ def distance_from_uniform(probabilities: Float[Tensor, "n heads q k"]) -> Float[
         probabilities: attention after its softmax; rows sum to 1.
 
     Returns:
-        0 for a uniform head; always below 1.
+        From 0 for a uniform head to less than 1.
     """
     wide = probabilities.detach().to(torch.promote_types(probabilities.dtype, torch.float32))
     allowed = (wide > 0).any(dim=1, keepdim=True)
@@ -102,7 +102,7 @@ def redundant_pairs(
     """Return the pairs of heads that repeat each other, and the distances of all pairs.
 
     Two heads repeat each other if their Jensen-Shannon distance is below `limit`, and below half of the larger of their
-    distances from uniform attention: nearly uniform heads are close to each other without having anything in common.
+    distances from uniform attention, because nearly uniform heads are always close to each other.
     """
     distances, spread = head_distances(probabilities), distance_from_uniform(probabilities)
     most = torch.maximum(spread[:, None], spread[None]) / 2
@@ -114,7 +114,7 @@ def redundant_pairs(
 def edge_entropy(
     alpha: Float[Tensor, "edges heads"], targets: Int[Tensor, " edges"], nodes: int
 ) -> Float[Tensor, "nodes heads"]:
-    """Return the entropy of each node's attention to its incoming edges: 0 if it is to one edge, 1 if to all equally.
+    """Return the entropy of each node's attention to its incoming edges: 0 for a single edge, 1 for all edges equally.
 
     Args:
         alpha: coefficients that sum to 1 over the incoming edges of a node.

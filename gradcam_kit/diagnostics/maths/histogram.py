@@ -53,14 +53,14 @@ def _edges() -> np.ndarray:
 
 
 def edges() -> Float[np.ndarray, " edges"]:
-    """Return the edges of the finite bins in rising order, from the most negative, for counts from `ordered`."""
+    """Return the edges of the finite bins in ascending order, from the most negative, for counts from `ordered`."""
     positive = _edges().copy()
     positive[-1] = float(np.finfo(np.float32).max)
     return np.concatenate([-positive[:0:-1], positive])
 
 
 def ordered(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " ordered"]:
-    """Return the counts of the finite bins in rising order; zeros of both signs are in the first bin above 0."""
+    """Return the counts of the finite bins in ascending order; zeros of both signs are in the first bin above 0."""
     positive, negative = counts[:_NOT_FINITE].copy(), counts[_HALF : _HALF + _NOT_FINITE].copy()
     positive[0] += negative[0]
     negative[0] = 0
@@ -93,7 +93,7 @@ def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
 def coarsen(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " coarse"]:
     """Sum counts into 36 bins: negative, zero and positive values in steps of two octaves, then non-finite values.
 
-    Magnitudes from 2^-24 to 2^8 have bins of their own; smaller ones count as zero, larger ones in the outermost bin.
+    Magnitudes from 2^-24 to 2^8 have separate bins; smaller ones are counted as zero, larger ones in the outermost bin.
     """
     out = np.zeros(COARSE, dtype=np.int64)
     positive, negative = counts[:_NOT_FINITE], counts[_HALF : _HALF + _NOT_FINITE]
@@ -109,13 +109,13 @@ def coarsen(counts: Int[np.ndarray, " bins"]) -> Int[np.ndarray, " coarse"]:
 
 
 def coarse_edges() -> Float[np.ndarray, " edges"]:
-    """Return the edges of all bins of `coarsen` except the last, in rising order."""
+    """Return the edges of all bins of `coarsen` except the last, in ascending order."""
     magnitudes = 2.0 ** (_COARSE_LOWEST + 2 * np.arange(_COARSE_SIDE + 1))
     return np.concatenate([-magnitudes[::-1], magnitudes])
 
 
 def stride_of(shape: tuple[int, ...], most: int = SAMPLE) -> int:
-    """Return a stride that reads at most `most` values, if possible coprime to their number and to every axis."""
+    """Return a stride that reads at most `most` values, if possible coprime to their number and to each axis size."""
     elements = math.prod(shape)
     start = max(1, -(-elements // most))
     return next(
@@ -129,7 +129,7 @@ def _is_coprime(step: int, numbers: tuple[int, ...]) -> bool:
 
 
 def in_memory_order(x: Float[Tensor, "..."]) -> Float[Tensor, " m"]:
-    """Return the values as one axis: a view where the memory is dense, whatever the order of axes, else a copy."""
+    """Return the values as one axis: a view if the memory is dense, in any order of the axes, else a copy."""
     if x.is_contiguous():
         return x.view(-1)
     strides = sorted((stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1)

@@ -1,4 +1,4 @@
-"""Measure the memory of a recurrent layer by its gates, and by the gradient of its last state at each input."""
+"""Measure the memory of a recurrent layer by its gates, and by the gradients of its last state at the inputs."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def gradient_memory(
 def half_life(norms: Float[Tensor, "n t"], active: Bool[Tensor, "n t"], reverse: bool) -> Float[Tensor, " n"]:
     """Return how many steps before the last step the gradient has halved.
 
-    Between two steps, the logarithm of the gradient is interpolated linearly. Infinite if the gradient does not halve
-    within the sequence; NaN if the last step has no gradient.
+    Between two steps, the logarithm of the gradient is interpolated linearly. The result is infinite if the gradient
+    does not halve within the sequence, and NaN if the last step has no gradient.
     """
     found = []
     for own, counts in zip(norms, active, strict=True):

@@ -1,4 +1,4 @@
-"""Measure how many directions features span: effective rank, directions of variance, redundant units."""
+"""Measure how many directions features span: effective rank, principal components, redundant units."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def d99(features: Float[Tensor, "n k"]) -> int:
 def redundancy(features: Float[Tensor, "n k"], threshold: float = 0.95) -> float:
     """Return the share of units that nearly repeat another unit.
 
-    A unit counts if the absolute value of its correlation with any other unit is above the threshold. A unit that is
-    constant correlates with none.
+    A unit repeats another if the absolute value of their correlation is above the threshold. Constant units correlate
+    with no other unit.
 
     Args:
         features: one row per sample, one column per unit.
-        threshold: threshold of the absolute correlation.
+        threshold: limit of the absolute correlation.
 
     Raises:
         NonFiniteError: NaN or infinite features.
@@ -84,7 +84,7 @@ def _singular_values(features: Float[Tensor, "n k"]) -> Float[Tensor, " r"]:
 
 
 def _centered(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """Subtract the mean in float64; a unit that varies by no more than its rounding is exactly 0."""
+    """Subtract the mean in float64; a unit that varies only by rounding errors becomes exactly 0."""
     if not bool(features.isfinite().all()):
         raise NonFiniteError("features hold NaN or infinite values; find their origin before computing ranks")
     wide = features.detach().to("cpu", torch.float64)

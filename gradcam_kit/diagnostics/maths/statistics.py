@@ -59,7 +59,7 @@ class Moments:
         return self.m2 / self.finite + self.mean**2 if self.finite else math.nan
 
     def merge(self, other: Moments) -> Moments:
-        r"""Return the moments of both: $\delta = \mu_b - \mu_a$, $M_2 = M_{2a} + M_{2b} + \delta^2 n_a n_b / N$."""
+        r"""Return the merged moments: $\delta = \mu_b - \mu_a$, $M_2 = M_{2a} + M_{2b} + \delta^2 n_a n_b / N$."""
         total = self.finite + other.finite
         counts = Moments(
             n=self.n + other.n,
@@ -128,7 +128,7 @@ class Summary(NamedTuple):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32, whose norm cannot overflow; return other tensors unchanged."""
+    """Convert half precision to float32, so that norms do not overflow; return other tensors unchanged."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -137,7 +137,7 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
 
     Args:
         x: the values, at least one.
-        axes: the meaning of its axes.
+        axes: the axes that hold samples and units.
         two_pass: also sum the squared deviations from the mean, in separate passes.
     """
     pooled = pool(x, axes)
@@ -186,7 +186,7 @@ def pool(x: Tensor, axes: Axes) -> Float[Tensor, "n k"]:
 def _extremes(x: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
     if axes.unit is None:
         return x.amin().reshape(1), x.amax().reshape(1)
-    if axes.unit == 1 and x.ndim > 2:  # samples first, so that each pass reads memory in order
+    if axes.unit == 1 and x.ndim > 2:  # reduce samples first, so that each pass reads memory in order
         low, high = x.amin(0), x.amax(0)
         rest = list(range(1, low.ndim))
         return low.amin(rest), high.amax(rest)
@@ -253,9 +253,9 @@ def moments(x: Float[Tensor, "..."], unit: int | None = None, sample: int = 0) -
 
 
 def binomial_error(share: float, n: int) -> float:
-    """Return the largest distance between a share among `n` values and in their population, at 95 % confidence.
+    """Return the margin of error of a share that was observed among `n` values, at 95 % confidence.
 
-    Wilson's interval (1927), which is not empty at shares of 0 and 1; source: Brown, Cai, DasGupta 2001.
+    The interval is Wilson's (1927), whose width is positive even at shares of 0 and 1: Brown, Cai & DasGupta, 2001.
     """
     if n < 1:
         return 1.0

@@ -1,1 +1,1 @@
-"""Write numbers, histograms, pictures and tables of a training to files, or to tracking services."""
+"""Write numbers, histograms, pictures and tables of a training run to files, or to tracking services."""

@@ -49,7 +49,7 @@ class _FolderWriter:
 class CsvWriter(_FolderWriter):
     """Write `scalars.csv`, `histograms.csv`, tables and pictures into a folder, for spreadsheets.
 
-    Lines are appended as they come, so a training that ends early keeps its results. Text is escaped so that
+    Lines are appended as they come, so a training run that ends early keeps its results. Text is escaped so that
     spreadsheets do not read it as a formula.
 
     Args:
@@ -71,7 +71,7 @@ class CsvWriter(_FolderWriter):
         self._append("scalars.csv", ("name", "value", "step"), [(str(name), float(value), int(step))])
 
     def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
-        """Append one row per filled bin to `histograms.csv`."""
+        """Append one row per non-empty bin to `histograms.csv`."""
         limits, filled = compact(edges, counts, _MOST_BINS)
         rows = [
             (str(name), int(step), float(left), float(right), int(count))
@@ -103,11 +103,11 @@ class JsonWriter(_FolderWriter):
     """Append each record as a line of JSON to `diagnostics.jsonl`; pictures are PNG files in `images/`.
 
     Each line is strict JSON with "kind" ("scalar", "histogram", "image" or "table"), "name" and "step"; NaN and
-    infinite numbers are null. `dashboard(folder)` shows the records while the training runs.
+    infinite numbers are null. `dashboard(folder)` shows the records during training.
 
     Args:
-        folder: output folder, created if missing; nothing outside it is written. A resumed training continues in the
-            same file.
+        folder: output folder, created if missing; nothing outside it is written. A resumed training run appends to
+            the same file.
 
     Raises:
         InputError: `folder` is a file.
@@ -125,7 +125,7 @@ class JsonWriter(_FolderWriter):
         self._line("scalar", name, step, value=float(value))
 
     def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
-        """Append the filled range of a histogram, in at most 256 bins."""
+        """Append the non-empty range of a histogram, in at most 256 bins."""
         limits, filled = compact(edges, counts, _MOST_BINS)
         self._line("histogram", name, step, edges=limits.tolist(), counts=filled.tolist())
 
@@ -140,13 +140,13 @@ class JsonWriter(_FolderWriter):
     def _line(self, kind: str, name: object, step: SupportsInt, **content: Any) -> None:
         line = {"kind": kind, "name": str(name), "step": int(step), **content}
         text = json.dumps(strict(line), allow_nan=False, default=str)
-        # One write for each line, so that concurrent readers see complete lines, or the beginning of the last one.
+        # One write per line, so that concurrent readers see only complete lines, except perhaps the last one.
         with (self.folder / JSON_NAME).open("a", encoding="utf-8") as stream:
             stream.write(text + "\n")
 
 
 def file_name(name: object, step: SupportsInt, suffix: str) -> str:
-    """Return a file name that stays in its folder; changed names get a hash, so that they remain distinct.
+    """Return a file name without separators or leading dots; changed names get a hash that keeps them distinct.
 
     Example:
         >>> file_name("maps", 20, ".png")

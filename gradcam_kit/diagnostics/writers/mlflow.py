@@ -15,11 +15,11 @@ _MOST_BINS = 128
 class MLflowWriter:
     """Write metrics, pictures and tables to an existing MLflow run, without starting or ending a run.
 
-    Histograms and tables are JSON artifacts, because MLflow has no type for them.
+    Histograms and tables are JSON artifacts, because MLflow metrics are single numbers.
 
     Args:
         run: the result of `mlflow.start_run()` or `MlflowClient.create_run(...)`, or the id of a run.
-        client: the `MlflowClient` that knows the run; None = a client for the current tracking URI.
+        client: the `MlflowClient` to log with; None = a client for the current tracking URI.
 
     Raises:
         MissingExtraError: mlflow is not installed.

@@ -18,9 +18,9 @@ _LONGEST = 120
 
 @runtime_checkable
 class Writer(Protocol):
-    """Receives records of a training; any object with these methods is a writer.
+    """Receives the records of a training run; any object with these methods is a writer.
 
-    A writer that raises is dropped with one warning, and the training goes on. Names may be any text; the writers of
+    A writer that raises is dropped with one warning, and training continues. Names may be any text; the writers of
     this package clean names, and never raise because of a name.
 
     Example:
@@ -39,7 +39,7 @@ class Writer(Protocol):
         """Receive one number, which may be NaN or infinite."""
 
     def histogram(self, name: str, edges: Sequence[float], counts: Sequence[int], step: int) -> None:
-        """Receive counts between rising edges: `len(edges) == len(counts) + 1`."""
+        """Receive counts between increasing edges: `len(edges) == len(counts) + 1`."""
 
     def image(self, name: str, hwc: Any, step: int) -> None:
         """Receive one picture `(h, w, c)`: uint8, or floating point in [0, 1]."""
@@ -60,7 +60,7 @@ def clean_name(name: object) -> str:
     """
     text = re.sub(r"[^A-Za-z0-9_./ -]", "_", str(name))[:_LONGEST]
     parts = [part.strip(" ") for part in text.split("/")]
-    # Services refuse parts such as "." and "..", and keep names that begin with "_" for themselves.
+    # Services refuse parts such as "." and "..", and reserve names that begin with "_".
     return "/".join(part for part in parts if part.strip(".")).lstrip("_./ ").rstrip("/ ") or "unnamed"
 
 
@@ -68,7 +68,7 @@ def compact(edges: Any, counts: Any, most: int) -> tuple[Any, Any]:
     """Return a histogram without its empty ends, with neighbors merged until at most `most` bins are left."""
     edges, counts = np.asarray(edges, dtype=np.float64), np.asarray(counts, dtype=np.int64)
     if len(edges) != len(counts) + 1:
-        raise ShapeError(f"{len(edges)} edges and {len(counts)} counts; expected one edge more than counts")
+        raise ShapeError(f"there are {len(edges)} edges and {len(counts)} counts; expected one more edge than counts")
     filled = np.flatnonzero(counts)
     if not len(filled):
         return np.array([0.0, 1.0]), np.zeros(1, dtype=np.int64)
@@ -80,10 +80,10 @@ def compact(edges: Any, counts: Any, most: int) -> tuple[Any, Any]:
 
 
 def picture_of(hwc: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a picture `(h, w)` or `(h, w, c)` with 1, 3 or 4 channels as uint8 RGB; opacity is dropped.
+    """Return a picture `(h, w)` or `(h, w, c)` with 1, 3 or 4 channels as uint8 RGB; the alpha channel is dropped.
 
     Raises:
-        ShapeError: other axes.
+        ShapeError: a picture with other axes or channels.
         PictureError: floating-point values that are NaN or outside [0, 1].
     """
     from gradcam_kit.pixels.pictures import as_rgb, tensor_of

@@ -49,7 +49,7 @@ class TensorBoardWriter:
         self._writer.add_scalar(clean_name(name), float(value), int(step))
 
     def histogram(self, name: object, edges: Any, counts: Any, step: SupportsInt) -> None:
-        """Add counts unchanged; sums are computed from the centers of the bins."""
+        """Add counts in at most 1,024 bins; sums are estimated from the centers of the bins."""
         limits, filled = compact(edges, counts, 1024)
         middles = (limits[:-1] + limits[1:]) / 2
         self._writer.add_histogram_raw(

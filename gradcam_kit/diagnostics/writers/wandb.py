@@ -17,7 +17,7 @@ _MOST_BINS = 512  # maximum number of bins that the service accepts
 class WandbWriter:
     """Log to an existing run, without starting a run or logging in.
 
-    A run has a single step counter, and drops records of earlier steps. Therefore, this writer keeps a step of its own:
+    A run has a single step counter, and drops records of earlier steps. Therefore, this writer uses its own step:
     its records carry `diagnostics_step`, and are added to the row that your next `run.log` completes.
 
     Args:
@@ -79,7 +79,7 @@ class WandbWriter:
         self._step, self._row = step, self._run.step
 
     def _end_row(self) -> None:
-        """End the open row, unless the user has ended it; further values would replace those in the row."""
+        """End the open row, unless the user has ended it, because values of the next step would replace its values."""
         if self._row is not None and self._row == self._run.step:
             self._run.log({}, commit=True)
         self._row = None

@@ -1,1 +1,1 @@
-"""The demos: a page with photographs within seconds, and every method on pictures with known objects."""
+"""Demos: explain photographs on a page within seconds, or try every method on pictures with known objects."""

@@ -1,4 +1,4 @@
-"""Explain the bundled pictures with the bundled model; masks show which methods find the objects."""
+"""Explain the bundled pictures with every method, and score with masks how well each method finds the objects."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {"ss-cam": {"samples": 4}, "rise": {"masks
 
 @dataclass(frozen=True)
 class DemoRow:
-    """The result of a method, or of a model-independent map, whose `seconds` is None.
+    """The result of a method, or of a map that is independent of the model.
 
     Attributes:
         share: mean share of the heatmap that lies on the object, in [0, 1].
-        seconds: the time for all pictures.
+        seconds: the time for all pictures; None for a map that is independent of the model.
     """
 
     name: str
@@ -114,6 +114,6 @@ def run_demo(out: Path, console: Console | None = None, overwrite: bool = False)
 
 
 def _share_on_object(heatmaps: Float[Tensor, "n h w"], masks: Bool[Tensor, "n h w"]) -> float:
-    """Average (sum of the heatmap on the object) / (sum of the heatmap) over pictures; an empty map has share 0."""
+    """Return the mean share of a heatmap's sum that lies on the object; an empty map has the share 0."""
     inside = (heatmaps * masks).sum((1, 2))
     return float((inside / heatmaps.sum((1, 2)).clamp(min=1e-9)).mean())

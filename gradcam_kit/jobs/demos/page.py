@@ -52,7 +52,7 @@ class DemoPicture:
 
     Attributes:
         title: subject of the picture.
-        note: hint at what to look for.
+        note: hint about what to look for in the maps.
         second: name of the class that is explained besides the predicted class; None = the runner-up.
     """
 
@@ -83,7 +83,7 @@ class ShownMethod:
 
 @dataclass(frozen=True)
 class DemoPage:
-    """The result of the demo; if photographs could not be explained, `missing` tells how to get them."""
+    """The result of the demo; if the weights for photographs are missing, `missing` tells what to install."""
 
     methods: tuple[ShownMethod, ...]
     page: Path
@@ -92,10 +92,10 @@ class DemoPage:
 
 
 def make_demo_page(out: Path, console: Console | None = None, overwrite: bool = False) -> DemoPage:
-    """Explain pictures by six methods for two classes each, and write OUT/demo.html.
+    """Explain pictures with six methods for two classes each, and write OUT/demo.html.
 
-    With the weights of `mobilenet-v2` the pictures are photographs, else the bundled model explains bundled pictures.
-    Together, the methods take about 45 forward passes per picture.
+    If the weights of `mobilenet-v2` are installed, the pictures are photographs. Otherwise, the bundled model explains
+    bundled pictures. Together, the methods take about 45 forward passes per picture.
 
     Args:
         out: folder for the page.
@@ -143,7 +143,7 @@ def _explained(
             title = ", ".join([name, *(f"{option}={value}" for option, value in options.items())])
             with progress.method(title):
                 if name in quick:
-                    cam(images[:1])  # chooses the layers, so that the measured call need not
+                    cam(images[:1])  # choose the layers here, so that the measured call does not have to
                 with Meter(images.device) as meter:
                     heatmaps = cam(images, targets)
                     cost = meter.lap()
@@ -211,7 +211,7 @@ def _render(
     methods: tuple[ShownMethod, ...],
     missing: str | None,
 ) -> str:
-    """Return the page as one HTML text, which loads nothing from the network."""
+    """Return the page as a single HTML document, which loads nothing from the network."""
     names = explainer.loaded.class_names or ()
     shown = [
         _picture(explainer, one, index, [(names[k], float(row[k])) for k in classes.tolist()], methods)
@@ -233,7 +233,7 @@ def _picture(
     classes: list[tuple[str, float]],
     methods: tuple[ShownMethod, ...],
 ) -> Mapping[str, Any]:
-    """Return the template's data of a picture: the region that the model saw, and its overlays."""
+    """Return the template's data for a picture: the region that the model saw, and the maps of both classes."""
     x0, y0, x1, y1 = map(round, explainer.loaded.transform.box(*picture.picture.shape[:2]))
     seen = Image.fromarray(picture.picture).crop((x0, y0, x1, y1))
     seen.thumbnail((_SHOWN, _SHOWN))

@@ -42,7 +42,7 @@ def work_on_devices(
     """Let one process per device write shards; `layers` are the previously chosen layers of each method.
 
     Raises:
-        GradCamKitError: a process died.
+        GradCamKitError: a process failed or died.
     """
     context = multiprocessing.get_context("spawn")
     tasks: Queue[Shard | None] = context.Queue()
@@ -57,7 +57,8 @@ def work_on_devices(
             processes.append(context.Process(target=_serve, args=arguments))
             with sigint_blocked():
                 processes[-1].start()
-        # Each process reads some batches ahead, possibly one per shard; with fewer queued shards, all could block.
+        # Each process reads batches ahead, and every batch may be from a different shard. With fewer queued shards, all
+        # processes could wait for more.
         at_once = len(devices) * (ahead_of(request.batch_size, threads) + 3)
         waiting: Iterator[Shard | None] = chain(shards, [None] * len(devices))
         running = 0
@@ -126,7 +127,7 @@ def _print_note(text: str) -> None:
 
 
 def with_layers(request: RunRequest, layers: Mapping[str, list[str]]) -> Explainer:
-    """Return the explainer of a request, with layers that another process chose."""
+    """Return the explainer of a request, with layers that another process or an earlier run chose."""
     explainer = load_explainer(request)
     cams = []
     for method in method_classes(request.methods):

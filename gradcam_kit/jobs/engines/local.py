@@ -57,10 +57,10 @@ class FirstFailureError(Exception):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages that turn shards of pictures into files, and what they need.
+    """The stages that turn shards of pictures into files, with their model, output folder and callbacks.
 
     Attributes:
-        pictures: number of pictures in the whole plan, which determines the pictures with thumbnails.
+        pictures: number of pictures in the plan, which determines which of them get thumbnails.
         verify: called if no picture of the first batch was explained; raises if the request is at fault.
         begin: called once, after the first batch and before anything is written.
         progress: called after each batch.

@@ -81,7 +81,7 @@ def work_on_ray(
     begin: Callable[[], None],
     progress: Progress,
 ) -> Generator[Done, None, None]:
-    """Write shards on the cluster of `RAY_ADDRESS`, on one already connected, or on a new local one.
+    """Write shards on the connected Ray cluster, otherwise on the one at `RAY_ADDRESS` or on a new local one.
 
     Raises:
         GradCamKitError: the cluster could not complete all shards.
@@ -125,14 +125,15 @@ def work_on_ray(
                     yield Done(shard.number, _write(store, shard, parts))
             if open_shards:
                 missing = f"{len(open_shards)} of {len(wave)} shards"
-                raise CaptureError(f"Ray ended without {missing}; run the same command to resume")
+                raise CaptureError(f"Ray ended before it completed {missing}; run the same command to resume")
 
 
 def _explained(request: RunRequest, explainer: Explainer, store: Store, items: Sequence[_Item]) -> Iterator[_Item]:
     gpus = 0 if request.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
     cpus = int(ray.cluster_resources().get("CPU", 1))
     rows = ray.data.from_items([_row(item) for item in items], override_num_blocks=len(items))
-    # Reading waits for storage, so a task needs less than a core; different resources keep it out of the actors.
+    # Reading mostly waits for storage, so a task needs less than a core. As its resources differ from those of the
+    # actors, Ray does not fuse it with them.
     packed = ray.cloudpickle.dumps(explainer.loaded.transform)
     rows = rows.map_batches(_decode, fn_args=(packed,), num_cpus=0.5, **_SINGLE)
     rows = rows.map_batches(
@@ -158,7 +159,7 @@ def _failure(error: Exception) -> GradCamKitError:
     if isinstance(cause, GradCamKitError):
         return cause
     said = str(error).strip().splitlines()[-1]
-    return CaptureError(f"Ray gave up: {said}; complete results stay valid; run the same command to resume")
+    return CaptureError(f"Ray failed: {said}; complete results remain valid, so run the same command to resume")
 
 
 _SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_batch": False}
@@ -167,7 +168,7 @@ _SINGLE: dict[str, Any] = {"batch_size": 1, "batch_format": "numpy", "zero_copy_
 def _decode(table: Table, packed: bytes) -> Table:
     item = _item(table)
     marked = [(entry, small) for entry, small, _ in item.entries]
-    if _deaths():  # a picture may have killed the worker, and would kill one worker after another
+    if _deaths():  # a picture may have killed the worker, and would kill every worker that reads it
         [decoded] = _guarded_reader(packed).read([marked], 1)
     else:
         silence_decoders()
@@ -213,7 +214,7 @@ def _render(table: Table, root: str, normalization: Mapping[str, Normalization])
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray's own messages off the terminal, but not out of its log files, for the duration of the block."""
+    """Keep Ray's messages off the terminal for the duration of the block; its log files still get them."""
     context = ray.data.DataContext.get_current()
     with ExitStack() as settings:
         settings.callback(setattr, context, "enable_progress_bars", context.enable_progress_bars)
@@ -227,7 +228,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _backend_quiet() -> Iterator[None]:
-    """Silence the native part of Ray, which reads an environment variable at startup and reports that it did."""
+    """Silence Ray's native code, which reads its log level from the environment at startup and prints that it did."""
     name = "RAY_BACKEND_LOG_LEVEL"
     if name in os.environ:
         yield
@@ -245,7 +246,7 @@ def _backend_quiet() -> Iterator[None]:
 
 
 def _deaths() -> int:
-    """Return how many workers died with this task; 0 if this version of Ray does not tell."""
+    """Return how many workers died while they ran this task; 0 if this version of Ray does not report it."""
     worker = ray._private.worker.global_worker.core_worker
     return int(getattr(worker, "get_current_task_attempt_number", int)())
 

@@ -41,7 +41,8 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
     the list file or table (to the nearest common folder, if some pictures are elsewhere). Bytes of a name that are not
     UTF-8 are written as `\\xff`. In folders and globs, hidden files and folders are skipped, and so are the folders of
-    runs: `out` and those below the source. Symbolic links are followed, but cycles are not.
+    runs: `out` and the runs below the source. Symbolic links are followed unless they form a cycle. `left_out` collects
+    what was skipped.
 
     Raises:
         InputError: the source does not exist, or is a table without a column of paths.
@@ -51,7 +52,7 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
         return
     if os.path.isdir(source):
         if os.path.realpath(source) == os.path.realpath(out):
-            raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder in it or beside it")
+            raise InputError(f"--out is SOURCE itself, {source!r}; choose a folder inside or next to it")
         root = _absolute(source)
         found = Walk(root, out, left_out).matches(["**"])
     elif os.path.isfile(source) and source.lower().endswith(_NAMING):
@@ -93,7 +94,7 @@ def _listed(source: str, left_out: Skipped) -> Iterator[Entry]:
     """Yield the pictures that a list file or table names, with relative paths resolved from its folder.
 
     Raises:
-        InputError: the pictures are on different storages, which have no common folder.
+        InputError: the pictures have no common folder or bucket.
     """
     parent = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(os.path.abspath(source))
     root = "" if parent == "/" else parent
@@ -156,10 +157,10 @@ def _check_listed(source: str, path: str, own: str | None) -> None:
 
 
 def _resolved(parent: str, path: str) -> str:
-    """Return a path from a list file, relative to the folder of the list."""
+    """Resolve a path from a list file against the folder of the list."""
     if is_remote(path):
         return path
-    joined = f"{parent}/{path}"  # the folder itself may be `memory:/`
+    joined = f"{parent}/{path}"  # at the root of a storage, the parent has only one slash, as in `memory:/`
     if not is_remote(joined) or os.path.isabs(path):
         return os.path.normpath(os.path.join(parent, path))
     scheme, _, inner = joined.partition("://")
@@ -208,7 +209,7 @@ def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[st
 
 
 def _absolute(folder: str) -> str:
-    """Return an absolute path; keep `..`, whose meaning after a symbolic link only the file system knows."""
+    """Return an absolute path; if it contains `..`, resolve links first, because the parent depends on them."""
     return os.path.realpath(folder) if ".." in folder.split("/") else os.path.abspath(folder)
 
 

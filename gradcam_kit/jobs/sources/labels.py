@@ -38,7 +38,7 @@ class Labels:
         return next(known, entry.folders[-1])
 
     def index(self, entry: Entry) -> int | None:
-        """Return the index of the class that a picture's label names; None for a label of no class or several classes.
+        """Return the index of the class that a picture's label names; None if it names no class or several classes.
 
         A label may be the number of a class if it comes from a table, or if the model's class names are unknown.
         """
@@ -54,7 +54,7 @@ class Labels:
     def unknown(self, entries: Iterable[Entry]) -> str | None:
         """Return a note on labels that match no class, which explains why accuracy leaves them out."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
-        for _, group in groupby(entries, _place):  # sorted, so that pictures of a class follow each other
+        for _, group in groupby(entries, _place):  # entries are sorted by key, so pictures of a class are adjacent
             for count, entry in enumerate(group, 1):  # noqa: B007
                 pass
             label, index = self.of(entry), self.index(entry)

@@ -19,15 +19,15 @@ from gradcam_kit.jobs.storage.folders import opened
 from gradcam_kit.transforms import Box, Transform
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-"""File extensions of masks; not .jpg and .webp, which may blur edges."""
+"""File extensions of masks, without .jpg and .webp, because lossy compression blurs edges."""
 
 
 @dataclass(frozen=True)
 class Masks:
     """A folder of masks, each with the size and name of its picture, such as `a/1.png` for `a/1.jpg`.
 
-    Every nonzero pixel belongs to the object: a gray value, a color, or the index of a class or an instance. If the
-    model's input is smaller than the picture, masks are resized by nearest neighbor.
+    Every nonzero pixel belongs to the object. Its value may be a gray level, a color, or the index of a class or an
+    instance. If the model's input is smaller than the picture, masks are resized by nearest neighbor.
 
     Raises:
         InputError: the folder does not exist.
@@ -87,7 +87,7 @@ class Masks:
         if mask.shape != size:
             (height, width), (own_height, own_width) = size, mask.shape
             raise PictureError(
-                f"the mask is {own_width} x {own_height}, its picture {width} x {height}; make them equal"
+                f"the mask is {own_width} x {own_height}, but its picture is {width} x {height}; expected equal sizes"
             )
         x0, y0, x1, y1 = box
         rows, columns = _samples(y0, y1, shape[0]), _samples(x0, x1, shape[1])

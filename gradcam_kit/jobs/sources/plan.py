@@ -27,9 +27,9 @@ class Shard:
     """A slice of the plan.
 
     Attributes:
-        entries: the pictures of the slice; only the pictures to retry if other rows are kept.
+        entries: the pictures of the slice, or only the pictures to retry.
         positions: positions of these pictures in the plan.
-        kept: all rows of the slice from an earlier run, if there was one.
+        kept: all earlier rows of the slice, if pictures are retried.
     """
 
     number: int
@@ -60,6 +60,8 @@ class Plan:
         pictures: number of pictures.
         digest: SHA-256 of keys and labels.
         left_out: files and folders below the source that are not input.
+        lines: temporary file with the pictures, one per line.
+        offsets: position of each shard in this file, and the end of the file.
     """
 
     shard_size: int
@@ -124,7 +126,7 @@ def _written(lines: IO[bytes], source: str, out: str, shard_size: int) -> Plan:
     if not pictures:
         raise no_pictures(source, left_out)
     offsets.append(position)
-    lines.flush()  # flushed here, where a full disk is reported with its path
+    lines.flush()  # flush here, where `_room_needed` reports a full disk
     return Plan(shard_size, pictures, digest.hexdigest(), left_out, lines, offsets)
 
 
@@ -146,15 +148,15 @@ def _sorted(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 @contextmanager
 def _room_needed() -> Iterator[None]:
-    """Report a disk without room for temporary files, the only files that planning writes."""
+    """Report a full disk as an error of the folder for temporary files, because planning writes nowhere else."""
     try:
         yield
     except OSError as error:
         if not is_full(error):
             raise
         raise OptionError(
-            f"the plan of the run cannot be written to {tempfile.gettempdir()!r}: {error.strerror}; make room for it, "
-            "or let TMPDIR name another folder"
+            f"the plan of the run cannot be written to {tempfile.gettempdir()!r}: {error.strerror}; free some "
+            "space, or set TMPDIR to another folder"
         ) from error
 
 
@@ -167,7 +169,7 @@ def _order(entry: Entry) -> tuple[str, str]:
 
 
 def _line(entry: Entry) -> bytes:
-    """Return an entry as a line of JSON, because names may hold odd bytes; formatting by hand is ten times as fast."""
+    """Return an entry as a line of JSON, which escapes odd bytes in names; `json.dumps` would be ten times as slow."""
     return f"[{', '.join(map(_field, entry))}]\n".encode()
 
 

@@ -1,4 +1,4 @@
-"""Read the pictures of a run without messages of decoders, and large pictures one at a time."""
+"""Read the pictures of a run, without messages of decoders and with at most one large picture at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradcam_kit.pixels.decoding import decode_picture, looks_like_twelve_bits
 from gradcam_kit.pixels.opencv import log_level, set_log_level
 from gradcam_kit.transforms import Picture
 
-_LARGE = 2**26  # number of pixels of a large picture, more than most cameras have
+_LARGE = 2**26  # maximum number of pixels of a picture that is not large; most cameras have fewer
 
 
 def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Picture:
@@ -52,7 +52,7 @@ def depth_note(entry: Entry) -> str | None:
                     f"{entry.key} has 16 bits but no value above 4095, as if it held unscaled 12-bit data, "
                     "so it is nearly black; multiply such pictures by 16 and save them again"
                 )
-    except Exception as error:  # errors of a picture are in its row
+    except Exception as error:  # the row of the picture will report the error
         raise_interruption(error)
         return None
     return None
@@ -60,9 +60,9 @@ def depth_note(entry: Entry) -> str | None:
 
 @contextmanager
 def picture_of(entry: Entry) -> Iterator[Picture]:
-    """Open a picture for the duration of the block, in which other large pictures wait if it is large.
+    """Open a picture for the duration of the block; while a large picture is open, other large pictures wait.
 
-    Thus any number of workers together needs memory for small pictures and a single large one.
+    Thus all workers together need memory for only one large picture.
 
     Raises:
         PictureError: see `read_entry`.
@@ -76,7 +76,7 @@ def picture_of(entry: Entry) -> Iterator[Picture]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Wait for the large pictures of all other threads and processes, which share the machine's memory.
+    """Wait until no other thread or process has a large picture open, and keep others waiting during the block.
 
     The lock is a file lock, which the system releases even if decoding the picture kills the process.
     """
@@ -87,8 +87,9 @@ def _alone() -> Iterator[None]:
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
-            except OSError as error:  # if there is no place for the lock, read pictures anyway
+                # Closing alone would not unlock the file while a forked process has it open too.
+                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)
+            except OSError as error:  # without a lock file, read the picture anyway
                 raise_interruption(error)
         held.callback(_give_back)
         yield
@@ -113,9 +114,9 @@ def decoders_quiet() -> Iterator[None]:
 
 
 def silence_decoders() -> None:
-    """Keep messages of decoders off the terminal; errors of a picture are in its row.
+    """Keep messages of decoders off the terminal, because the row of a picture reports its error.
 
-    PIL refuses pictures above its limit (179 megapixels), and does not warn of pictures above half of this limit.
+    PIL still refuses pictures above its limit of 179 megapixels, but no longer warns about pictures above half of it.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     set_log_level()

@@ -23,7 +23,7 @@ _Rows = Iterator[tuple[str, str | None]]
 
 
 def listed_rows(source: str) -> _Rows:
-    """Yield paths and labels as they are written; a table row without a path yields an empty path.
+    """Yield the paths and labels in a list file or table; a table row without a path yields an empty path.
 
     Args:
         source: a list file or table, on this machine or on remote storage.
@@ -68,7 +68,8 @@ def _parquet_rows(source: str, file: Any) -> _Rows:
         written = {normalized(name): name for name in reversed(table.schema_arrow.names)}
         _require_path(source, written)
         columns = [written[name] for name in ("path", "label") if name in written]
-        for batch in table.iter_batches(columns=columns, use_threads=False):  # see `store.read_parquet`
+        # Without threads, for the reason in `storage.parquet.read_parquet`.
+        for batch in table.iter_batches(columns=columns, use_threads=False):
             for row in batch.to_pylist():
                 label = row.get(written.get("label"))
                 yield str(row[written["path"]] or ""), None if label is None else normalized(str(label)) or None
@@ -80,5 +81,5 @@ def _require_path(source: str, columns: Iterable[str]) -> None:
         separated = any(sign in name for name in columns for sign in ";\t|")
         raise InputError(
             f"the table {source!r} has no column 'path'; its columns are {', '.join(columns) or 'none'}"
-            + ("; separate them by commas, or by tabs in a .tsv" if separated else "")
+            + ("; separate columns by commas, or by tabs in a .tsv file" if separated else "")
         )

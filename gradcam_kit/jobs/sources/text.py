@@ -38,5 +38,5 @@ def check_encoding(source: str, head: bytes) -> None:
 
 
 def not_utf8(source: str, found: str) -> InputError:
-    """Return the error of text in another encoding."""
+    """Return the error for a file whose text has another encoding."""
     return InputError(f"{source!r} is not UTF-8 ({found}); save it as UTF-8")

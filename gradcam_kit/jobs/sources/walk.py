@@ -23,14 +23,15 @@ PICTURE_SUFFIXES = (
 )
 """Extensions of pictures in a folder or a glob; a single file or a line of a list may have any name.
 
-These formats of PIL or OpenCV are left out: programs and drawings (.eps, .ps, .emf, .wmf); formats that they recognize
-but cannot read (.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements without a white level
-(.fit, .fits); extensions that usually mean something else (.pcd: points of a scanner); films, brushes and notes (.flc,
-.fli, .gbr, .iim); formats that PIL will drop (.im).
+Some formats of PIL or OpenCV are left out: programs and drawings (.eps, .ps, .emf, .wmf); formats that the libraries
+recognize but cannot read (.bufr, .grib, .h5, .hdf, .mpg, .mpeg, and .exr in most builds); measurements without a white
+level (.fit, .fits); extensions that usually mean something else (.pcd for point clouds); films, brushes and notes
+(.flc, .fli, .gbr, .iim); and formats that PIL will drop (.im).
 """
 
 _Child = os.DirEntry[str] | Path
 
+# Folders that a run writes in its folder.
 OWN_FOLDERS = (
     "shards",
     "overlays",
@@ -38,12 +39,12 @@ OWN_FOLDERS = (
     "metrics",
     "report",
     "export",
-)  # folders of a run inside its own folder
+)
 
 
 @dataclass
 class Skipped:
-    """Files and folders below SOURCE that are not input; complete once the stream of pictures has ended.
+    """Files and folders below SOURCE that are not input; complete once all pictures have been listed.
 
     Attributes:
         endings: number of files that are not pictures, by extension.
@@ -75,7 +76,7 @@ class Skipped:
         said = []
         if self.endings:
             counted = ", ".join(
-                f"{count} {ending or 'without ending'}" for ending, count in self.endings.most_common(8)
+                f"{count} {ending or 'without extension'}" for ending, count in self.endings.most_common(8)
             )
             count = sum(self.endings.values())
             files = "file" if count == 1 else "files"
@@ -92,7 +93,7 @@ class Skipped:
                 f"{self.first_relabeled}"
             )
         if self.nameless:
-            said.append(f"left out {self.nameless} rows of the table that have no path")
+            said.append(f"left out {self.nameless} table rows without a path")
         return said
 
 
@@ -123,15 +124,15 @@ class Walk:
         """Yield the pictures whose path below the root matches; follow symbolic links, but not cycles.
 
         Args:
-            pattern: one glob for each folder of the path and for the file; `**` matches any number of folders, `..` is
-                the parent.
+            pattern: one glob for each folder of the path and for the file; `**` matches any number of folders,
+                and `..` is the parent.
 
         Raises:
             InputError: the root cannot be listed; folders below it without read permission are left out.
         """
         pattern = [*(part for part in pattern[:-1] if part not in ("", ".")), *pattern[-1:]]
         waiting = [(self.root, _also_empty(pattern, {0}), frozenset[tuple[int, int]]())]
-        risen = set()  # folders reached by `..`, because many folders share a parent
+        risen = set()  # folders reached by `..`, to visit a parent of many folders only once
         while waiting:
             folder, positions, above = waiting.pop()
             parts = {position: pattern[position] for position in positions if position < len(pattern)}
@@ -165,13 +166,13 @@ class Walk:
                 self.left_out.closed.append(key_of(os.path.relpath(folder, self.root)))
 
     def _parent(self, folder: str) -> str:
-        """Return the parent folder, by its plain path if that path certainly leads to the same folder."""
+        """Return the path of the parent folder, without `..` if this certainly leads to the same folder."""
         if folder == self.root or folder.endswith(os.sep + "..") or os.path.islink(folder):
             return os.path.join(folder, "..")
         return os.path.dirname(folder)
 
     def _takes(self, child: _Child) -> bool:
-        """Whether a file is taken as a picture, by its extension: pipes are not, broken links are and fail later."""
+        """Whether an entry is a picture by its extension; broken links are accepted and fail later, pipes are not."""
         ending = os.path.splitext(child.name)[1].lower()
         if ending in PICTURE_SUFFIXES:
             return child.is_symlink() or child.is_file()
@@ -212,7 +213,7 @@ def _reached(pattern: Sequence[str], positions: Iterable[int], name: str) -> fro
 
 
 def _also_empty(pattern: Sequence[str], positions: Iterable[int]) -> frozenset[int]:
-    """Return the positions, plus those after each `**`, because it may match no folder."""
+    """Return the positions, plus the position after each `**`, which may match no folder at all."""
     found = set(positions)
     for position, part in enumerate(pattern):
         if part == "**" and position in found:
@@ -243,7 +244,7 @@ def _is_folder(child: _Child) -> bool:
 
 
 def _leads_nowhere(child: _Child) -> bool:
-    """Whether a symbolic link leads to a cycle."""
+    """Whether a symbolic link leads only to itself, possibly through other links."""
     try:
         child.stat()
     except OSError as error:

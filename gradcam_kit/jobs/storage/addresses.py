@@ -20,9 +20,9 @@ SIMPLE = frozenset(
 )
 """Kinds of storage that only hold files.
 
-Kinds that compose others, unpack archives or follow instructions in files are excluded (`zip`, `simplecache`,
-`reference`, ...): a line of an untrusted list could make them read other places, fill the disk, or in some versions run
-code.
+Kinds that combine other kinds, unpack archives or follow instructions in files are excluded (`zip`, `simplecache`,
+`reference`, ...): a line of an untrusted list could make them read other places, fill the disk or, in some
+versions of fsspec, run code.
 """
 
 
@@ -35,7 +35,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
     """Refuse an output on remote storage for a command that writes only to this machine.
 
     Args:
-        out: output of the command; `Path("s3://...")` has lost one of its slashes.
+        out: output of the command; a `Path` of `s3://...` has only one slash, which is recognized too.
         command: name of the command.
 
     Raises:
@@ -45,7 +45,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
     if separator and (rest.startswith("/") or kind.lower() in SIMPLE or kind.lower() in known_implementations):
         address = f"{kind}://{rest.lstrip('/')}"
         raise OptionError(
-            f"--out {address!r} is an address, and {command} writes to this machine only; give a plain path"
+            f"--out {address!r} is an address, but {command} writes only to this machine; give a local path"
         )
 
 
@@ -93,7 +93,7 @@ def remote(path: str) -> tuple[Any, str]:
             several kinds.
     """
     check_address(path)
-    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know only the lower-case names
+    path = f"{scheme(path)}://{path.partition('://')[2]}"  # libraries know only the lowercase names
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(path)
     except ImportError as error:
@@ -102,7 +102,7 @@ def remote(path: str) -> tuple[Any, str]:
         try:
             system, root = _arrow_system(f"{kind}://{authority}/")
         except (OSError, ValueError, NotImplementedError) as failure:
-            said = f"{first_line(error)}; without that library: {first_line(failure)}"
+            said = f"{first_line(error)}; Arrow's own file system fails too: {first_line(failure)}"
             raise InputError(f"{path!r} cannot be used: {said}") from error
         return system, f"{root.rstrip('/')}/{inner}".rstrip("/")
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
         overwrite: also replace foreign files.
 
     Raises:
-        OptionError: one of the files exists and is not in the record; then nothing is written.
+        OptionError: one of the files exists and is not in the record, in which case nothing is written.
     """
     names = list(dict.fromkeys(names))
     try:

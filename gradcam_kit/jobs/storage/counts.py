@@ -1,4 +1,4 @@
-"""Numbers of pictures and failures in a shard."""
+"""Count the pictures and failures in a shard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradcam_kit.jobs.storage.rows import Row
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of a shard.
+    """The numbers of pictures and failures in a shard.
 
     Attributes:
         problems: the first few failures, one line each.

@@ -21,7 +21,7 @@ from gradcam_kit.jobs.storage.addresses import is_remote, remote
 from gradcam_kit.jobs.storage.remote_folder import RemoteFolder
 
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_OLD = 600  # age in seconds of abandoned files; longer than any write takes
+_OLD = 600  # age in seconds from which temporary files count as abandoned; no write takes that long
 _TEMPORARY = re.compile(r"[0-9a-z]{8,}-\d+-[0-9a-f]+")  # suffix of temporary files
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -33,7 +33,7 @@ def is_full(error: BaseException) -> bool:
 
 @contextmanager
 def opened(path: str) -> Iterator[IO[bytes]]:
-    """Open a file of this machine or of remote storage for reading.
+    """Open a file on this machine or on remote storage for reading.
 
     Raises:
         PictureError: the path is not a regular file, so that reading might block forever.
@@ -50,7 +50,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
 
 class LocalFolder:
-    """A folder of this machine or of a mounted file system; names of files are relative to it and use `/`."""
+    """A folder on this machine or on a mounted file system; names of files are relative to it and use `/`."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -72,10 +72,11 @@ class LocalFolder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file atomically and durably; others may read it at any time.
+        """Write a file atomically and durably; other processes may read it at any time.
 
-        The content goes to a temporary file in the same folder, is synced to disk and renamed. Temporary files of
-        killed processes are removed if the process ran on this machine, or after some minutes.
+        The content goes to a temporary file in the same folder, which is synced to disk and renamed. The next write of
+        the file removes temporary files of killed processes: at once if the process ran on this machine, otherwise
+        after ten minutes.
         """
         path = self.path(name)
         with _beside(path, content) as temporary:
@@ -88,7 +89,7 @@ class LocalFolder:
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless it exists; return False if it exists, even if another process has just created it.
 
-        Without hard links, a reader may briefly see a partial file.
+        On file systems without hard links, a reader may briefly see a partial file.
         """
         path = self.path(name)
         with _beside(path, content) as temporary:
@@ -101,7 +102,10 @@ class LocalFolder:
         return True
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file, not atomically, that is read only once a later `write` refers to it; never follow a link."""
+        """Write a file, but not atomically: readers must wait for a later `write` of a file that refers to this one.
+
+        Symbolic links are not followed.
+        """
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)

@@ -39,8 +39,8 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
     """Refuse a `run.json` that is not the manifest of a run, because none of its fields can be trusted.
 
     Args:
-        manifest: its content.
-        place: its path, for messages.
+        manifest: the content of `run.json`.
+        place: the path of `run.json`, for messages.
 
     Raises:
         InputError: the format is unknown, or a field has a value that no run writes; the message names the field.
@@ -58,7 +58,7 @@ def check_readable(manifest: Mapping[str, Any], place: str) -> None:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the fields that differ, with both values, or with the keys of objects of objects if the keys differ."""
+    """Yield the name and both values of each differing field; for objects of objects, compare the keys first."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         if before != now:
             yield name, before, now
@@ -104,14 +104,14 @@ def _is_targets(value: Any) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "pictures": (lambda value: _is_count(value, 1), "a number of pictures"),
-    "shard_size": (lambda value: _is_count(value, 1), "a number of pictures"),
-    "overlays": (lambda value: value is None or _is_count(value), "a number of pictures or null"),
-    "model": (lambda value: isinstance(value, str), "a text"),
-    "weights": (lambda value: isinstance(value, str), "a text"),
-    "weights_sha256": (lambda value: isinstance(value, str), "a text"),
+    "pictures": (lambda value: _is_count(value, 1), "an integer of at least 1"),
+    "shard_size": (lambda value: _is_count(value, 1), "an integer of at least 1"),
+    "overlays": (lambda value: value is None or _is_count(value), "an integer of at least 0, or null"),
+    "model": (lambda value: isinstance(value, str), "a string"),
+    "weights": (lambda value: isinstance(value, str), "a string"),
+    "weights_sha256": (lambda value: isinstance(value, str), "a string"),
     "transform": (lambda value: isinstance(value, Mapping), "an object"),
-    "class_names": (lambda value: value is None or _is_texts(value), "a list of texts or null"),
+    "class_names": (lambda value: value is None or _is_texts(value), "a list of strings or null"),
     "methods": (_is_methods, "an object with the settings of each method, whose names are valid in file names"),
     "layers": (
         lambda value: isinstance(value, Mapping) and all(map(_is_texts, value.values())),
@@ -129,6 +129,6 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "compile": (lambda value: isinstance(value, bool), "true or false"),
     "about": (lambda value: isinstance(value, Mapping), "an object"),
     "about.root": (lambda value: isinstance(value, str) and "\0" not in value, "a folder"),
-    "about.source": (lambda value: isinstance(value, str), "a text"),
+    "about.source": (lambda value: isinstance(value, str), "a string"),
 }
 """Fields that are read, the condition of each, and its description for messages."""

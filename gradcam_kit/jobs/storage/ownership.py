@@ -1,4 +1,4 @@
-"""Tell which files in a folder belong to a run; a run never removes or replaces other files."""
+"""Find the files in a folder that belong to a run; a run never removes or replaces other files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PAGE_MARKS = (b'<meta name="gradcam-kit-rows"', b"<h1>Where did <em>")
 
 
 def own_files(folder: Folder, methods: Iterable[str]) -> Iterator[str]:
-    """Yield the files that have names of a run with these methods, except `run.json` and the page."""
+    """Yield the files that are named like those of a run with these methods, except `run.json` and the page."""
     endings = "|".join(map(re.escape, methods)) or r"\b\B"  # a run without methods has no overlays
     overlay = re.compile(rf".*\.({endings})(\.\d+)?\.jpg", re.DOTALL)
     for part in PARTS:
@@ -48,10 +48,10 @@ def check_vacant(folder: Folder, methods: Iterable[str], overwrite: bool) -> Non
     Args:
         folder: the folder of the run, without a `run.json`.
         methods: methods of the run.
-        overwrite: whether a run was to be replaced; then all files in folders with the names of a run's folders count.
+        overwrite: whether a run was to be replaced; if so, any file in a folder named like a run's folder is foreign.
 
     Raises:
-        OptionError: such files exist; the message names them.
+        OptionError: such files exist; the message names the first.
     """
     for part in PARTS:
         if folder.blocks(part):

@@ -20,14 +20,14 @@ class DamagedTableError(Exception):
 
 
 def as_parquet(table: pa.Table) -> bytes:
-    """Return the content of a file; each of its pages carries a checksum."""
+    """Return a table as the content of a Parquet file, in which each page has a checksum."""
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def read_parquet(file: Any, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the rows of a Parquet file that is open for reading, all columns or some.
+    """Return the rows of a Parquet file that is open for reading, with the given columns or all.
 
     Only this thread reads. An Arrow thread that still holds a Python file when the interpreter exits aborts or hangs
     the process (apache/arrow#50482), so the exit status would report a failure although all results are written.

@@ -11,7 +11,7 @@ from gradcam_kit.jobs.storage.addresses import remote, unreachable
 
 
 class RemoteFolder:
-    """A folder on remote storage, through fsspec; stores show a file only once it is complete."""
+    """A folder on remote storage, through fsspec; such storage shows a file only once it is complete."""
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
@@ -42,8 +42,8 @@ class RemoteFolder:
     def create(self, name: str, content: bytes) -> bool:
         """Upload a file unless it exists; return False if it exists, even if another process has just created it.
 
-        Storages without conditional writes cannot guarantee this: the file is read back to see whose content it has, so
-        two processes may both believe that the file is theirs if one uploads after the other has checked.
+        Storage without conditional writes cannot guarantee this. There, the file is read back to see whose content it
+        has, so the call may return True in two processes if one uploads after the other has checked.
         """
         path = self.path(name)
         self._system.invalidate_cache()
@@ -83,19 +83,21 @@ class RemoteFolder:
         return next(self.files(name), None) is not None or bool(self._system.exists(self.path(name)))
 
     def is_link(self, name: str) -> bool:
-        """Whether a name is a symbolic link, which storages do not have."""
+        """Return False, because remote storage has no symbolic links."""
         return False
 
     def blocks(self, name: str) -> bool:
-        """Whether something prevents a folder of this name; never on remote storage."""
+        """Return False, because nothing on remote storage prevents a folder."""
         return False
 
     def remove(self, *names: str) -> None:
         """Remove files, if they exist."""
         paths = list(map(self.path, names))
         if len(paths) > 1:
-            with suppress(FileNotFoundError, NotImplementedError, TypeError):  # Arrow's file systems accept no lists
-                self._system.rm(paths)  # concurrently, because storages answer slowly
+            with suppress(
+                FileNotFoundError, NotImplementedError, TypeError
+            ):  # Arrow's file systems do not accept lists
+                self._system.rm(paths)  # concurrently, because storage answers slowly
                 return
         for path in paths:
             if self._system.exists(path):

@@ -12,7 +12,7 @@ _ALWAYS = ("path", "method", "status")
 
 
 def problem_of(table: pa.Table) -> str | None:
-    """Return the fault of the first invalid row, judged by the given columns; None = no fault."""
+    """Return the fault of the first invalid row, judged by the columns of the table; None = no fault."""
     for name in _ALWAYS:
         if name in table.column_names and table[name].null_count:
             return f"a row has no {name}"

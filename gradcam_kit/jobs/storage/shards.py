@@ -36,7 +36,7 @@ class ShardFiles:
     extra: tuple[pa.Field, ...] = field(default=())
 
     def complete(self, but: Container[int] = ()) -> dict[int, Counts]:
-        """Return the counts of the intact shards by number, read from the file footers, which do not hold problems.
+        """Return the counts of the intact shards by number, without their problems, which file footers do not hold.
 
         Args:
             but: numbers to skip.
@@ -114,7 +114,7 @@ class ShardFiles:
             return None
 
     def write_shard(self, number: int, rows: Sequence[Row], thumbnails: Mapping[str, bytes]) -> Counts:
-        """Write the thumbnails of a shard's pictures by their keys, then its rows."""
+        """Write the rows of a shard, after the thumbnails of its pictures, which are given by key."""
         counts = counted(rows)
         metadata = {"gradcam_kit.pictures": str(counts.pictures), "gradcam_kit.failed": str(counts.failed)}
         schema = pa.schema([*SCHEMA, *self.extra], metadata=metadata)

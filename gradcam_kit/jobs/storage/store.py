@@ -52,7 +52,7 @@ class Store(ShardFiles):
             if content is None:
                 break
             if len(content) > _LARGEST:
-                raise OptionError(f"{place} has {len(content):,} bytes, more than any run writes; remove it")
+                raise OptionError(f"{place} has {len(content):,} bytes, but a run writes at most 64 MiB; remove it")
             try:
                 read = json.loads(content)
                 break
@@ -137,8 +137,8 @@ class Store(ShardFiles):
                     return
                 time.sleep(_PAUSE)  # another process has removed run.json since
         raise OptionError(
-            f"{self.folder.root}/run.json can be neither written nor read, like a broken symbolic link; "
-            "remove it, choose another folder, or replace it with --overwrite"
+            f"{self.folder.root}/run.json can be neither written nor read, perhaps because it is a broken symbolic "
+            "link; remove it, choose another folder, or replace it with --overwrite"
         )
 
     def overlay_name(self, key: str, method: str, rank: int = 0) -> str:

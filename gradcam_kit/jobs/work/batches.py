@@ -14,7 +14,7 @@ from gradcam_kit.jobs.work.reader import Decoded, Failed
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that were read or failed, with one tensor of the images of the pictures that were read."""
+    """A batch of pictures, read or failed; `images` are the model inputs of those that were read, if equal in size."""
 
     items: Sequence[Decoded | Failed]
     images: Tensor | None = None
@@ -24,7 +24,7 @@ class Batch:
     def sent(
         cls, items: Sequence[Decoded | Failed], device: torch.device, stream: torch.cuda.Stream | None = None
     ) -> Batch:
-        """Start copying pictures to the device on a separate stream, while the model works on others."""
+        """Start copying images to the device, on the given stream so that the model can work on others meanwhile."""
         images = [one.image for one in items if isinstance(one, Decoded)]
         if not images or len({tuple(image.shape) for image in images}) > 1:
             return cls(items)
@@ -48,8 +48,8 @@ class Fit:
     """Limits that were found by out-of-memory errors of the device; shared by all batches.
 
     Attributes:
-        most: pictures in a batch; None = no limit found.
-        rows: masked images in one forward pass of a method; None = no limit found.
+        most: maximum number of pictures in a batch; None = no limit found.
+        rows: maximum number of masked images in one forward pass of a method; None = no limit found.
     """
 
     most: int | None = None

@@ -18,7 +18,7 @@ _NOT_OF_THE_RESULT = (
 
 
 def command_of(request: RunRequest) -> str | None:
-    """Return the command line that gives the same result; None if model, transform or names are Python objects.
+    """Return the command line with the same result; None if model, transform or class names are Python objects.
 
     The folder appears as DIR, so that runs with the same rows have the same `run.json`, wherever they are.
 

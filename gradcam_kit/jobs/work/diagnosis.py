@@ -21,8 +21,10 @@ class DoctorRequest:
 
     Attributes:
         model: the options of the model.
-        data: the training pictures: a folder with one subfolder per class, a glob, a list or a table; None = none.
-        test: the test pictures, in the same forms.
+        data: the training pictures: a folder with one subfolder per class, a glob, a list or a table; None = random
+            images.
+        test: the test pictures, in the same forms; None = the folder `test` or `val` in `data`, if `data` also
+            has a folder `train`.
         steps: number of training steps on a copy of the model.
         batch_size: number of images in each training step.
         out: the folder for `doctor.html` and `doctor.json`.
@@ -40,7 +42,7 @@ class DoctorRequest:
             if value < least:
                 raise OptionError(f"the {name} is {value}; expected at least {least}")
         if self.test is not None and self.data is None:
-            raise OptionError("--test needs --data: leaks are found by comparing both")
+            raise OptionError("--test needs --data, because leaks are found by comparing both; add --data")
 
 
 @dataclass
@@ -51,11 +53,11 @@ class Diagnosis:
         findings: all findings, the worst first.
         inputs: description of the examined inputs.
         skipped: checks that were skipped, with the reasons.
-        page: path of the page.
-        seconds: the time that each part of the examination took.
+        page: path of the HTML page.
+        seconds: part of the examination -> its duration in seconds.
         report: statistics of the layers of the trained copy.
         maps: feature maps of some layers.
-        strips: name of a layer -> its plots over time and by unit.
+        strips: name of a layer -> its plots over training steps and by unit.
         parts: tables about attention, recurrent layers and pyramids, if the model has them.
         attention: attention maps of the heads of some layers.
     """
@@ -82,7 +84,7 @@ class Diagnosis:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Record the time of a part."""
+        """Add the duration of the block to that of a part of the examination."""
         start = time.monotonic()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start

@@ -24,7 +24,7 @@ MOST = 5000
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "eval")
-_DIM = 8  # number of gray levels of 256 below which a picture is nearly empty
+_DIM = 8  # a picture with fewer of 256 gray levels is nearly empty
 
 ClassOf = Callable[[Entry], int | None]
 
@@ -47,7 +47,7 @@ class Examined:
     Attributes:
         split: input of the data checks.
         entries: pictures by their names in messages.
-        counts: number of pictures by unchanged label.
+        counts: number of pictures by label, as written.
         unknown: number of pictures by label, for labels that match no class of the model.
         unreadable: pictures that could not be read, with the reason.
         dim: pictures with fewer than 8 gray levels.
@@ -75,7 +75,7 @@ class Examined:
 
 
 def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], list[Entry] | None, str]:
-    """List the pictures of the training and test sets, with a description of their origin.
+    """List the pictures of the training set and of the test set, if there is one, with a description of both.
 
     A folder with the subfolders `train` and `test` (or `val`) holds both.
 
@@ -96,7 +96,7 @@ def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], li
 
 
 def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> tuple[ClassOf, str]:
-    """Return a function from a picture to the class of its label, with a description.
+    """Return a function from a picture to the class of its label, and a description of how labels are read.
 
     Args:
         explainer: the explainer, which holds the class names of the model if they are known.
@@ -117,7 +117,7 @@ def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> 
             (lambda entry: None if (label := labels.of(entry)) is None else index[label]),
             "labels are folder names in alphabetical order, because the class names of the model are unknown",
         )
-    said = f"{len(found)} folder names do not fit {outputs} outputs, and class names are unknown: labels are not used"
+    said = f"labels are not used: {len(found)} folder names do not fit {outputs} outputs, and class names are unknown"
     return (lambda _: None), said
 
 
@@ -141,8 +141,8 @@ def examine_folder(
         class_of: the class of a picture's label.
         kept: number of images to keep for the model, spread over the classes.
         outputs: number of classes of the model.
-        judge: ask the model about each picture.
-        prefix: prefix of the names of pictures.
+        judge: whether to run the model on the labeled pictures.
+        prefix: text in front of the names of pictures.
     """
     step = max(1, -(-len(entries) // MOST))
     chosen = entries[::step]
@@ -218,7 +218,7 @@ def _judge(explainer: Explainer, group: Sequence[Item], done: Examined) -> None:
 
 
 def _spread(entries: Sequence[Entry], class_of: ClassOf) -> Iterator[Entry]:
-    """Yield pictures of each label in turn."""
+    """Yield a picture of each class in turn, until there are no more."""
     groups: dict[int | str | None, list[Entry]] = defaultdict(list)
     for entry in entries:
         groups[class_of(entry)].append(entry)
@@ -226,5 +226,5 @@ def _spread(entries: Sequence[Entry], class_of: ClassOf) -> Iterator[Entry]:
 
 
 def prefix_of(source: str | None) -> str:
-    """Return the prefix of names that distinguishes the pictures of a folder from those of another folder."""
+    """Return the prefix of names that distinguishes the pictures of a folder from pictures of another folder."""
     return "" if source is None else f"{os.path.basename(os.path.normpath(source))}/"

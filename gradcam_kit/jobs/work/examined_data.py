@@ -23,7 +23,7 @@ from gradcam_kit.jobs.work.folder_findings import dim_findings, disagreements, u
 from gradcam_kit.jobs.work.reader import Decoded, decode
 from gradcam_kit.transforms import PictureTransform
 
-_SIDE = 256  # size of the random pictures
+_SIDE = 256  # height and width of the random pictures in pixels
 _PAIRS = 12
 
 
@@ -67,9 +67,8 @@ class ExaminedData:
         done.findings += [
             finding
             for finding in split_findings(first.split, None if second is None else second.split, indices, twins)
-            if not (
-                finding.kind == "label-range" and finding.level == "note"
-            )  # a folder may have only some of the classes
+            # A folder may have only some of the classes.
+            if not (finding.kind == "label-range" and finding.level == "note")
         ]
         transform = explainer.loaded.transform
         for one in parts:
@@ -108,7 +107,7 @@ class ExaminedData:
 
 def _skip(parts: Sequence[Examined], has_test: bool, trained: bool | None, done: Diagnosis) -> None:
     if not has_test:
-        done.skipped.append(("leaks", "there is no --test folder, and no train and test folders in --data"))
+        done.skipped.append(("leaks", "--test was not given, and --data has no folders named train and test"))
     unreadable = [name for one in parts for name in one.unreadable]
     if unreadable:
         done.skipped.append((f"{len(unreadable)} pictures", f"cannot be read: {names_in_words(unreadable)}"))
@@ -125,7 +124,7 @@ def _pair(twins: Twins, parts: Sequence[Examined], explainer: Explainer) -> Pair
         entry = next(one.entries[name] for one in parts if name in one.entries)
         found = decode(entry, explainer.loaded.transform, thumbnail=True)
         pictures.append(found.thumbnail or b"" if isinstance(found, Decoded) else b"")
-    what = "in the training and the test set" if twins.crosses else "in one data set"
+    what = "in the training set and the test set" if twins.crosses else "in one data set"
     labels = ", different labels" if twins.conflict else ""
     first, second = twins.names
     return Pair(
@@ -149,7 +148,7 @@ def random_images(explainer: Explainer, n: int) -> Tensor:
 
 
 def count_outputs(explainer: Explainer, images: Tensor) -> int:
-    """Return the number of classes; 0 for outputs that are not scores of classes.
+    """Return the number of classes; 0 if the outputs are not class scores.
 
     Raises:
         InputError: the model does not accept the images.
@@ -160,7 +159,9 @@ def count_outputs(explainer: Explainer, images: Tensor) -> int:
     except Exception as error:
         raise_interruption(error)
         said = one_line(f"{type(error).__name__}: {error}")
-        raise InputError(f"{explainer.loaded.spec} does not accept images {tuple(images.shape)}: {said}") from error
+        raise InputError(
+            f"{explainer.loaded.spec} does not accept images of shape {tuple(images.shape)}: {said}"
+        ) from error
     if scores is None or len(scores) != len(images) or scores.ndim > 2:
         return 0
     return scores.shape[1] if scores.ndim == 2 else 1

@@ -27,7 +27,7 @@ _BEST = 5
 
 @dataclass(frozen=True)
 class RowMaker:
-    """Makes the rows of pictures.
+    """Makes the rows of failed and explained pictures.
 
     Attributes:
         labels: maps labels to classes.
@@ -119,7 +119,7 @@ class RowMaker:
 
 
 def _best(output: Any, n: int, kind: ScoreKind | None) -> tuple[list[tuple[list[int], list[float]]], int]:
-    """Return the top classes with scores, and the number of classes; empty for an output without scores."""
+    """Return each image's top classes and their scores, and the number of classes; empty for outputs without scores."""
     try:
         logits = read_logits(output).float()
     except GradCamKitError:

@@ -1,4 +1,4 @@
-"""Explain batches of pictures by a model on its device and several methods; the results are rows with heatmaps."""
+"""Explain batches of pictures with several methods; the results are rows with heatmaps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Explained:
 
     Attributes:
         rows: one row per method and target; for a failure, one per method.
-        error: the exception of the model or a method; None for pictures that could not be read.
+        error: the exception of the model or a method; None for success, and for pictures that could not be read.
         thumbnail: a small JPEG, if requested.
     """
 
@@ -78,8 +78,8 @@ class Explainer:
         scores: kind of the class scores.
         say: called with messages for the user.
 
-    Passes without gradients run under `no_grad`, not `inference_mode`, because tensors that a model keeps from a pass
-    in `inference_mode`, such as a grid of positions, could not enter a graph later.
+    Passes without gradients run under `no_grad`, not `inference_mode`, because autograd rejects tensors that a model
+    keeps from a pass in `inference_mode`, such as a cached grid of positions.
     """
 
     loaded: LoadedModel
@@ -129,7 +129,7 @@ class Explainer:
         with ExitStack() as settings:
             if self.device.type == "cuda":
                 settings.enter_context(torch.cuda.device(self.device))
-                # Do not use `flags`, which turns on everything that is not turned off explicitly, such as TF32.
+                # Do not use `cudnn.flags`, which also changes settings that are not passed, such as TF32.
                 settings.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
                 torch.backends.cudnn.benchmark = True
             yield

@@ -44,7 +44,7 @@ def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
             "warn",
             "unknown-class",
             "",
-            f"No class of the model is called {names_in_words(names)}, so labels are missing ({count} pictures)",
+            f"No class of the model is called {names_in_words(names)}, so {count} pictures have no usable label",
             float(len(names)),
             0.0,
             len(seen.split),
@@ -55,7 +55,7 @@ def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
 
 
 def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) -> list[Finding]:
-    """Compare labels with the predictions of a trained model, overall and for its confident contradictions."""
+    """Report labels on which a trained model is no better than chance, or which it contradicts confidently."""
     if not judged:
         return []
     right = sum(one.label == one.predicted for one in judged) / len(judged)
@@ -94,7 +94,7 @@ def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) 
             float(len(suspects)),
             0.0,
             len(judged),
-            "Inspect each: either the label is wrong, or the model is confidently wrong",
+            "Inspect each picture: either the label is wrong, or the model is confidently wrong",
             f"convention: below {_DENIED:.0%} for the label, above {_SURE:.0%} for another class",
         )
     ]

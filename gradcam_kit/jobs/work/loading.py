@@ -1,4 +1,4 @@
-"""Load the requested model with its methods."""
+"""Load the requested model, and set up its methods on the first usable picture."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def make_explainer(
     first = next(readable, None)
     nameless = explainer.targets.kind == "label" and not explainer.loaded.class_names
     if nameless and first is not None and explainer.labels.index(first.entry) is None:
-        raise OptionError("targets=label needs class names, and the model has none; give a file with --class-names")
+        raise OptionError(
+            "targets=label needs class names, but the model has none; give a file of names with --class-names"
+        )
     candidates, fault = chain([first], readable), None
     for one in candidates:
         try:
@@ -122,7 +124,7 @@ def make_explainer(
     fitting = next((cams for cams in tried if cams), [])
     left_out = [cam.name for cam in explainer.cams if cam not in fitting]
     if left_out and fitting:
-        note(console, f"left out, because they do not suit the model or layer: {', '.join(left_out)}")
+        note(console, f"left out methods that do not suit the model or layer: {', '.join(left_out)}")
     return replace(explainer, cams=tuple(fitting) or explainer.cams)
 
 
@@ -149,7 +151,7 @@ def metric_settings(
     Args:
         explainer: the explainer, whose metrics are measured.
         entries: the pictures.
-        targets: which classes the run explains.
+        targets: the classes that the run explains.
         masks: masks of the objects, for metrics that need them.
 
     Raises:
@@ -183,7 +185,7 @@ def note(console: Console | None, text: str) -> None:
 
 
 def device_names(asked: str | None) -> list[str]:
-    """Return the devices of a request, separated by commas; without a device, all GPUs of the machine."""
+    """Split names of devices at commas; without a name, or for `cuda`, return all GPUs, if there are several."""
     if asked is not None and asked != "cuda":
         return [name.strip() for name in asked.split(",")]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -243,7 +245,7 @@ def _layer_notes(explainer: Explainer, asked: Sequence[str]) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the names in a file, one per line, without blanks and byte order marks."""
+    """Return the names in a file, one per line, without surrounding blanks and byte order mark."""
     try:
         text = read_text(str(path), path.read_bytes())
     except OSError as error:

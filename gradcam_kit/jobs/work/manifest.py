@@ -25,7 +25,7 @@ from gradcam_kit.models.checkpoints import weights_hash
 def make_manifest(request: RunRequest, explainer: Explainer, plan: Plan) -> dict[str, Any]:
     """Return the values that must be equal in all parts of a run; `about` is only informative.
 
-    The source is represented by the digest of its index, because it may have another name the next time.
+    The source is represented by the digest of its index, because it may have a different name the next time.
     """
     loaded = explainer.loaded
     return {

@@ -60,13 +60,13 @@ def columns_of(metric: str) -> tuple[str, str]:
 
 
 def metric_fields(metrics: Iterable[str]) -> tuple[pa.Field, ...]:
-    """Return the fields of the columns; numbers are null where they are undefined."""
+    """Return the Arrow fields of the metrics' columns; numbers are null where they are undefined."""
     fields = [zip(columns_of(name), (pa.float32(), pa.string()), strict=True) for name in dict.fromkeys(metrics)]
     return tuple(pa.field(column, kind) for own in fields for column, kind in own)
 
 
 def mark_unmeasured(rows: Iterable[Row], metrics: Iterable[Metric]) -> None:
-    """Mark rows for which nothing could be computed."""
+    """Mark rows for which the metrics could not be computed."""
     names = [columns_of(metric.name) for metric in metrics]
     for row in rows:
         for number, status in names:
@@ -90,7 +90,7 @@ class MeasuredBatch:
     masks: Bool[Tensor, "n h w"] | None = None
 
     def halves(self) -> Iterator[MeasuredBatch]:
-        """Cut the batch in two."""
+        """Yield the two halves of the batch."""
         half = len(self.rows) // 2
         for part in (slice(half), slice(half, None)):
             masks = None if self.masks is None else self.masks[part]
@@ -102,7 +102,7 @@ class MeasuredBatch:
 
     @property
     def errors(self) -> list[str | None]:
-        """The error of each row, if there is one."""
+        """The error of each row; None for a row without an error."""
         return [row.get("error") for rows in self.rows for row in rows]
 
 
@@ -115,7 +115,7 @@ class Measurer:
         cams: the methods, for their normalization and for metrics that run them again.
         metrics: metrics to measure.
         scores: kind of the class scores, see `ClassProbability`.
-        policy: description of the origin of the classes, one of the settings.
+        policy: how the classes were chosen, which is one of the stored settings.
     """
 
     model: nn.Module
@@ -204,7 +204,7 @@ class MetricMeans:
     statuses: defaultdict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, rows: Iterable[Row], metrics: Sequence[str]) -> None:
-        """Count the rows that have these metrics."""
+        """Accumulate the rows that have these metrics."""
         for row in rows:
             for metric in metrics:
                 number, status = columns_of(metric)
@@ -223,8 +223,8 @@ class MetricMeans:
     def lines(self) -> list[dict[str, Any]]:
         """Return a line per method and metric: the mean over rows with the status "ok", and counts by status.
 
-        The mean is None if no row has the status "ok". The rows of the baseline of ones have another status, because
-        its heatmap is constant on purpose; their mean is the mean of the metric's formula, with a count of 0.
+        The mean is None if no row has the status "ok". The baseline of ones is an exception: its rows have another
+        status, because its heatmap is constant on purpose, but their numbers are averaged, with a count of 0.
         """
         found = []
         for (method, metric), statuses in self.statuses.items():
@@ -247,7 +247,7 @@ def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping
 
 
 def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return notes on rows that the means leave out: metrics, counts, statuses, and methods."""
+    """Return notes on rows that the means leave out, with the metrics, counts, statuses and methods."""
     found: dict[str, dict[str, list[str]]] = {}
     for line in lines:
         for status, count in line["others"].items():
@@ -257,7 +257,7 @@ def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
     for metric, kinds in found.items():
         words = "; ".join(f"{kind} ({', '.join(methods)})" for kind, methods in kinds.items())
         said.setdefault(words, []).append(metric)
-    return [f"not counted in {', '.join(metrics)}: {words}" for words, metrics in said.items()]
+    return [f"left out of the mean of {', '.join(metrics)}: {words}" for words, metrics in said.items()]
 
 
 def _write(results: Mapping[str, Mapping[str, MetricResult]], batch: MeasuredBatch) -> None:
@@ -278,5 +278,5 @@ def _columns(metric: str, result: MetricResult) -> Iterator[Row]:
 
 
 def _identity(key: str) -> int:
-    """Return a number derived from a picture's key, for its random draws."""
+    """Return a number derived from a picture's key, which seeds its random numbers."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)

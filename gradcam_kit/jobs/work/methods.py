@@ -1,4 +1,4 @@
-"""Make the methods of a run: from names to classes, and from classes to methods of a model at their layers."""
+"""Make the methods of a run: find their classes by name, and create them for a model and its layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gradcam_kit.types import LayerChoice
 
 
 def method_classes(methods: Iterable[str]) -> list[type[BaseCAM]]:
-    """Return the methods of these names, without duplicates; a name with a colon is a user-defined class.
+    """Return the classes of the named methods, without duplicates; a name with a colon is a user-defined class.
 
     Raises:
         GradCamKitError: a method does not exist.
@@ -84,7 +84,7 @@ def make_method(
         GradCamKitError: the options do not suit the method, or a user-defined class accepts other arguments.
     """
     try:
-        if gradient_rule == "exact":  # the method raises its own error
+        if gradient_rule == "exact":  # user-defined classes need not accept `gradient_rule`
             return method(model, layers, batch_size=batch_size)
         return method(model, layers, batch_size=batch_size, gradient_rule=gradient_rule)
     except GradCamKitError:
@@ -116,7 +116,7 @@ def _channels(transform: Transform, said: str) -> str:
         return ""
     if len(transform.mean) == 1:
         return "; a single mean and std give gray images, so pass three numbers each"
-    return "; for a model of gray images pass a single mean and std, such as --mean 0.5 --std 0.5"
+    return "; for a model of gray images, pass a single mean and std, such as --mean 0.5 --std 0.5"
 
 
 def _chosen(explainer: Explainer, choice: LayerChoice, images: Tensor) -> list[str]:
@@ -150,7 +150,7 @@ def _check_outputs(explainer: Explainer, images: Tensor) -> None:
 
 
 def _check_bytes(explainer: Explainer, image: UInt8[Tensor, "c h w"]) -> None:
-    """Refuse bytes from a transform for a model that does not scale them itself.
+    """Refuse a transform that returns bytes, if the model does not scale bytes itself.
 
     Raises:
         InputError: the model fails on bytes, so it does not expect values from 0 to 255.

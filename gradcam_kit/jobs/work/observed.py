@@ -30,9 +30,10 @@ from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
 from gradcam_kit.render import colorize
 
-_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")  # findings about the optimizer of this module
+# Kinds of findings about the optimizer, which is not the user's.
+_OWN = ("update", "not-in-optimizer", "frozen", "accumulated")
 _LAYERS, _PICTURES, _LARGEST = 6, 3, 112
-_STRETCH = 1.5  # maximum stretch of a map relative to the image
+_STRETCH = 1.5  # maximum ratio between the proportions of a map and of the image
 _FEWEST_UNITS, _MOST_UNITS = 4, 256
 
 
@@ -64,7 +65,7 @@ def observed_training(
 
 
 def _count_once(ledger: Ledger, distinct: int) -> None:
-    """Count repeated samples only once, because a verdict about units needs different samples."""
+    """Count repeated samples only once, because a verdict about units needs distinct samples."""
     for track in ledger.tracks.values():
         for window in (own for own in (track.open, track.closed) if own is not None):
             window.moments = replace(window.moments, n=min(window.moments.n, distinct))
@@ -116,7 +117,7 @@ def _png(values: Any) -> bytes:
 
 
 def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Report) -> list[FeatureMaps]:
-    """Return channel means of the outputs of some layers with positions, evenly spaced over the depth."""
+    """Return the channel means of up to six layers with positions, spread evenly over the depth of the model."""
     names = [row.name for row in report.layers if row.unit_axis == 1 and _are_positions(row.shape, images.shape)]
     names = [name for name in dict.fromkeys(names) if _has(model, name)]
     if not names:
@@ -129,7 +130,7 @@ def feature_maps(model: nn.Module, images: Float[Tensor, "n c h w"], report: Rep
 
 
 def _are_positions(shape: Sequence[int], image: Sequence[int]) -> bool:
-    """Whether an output has positions of the image, and not heads and tokens, which have other proportions."""
+    """Whether the last axes of an output are image positions; heads and tokens have other proportions."""
     if len(shape) != 4 or min(shape[2:]) < 2:
         return False
     stretch = (shape[2] / shape[3]) / (image[2] / image[3])

@@ -1,4 +1,4 @@
-"""Render heatmaps onto the whole picture, at the part that the model saw."""
+"""Render heatmaps onto full pictures, on the part that the model saw."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def render_overlays(
         store: folder of the run.
         entry: the picture.
         rows: the rows of the picture.
-        normalization: how each method normalizes.
+        normalization: how each method normalizes its heatmaps.
 
     Raises:
         OptionError: no overlay can be written, because the disk is full.
@@ -60,7 +60,7 @@ def mark_unrendered(rows: Iterable[Row], error: Exception) -> None:
 
 
 class Painter:
-    """Renders overlays in threads while the model runs, with a short queue of pictures. A context manager."""
+    """A context manager that renders overlays in threads while the model runs, with a short queue of pictures."""
 
     def __init__(self, store: Store, workers: int, normalization: Mapping[str, Normalization]) -> None:
         self._store = store

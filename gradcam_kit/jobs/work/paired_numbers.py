@@ -1,4 +1,4 @@
-"""Numbers of the same pictures by several methods, from which a run reports differences."""
+"""Collect the numbers of several methods for the same pictures, and report differences between the methods."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gradcam_kit.metrics import BASELINES
 class PairedNumbers:
     """Numbers by metric, method and picture, averaged over several targets of a picture.
 
-    A number takes four bytes, and no path is kept, so a million pictures by ten methods and four metrics take 160 MB.
+    A number takes four bytes, and no path is kept, so a million pictures with ten methods and four metrics take 160 MB.
 
     Attributes:
         better: metric -> "higher" or "lower"; "" where neither is.
-        pictures: the pictures of each call of `add`.
+        pictures: the number of pictures in each call of `add`.
         numbers: metric -> method -> call of `add` -> its numbers, NaN for pictures without one; no entry for calls
             without numbers.
     """
@@ -49,7 +49,7 @@ class PairedNumbers:
         self.pictures.append(len(paths))
 
     def lines(self) -> list[str]:
-        """Return lines with the differences between methods, and between methods and baselines, per metric."""
+        """Return the lines of `pair_lines` for every metric."""
         said = []
         for metric in self.numbers:
             values = self._values(metric)
@@ -57,9 +57,9 @@ class PairedNumbers:
         return said
 
     def agreement(self) -> list[dict[str, Any]]:
-        """Return how alike the metrics rank methods and baselines, see `agreement_rows`.
+        """Return how similarly the metrics rank methods and baselines, see `agreement_rows`.
 
-        Empty for a single metric with a better direction, or for fewer than three methods and baselines.
+        Empty if fewer than two metrics have a better direction, or for fewer than three methods and baselines.
         """
         ranking = [metric for metric in self.numbers if self.better[metric]]
         methods = {method for metric in ranking for method in self.numbers[metric]}

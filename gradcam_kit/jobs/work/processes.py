@@ -43,8 +43,8 @@ def init_worker() -> None:
 def interruptions_told(say: Callable[[str], None]) -> Iterator[None]:
     """Acknowledge an interruption immediately, because ending the work takes a moment.
 
-    SIGTERM, which schedulers send, counts as an interruption from the keyboard. The program's own handler for the
-    keyboard is kept.
+    SIGTERM, which schedulers send, is handled like an interruption from the keyboard. If the program has its own
+    handler of SIGINT, this handler is kept.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

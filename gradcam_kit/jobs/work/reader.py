@@ -30,7 +30,7 @@ from gradcam_kit.transforms import Box, Picture, Transform
 
 _T = TypeVar("_T")
 
-_CHUNK = 4  # number of pictures per task of a worker
+_CHUNK = 4  # maximum number of pictures per task of a worker
 _FEW = 1000  # maximum number of pictures for which processes are not worth starting
 _THUMBNAIL, _QUALITY = 256, 80
 
@@ -40,7 +40,7 @@ class Decoded:
     """A picture ready for the model.
 
     Attributes:
-        image: result of the first half of the transform, which runs in workers.
+        image: result of `Transform.prepare`, the half of the transform that runs in workers.
         box: the part of the picture that the model sees.
         size: height and width of the picture.
         thumbnail: a small JPEG for the report, if requested.

@@ -16,9 +16,9 @@ from gradcam_kit.targets.scores import WORDS, are_shares, evident_kind, last_ope
 
 
 def with_scores(explainer: Explainer, pictures: Iterable[Decoded]) -> tuple[Explainer, list[str]]:
-    """Return the explainer with its kind of scores, requested or detected from outputs of the model, and notes.
+    """Return the explainer with its kind of scores, as requested or detected from outputs, and notes for the user.
 
-    More pictures are tried only while all outputs lie between 0 and 1, which may be chance for few pictures.
+    More pictures are tried only while all outputs are between 0 and 1, because for few pictures this may be chance.
     """
     if explainer.scores is not None:
         return explainer, [f"the score is {WORDS[explainer.scores]}, as requested"]

@@ -45,7 +45,7 @@ def special_parts(model: nn.Module, images: Tensor, *, detects: bool) -> Special
     Args:
         model: any model.
         images: a batch; the first few are used.
-        detects: whether the model may be a detector, because its outputs are not scores of classes.
+        detects: whether the model may be a detector, because its outputs are not class scores.
     """
     found, few = SpecialParts(), images[:_PICTURES]
     parts: list[tuple[str, Callable[[], None]]] = [
@@ -83,8 +83,8 @@ def _attention(model: nn.Module, images: Tensor, found: SpecialParts) -> None:
     found.tables.append(
         PartTable(
             "Attention",
-            "Entropy of the heads: 0 = attends to one place, 1 = to all places equally. Heads of an untrained model "
-            "are nearly uniform.",
+            "Entropy of the heads: 0 = attends to a single place, 1 = attends to all places equally. Heads of an "
+            "untrained model are nearly uniform.",
             ("layer", "heads", "entropy", "lowest", "highest", "remarkable"),
             rows[:_ROWS],
         )
@@ -139,7 +139,7 @@ def _pyramid(model: nn.Module, images: Tensor, found: SpecialParts) -> None:
     found.tables.append(
         PartTable(
             f"Levels of {levels.pyramid}",
-            "Which level carries how many objects, by their size.",
+            "How many objects come from each level, by the size of the objects.",
             ("level", "shape", "anchors, pixels", "small", "medium", "large"),
             rows,
         )
