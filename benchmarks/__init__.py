@@ -1,1 +1,1 @@
-"""Benchmarks that anyone can rerun: `python -m benchmarks --help`."""
+"""Benchmarks that anyone can rerun; `python -m benchmarks --help` lists them."""

@@ -1,4 +1,4 @@
-"""The best existing tool for each capability, and what ours adds."""
+"""The best existing tool for each capability, and what this package adds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Anchored:
 
     Attributes:
         name: the capability in the words of a user.
-        call: our function.
-        anchor: the existing tool.
+        call: our functions or classes for it.
+        anchor: the best existing tool.
         adds: what our function does that the tool does not.
         work: name of the work in `benchmarks capabilities`; "" if there is nothing to measure.
-        test: the file of its tests.
+        test: the file with the tests of the capability.
     """
 
     name: str

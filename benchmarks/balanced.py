@@ -1,4 +1,4 @@
-"""Measure the cost of balanced gradients: BalancedCAM beside a plain forward pass and exact gradients."""
+"""Measure the cost of balanced gradients: BalancedCAM compared with a plain forward pass and exact gradients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Measure BalancedCAM beside a plain forward pass and exact gradients, on ViT-S/16 and ResNet-50."""
+    """Compare BalancedCAM with a plain forward pass and with exact gradients, on ViT-S/16 and ResNet-50."""
     device = device_of(device)
     if quick:
         rounds, batch = 1, 1
@@ -44,7 +44,7 @@ def run(
 
 
 def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
-    """Yield rows for the patch embedding, at the start of the whole model, and for all layers of BalancedCAM."""
+    """Yield rows for methods at the patch embedding, the first layer, and at their automatic layers."""
     import timm
 
     torch.manual_seed(SEED)
@@ -54,7 +54,7 @@ def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
     balanced_early = gradcam_kit.BalancedCAM(model, EMBEDDING)
     exact_early = gradcam_kit.HiResCAM(model, EMBEDDING)
     last = gradcam_kit.GradCAM(model)
-    for chooses in (balanced, last):  # prepared once per model
+    for chooses in (balanced, last):  # layers are chosen in the first call, which is not part of the cost
         chooses(images)
     works: dict[str, Work] = {
         plain: forward(model, images),
@@ -68,7 +68,7 @@ def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
 
 
 def resnet_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
-    """Yield rows for the last stage of a ReLU network, where both rules give the same gradients."""
+    """Yield rows for the last stage of a ReLU network, where balanced and exact gradients are equal."""
     model, images, plain = build_model(RESNET, device), build_images(batch, device), forward_of(batch, 224)
     balanced, exact = gradcam_kit.BalancedCAM(model, LAYER), gradcam_kit.HiResCAM(model, LAYER)
     works: dict[str, Work] = {

@@ -1,4 +1,4 @@
-"""Measure what each of the other diagnostics costs beside the plain passes that it needs anyway."""
+"""Measure the cost of diagnostics other than ModelDiagnostics, compared with the plain passes that they need."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ CLASSES, IMAGES = 8, 64
 
 @dataclass(frozen=True)
 class Capability:
-    """Works that are timed in turn.
+    """Works that are timed in alternation.
 
     Attributes:
-        plain: name of the work that the others are compared with; "" = report only seconds.
-        works: the works by name, `plain` among them.
-        close: releases their resources after the timing.
+        plain: name of the work with which all other works are compared; "" = report only seconds.
+        works: the works by name, including `plain`.
+        close: function that releases the resources of the works after the timing.
     """
 
     plain: str
@@ -59,7 +59,7 @@ class Capability:
 
 
 def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick = False) -> None:
-    """Measure comparisons, attention, traces, towers, pyramids and writers beside plain passes."""
+    """Compare the cost of comparisons, attention, traces, towers, pyramids and writers with that of plain passes."""
     if quick:
         rounds = 1
     rows = chain.from_iterable(
@@ -79,9 +79,10 @@ def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick 
 
 
 def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> Iterator[Row]:
-    """Yield one row per work: its seconds of processor time, and their ratio to the plain pass, measured in turn.
+    """Yield one row per work: its processor time in seconds, and the ratio to that of the plain pass.
 
-    Processor time is the measure that other processes disturb least. The first call of each work is not timed.
+    The works are timed in alternation. Processor time is the measure that other processes disturb least. The first call
+    of each work is not timed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -99,7 +100,7 @@ def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> 
 
 
 def _times(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of processor time of each work in each round."""
+    """Return work -> processor time in seconds, one value for each round."""
     for run_once in works.values():
         run_once()
     times: dict[str, list[float]] = {work: [] for work in works}
@@ -259,7 +260,7 @@ def film() -> Capability:
 
 
 def writers() -> Capability:
-    """Return works that write one window of 60 layers: 180 numbers and 120 histograms of 60 filled bins."""
+    """Return works that write one window of 60 layers: 180 numbers and 120 histograms with 60 bins each."""
     edges, counts = np.linspace(-3, 3, 61), np.arange(60)
     steps = iter(range(10**6))
 

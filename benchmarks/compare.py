@@ -15,10 +15,10 @@ from benchmarks.results import Figure, Results, console, load
 
 _HARDWARE = ("processor", "cores", "device", "threads")
 _UNLIKE = ("commit", "memory_gb", "system")
-"""Settings that may differ without a warning: the commit is what is compared, and the others matter little."""
+"""Settings that may differ without a warning: the commit is what is compared, and memory and system matter little."""
 
 _SAME = 0.02
-"""Smaller relative changes do not count, not even for figures that were measured once and have no spread."""
+"""Smaller relative changes are ignored, even for figures that were measured only once and have no spread."""
 
 _LESS, _MORE = ("faster", "slower"), ("slower", "faster")
 _WORDS = {
@@ -38,7 +38,7 @@ _WORDS = {
     "difference": ("better", "worse"),
     "difference_earlier": ("better", "worse"),
 }
-"""What a lower and a higher figure mean; for all other figures, only the fact that it changed."""
+"""Figure -> words for a lower and for a higher value; all other figures are only reported as "down" or "up"."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Change:
 
     @property
     def mark(self) -> str:
-        """The direction in which the figure moved beyond the spread of both files; empty if it did not."""
+        """The direction of a change beyond the spread of both files, "new" or "gone"; "" within the spread."""
         if self.old is None or self.new is None:
             return "gone" if self.new is None else "new"
         if abs(self.ratio - 1) < _SAME:
@@ -73,13 +73,15 @@ def run(
     new: Annotated[Path, typer.Argument(help="other results of the same command", exists=True, dir_okay=False)],
     everything: Annotated[bool, typer.Option("--all", help="also list figures within the spread")] = False,
 ) -> None:
-    """Show what changed between two files of results, and in which direction, where the quartiles do not overlap."""
+    """Show which figures of two files of results differ so much that their quartiles do not overlap."""
     try:
         first, second = load(old), load(new)
     except ValueError as error:
         raise typer.BadParameter(f"{error}; expected results stored by a command such as `methods`") from error
     if first.command != second.command:
-        raise typer.BadParameter(f"{old} is of `{first.command}`, {new} of `{second.command}`; expected one command")
+        raise typer.BadParameter(
+            f"{old} is from `{first.command}`, {new} from `{second.command}`; expected the same command"
+        )
     for warning in differences(first, second):
         console().print(warning)
     found = list(changes(first, second))
@@ -95,7 +97,7 @@ def run(
 
 
 def differences(old: Results, new: Results) -> Iterator[str]:
-    """Yield a warning for every condition that affects the figures and differs."""
+    """Yield a warning for every condition that differs and may affect the figures."""
     before, after = _settings(old.environment), _settings(new.environment)
     for name in dict.fromkeys([*before, *after]):
         values = before.get(name), after.get(name)
@@ -109,12 +111,12 @@ def differences(old: Results, new: Results) -> Iterator[str]:
 
 
 def _settings(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all conditions by name; the version of a package is under the name of the package."""
+    """Return all conditions by name, with the version of each package under the name of the package."""
     return {**{name: value for name, value in environment.items() if name != "versions"}, **environment["versions"]}
 
 
 def changes(old: Results, new: Results) -> Iterator[Change]:
-    """Yield every figure of every case in either file."""
+    """Yield the change of every figure that occurs in either file."""
     before, after = figures(old), figures(new)
     for key in dict.fromkeys([*before, *after]):
         yield Change(*key, before.get(key), after.get(key))

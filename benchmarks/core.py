@@ -1,4 +1,4 @@
-"""Time weighting, normalization, upsampling and rendering by size, beside a copy that moves as many bytes."""
+"""Time weighting, normalization, upsampling and rendering at several sizes, compared with a copy of as many bytes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from gradcam_kit.functional import normalize, upsample, weighted_sum
 from gradcam_kit.render import colorize, overlays
 
 LAYERS = ((1, 2048, 7), (16, 512, 7), (16, 2048, 7), (16, 1024, 14), (16, 512, 28), (16, 256, 56), (64, 2048, 7))
-"""Number of images, number of channels and side of a layer: the last stage of ResNet-18, and the stages of ResNet-50.
-"""
+"""Number of images, channels, and rows (= columns) of a layer: the last stage of ResNet-18, and stages of ResNet-50."""
 
 MAPS = ((1, 7, 224), (16, 7, 224), (16, 14, 224), (16, 56, 224), (64, 7, 224), (512, 7, 224), (16, 14, 518))
-"""Number of maps, their side, and the side of the images; 512 is the number of Score-CAM masks per image for ResNet-18.
-"""
+"""Number of maps, their rows (= columns), and those of the images. For ResNet-18, Score-CAM has 512 masks per image."""
 
 
 def run(
@@ -37,7 +35,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Time the arithmetic alone; `ratio` is time / time of a copy of as many bytes, the limit by memory bandwidth."""
+    """Time the arithmetic alone; `ratio` is relative to a copy of as many bytes, the limit set by memory bandwidth."""
     device = device_of(device)
     layers, maps = (((1, 64, 7),), ((1, 7, 56),)) if quick else (LAYERS, MAPS)
     seconds = 0.001 if quick else seconds
@@ -47,14 +45,14 @@ def run(
 
 Case = dict[str, str | int]
 Works = dict[str, tuple[Work, int]]
-"""The works by name, each with the number of bytes that it has to read and write."""
+"""Name -> a work and the number of bytes that it has to read and write."""
 
 Build = Callable[..., tuple[str, Works]]
-"""Makes the works of a size on a device, with a name for the size."""
+"""Function from a device and a size to a name for the size and its works."""
 
 
 def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
-    """Return the works at the layer's resolution."""
+    """Return the name and the works of a size: all steps at the resolution of the layer."""
     activations, gradients = _noise(device, n, k, side, side), _noise(device, n, k, side, side)
     by_channel = _noise(device, n, k, 1, 1)
     maps = _noise(device, n, side, side)
@@ -74,7 +72,7 @@ def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
 
 
 def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
-    """Return the works from the layer's resolution to the size of the images, and the overlays."""
+    """Return the name and the works of a size: all steps from the layer's maps to heatmaps and overlays."""
     maps, heatmaps = _noise(device, n, side, side), _noise(device, n, size, size)
     pictures = (255 * _noise(device, n, size, size, 3)).to(torch.uint8)
     works: Works = {
@@ -89,7 +87,7 @@ def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
 
 
 def _plain(pictures: Tensor, maps: Tensor) -> None:
-    """Overlay each heatmap as one would write it by hand."""
+    """Overlay each heatmap with a few calls of OpenCV, as one would write it by hand."""
     for picture, heatmap in zip(pictures.numpy(), maps.numpy(), strict=True):
         levels = (255 * cv2.resize(heatmap, picture.shape[1::-1])).astype(np.uint8)
         cv2.addWeighted(picture, 0.5, cv2.applyColorMap(levels, cv2.COLORMAP_JET), 0.5, 0)
@@ -121,10 +119,10 @@ def _row(case: Case, call: Work, moved: int, seconds: float) -> list[Row]:
 
 
 def _compared(call: Work, moved: int, device: str, seconds: float) -> dict[str, Figure]:
-    """Time a work and a copy in alternation: copy, work, copy, work."""
-    from torch.utils.benchmark import Timer  # the import looks for compilers, and reports what is missing
+    """Time a work and a copy of as many bytes in alternation."""
+    from torch.utils.benchmark import Timer  # imported late: it searches for compilers and prints warnings
 
-    source = torch.zeros(max(1, moved // 8), device=device)  # a copy reads and writes each 4-byte number
+    source = torch.zeros(max(1, moved // 8), device=device)  # a copy moves each 4-byte number twice: a read and a write
     sink = torch.empty_like(source)
 
     def copy() -> None:

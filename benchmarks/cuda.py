@@ -26,13 +26,11 @@ CHUNKS = (64, 128, 256, 512)
 """Number of rows in one forward pass of Score-CAM."""
 
 ALONE = "without waiting for the device before its end"
-"""Suffix of the method's name in rows that measure a single method."""
+"""Suffix of the works that state for one method whether its calls wait for the device."""
 
 
 def run(rounds: Rounds = 7, out: Out = None, quick: Quick = False) -> None:
-    """Measure large batches, Score-CAM in bfloat16, and which methods wait for the device; without a GPU all is
-    skipped.
-    """
+    """Measure large batches, Score-CAM in bfloat16, and which methods wait for the device; needs a GPU."""
     batch, side, rounds = (2, 64, 1) if quick else (BATCH, 224, rounds)
     waiting = attempt({"model": "resnet18", "work": f"all {ALONE}"}, partial(waiting_rows, side))
     rows = chain(batch_rows(batch, side, rounds), score_cam_rows(side, rounds), waiting)
@@ -40,9 +38,7 @@ def run(rounds: Rounds = 7, out: Out = None, quick: Quick = False) -> None:
 
 
 def batch_rows(batch: int, side: int, rounds: int) -> Iterator[Row]:
-    """Yield rows for Grad-CAM, ten gradient methods and EinsumCAM on ResNet-50, in two precisions and two memory
-    formats.
-    """
+    """Yield rows for Grad-CAM, ten gradient methods and EinsumCAM on ResNet-50, by precision and memory format."""
     for dtype in (torch.float32, torch.bfloat16):
         for layout in (torch.contiguous_format, torch.channels_last):
             setting = f"{MODEL}, batch {batch}, {str(dtype)[6:]}, {str(layout)[6:]}"
@@ -69,7 +65,7 @@ def _batch_rows(
 
 
 def score_cam_rows(side: int, rounds: int) -> Iterator[Row]:
-    """Yield rows for exact Score-CAM of one image of ResNet-50 in bfloat16, beside a forward pass of as many images."""
+    """Yield rows for Score-CAM on one image with ResNet-50 in bfloat16, compared with one pass of as many rows."""
     for chunk in CHUNKS:
         setting = f"{MODEL}, bfloat16, channels_last, {chunk} rows at a time"
         yield from attempt({"model": setting, "work": "all"}, partial(_score_cam_rows, setting, chunk, side, rounds))
@@ -85,7 +81,7 @@ def _score_cam_rows(setting: str, chunk: int, side: int, rounds: int) -> Iterato
 
 
 def waiting_rows(side: int) -> Iterator[Row]:
-    """Yield a row per method that tells whether a call waits for the device before its end, and so leaves it idle."""
+    """Yield a row per method: whether a call waits for the device before its end, which leaves the device idle."""
     model, images = build_model("resnet18", "cuda"), build_images(2, "cuda", side=side)
     layers = Layers(model, images)
     for method in METHODS:
@@ -95,14 +91,14 @@ def waiting_rows(side: int) -> Iterator[Row]:
 
 def _waiting_row(case: Mapping[str, str], method: str, layers: Layers) -> list[Row]:
     cam = METHODS[method](layers.network, layers.of(method))
-    cam(layers.images)  # initial work, such as choosing kernels, may wait
+    cam(layers.images)  # the first call may wait, for example to choose kernels
     waits, waited = _waits(partial(cam, layers.images))
     free = float(not waited and waits == 1)
     return [Row(case, {"share": Figure(free, free, free)}, note=waited or f"waits: {waits}")]
 
 
 def _waits(work: Work) -> tuple[int, str]:
-    """Count how often a work waits in the chosen way, and return the error of the first other wait."""
+    """Return the number of waits for CUDA events, and the error of the first wait of another kind, or ""."""
     waits, synchronize = [], torch.cuda.Event.synchronize
 
     def counted(event: torch.cuda.Event) -> None:
@@ -113,7 +109,7 @@ def _waits(work: Work) -> tuple[int, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that this mode is a prototype
             torch.cuda.set_sync_debug_mode("error")
-        with patch.object(torch.cuda.Event, "synchronize", counted):  # a wait that the mode does not detect
+        with patch.object(torch.cuda.Event, "synchronize", counted):  # the mode does not detect waits for events
             work()
     except Exception as error:
         return len(waits), reason(error)

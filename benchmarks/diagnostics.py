@@ -1,4 +1,4 @@
-"""Measure a training step with each tool beside a plain step, and the memory that is kept."""
+"""Compare a training step with each tool to a plain step, and measure the memory that ModelDiagnostics holds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from gradcam_kit.diagnostics import ModelDiagnostics, find_nonfinite
 
 MODEL, PLAIN = "resnet18", "a plain training step"
 CYCLE = 10
-"""Number of steps in one measurement. One in ten measures parameters, and `every=10` observes one in ten."""
+"""Number of steps in one measurement: parameters are measured in one of ten steps, and `every=10` observes one."""
 FEW = 3
 IN_TURN = "one pair of every tool in each round"
 
@@ -44,8 +44,8 @@ class Tool:
     """A tool that observes or changes a training loop.
 
     Attributes:
-        block: makes the context manager for a model and its optimizer. If the yielded value is callable, it is called
-            after each step.
+        block: function that makes the context manager for a model and its optimizer. If the context manager yields a
+            callable, it is called after each step.
         needs: the package of the tool; "" for ours and torch's.
         note: a remark for readers.
         steps: number of steps in one measurement; tools that do the same in every step need fewer.
@@ -70,7 +70,7 @@ def _hooks(hook: Callable[[Tensor], Any], model: nn.Module, optimizer: torch.opt
 
 
 def _statistics_of_tutorials(output: Tensor) -> None:
-    """Compute four statistics per output, each read by the host at once, as tutorials do."""
+    """Compute four statistics per output, and read each of them on the host immediately, as tutorials do."""
     output = output.detach()
     output.mean().item()
     output.std().item()
@@ -82,7 +82,7 @@ def _statistics_of_tutorials(output: Tensor) -> None:
 def _transformers_debugger(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     debugger: Any = import_module("transformers.debug_utils").DebugUnderflowOverflow
     with contextlib.redirect_stdout(io.StringIO()):
-        debugger(model)  # wandb keeps its hooks; the model is a copy that is thrown away
+        debugger(model)  # its hooks remain, on a copy of the model that is discarded
         yield
 
 
@@ -96,7 +96,7 @@ def _wandb(log: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iter
             yield lambda: run.log({"step": 1})
         finally:
             run.finish()
-            wandb.teardown()  # stop the background service, so that it does not run beside the next tool
+            wandb.teardown()  # stop the background service, so that it does not slow down the next tool
 
 
 def _ours(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> AbstractContextManager[Any]:
@@ -127,10 +127,10 @@ def run(
     out: Out = None,
     quick: Quick = False,
     only: Annotated[
-        str, typer.Option(help="show only tools whose names contain this text; stored only with --out")
+        str, typer.Option(help="measure only tools whose names contain this text; stored only with --out")
     ] = "",
 ) -> None:
-    """Measure ModelDiagnostics, find_nonfinite and other tools beside a plain training step."""
+    """Compare training steps with ModelDiagnostics, find_nonfinite and other tools to plain steps."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
     if quick:
         rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20
@@ -142,7 +142,7 @@ def run(
         else (),
     )
     settings = {"seed": SEED, "batch": batch, "rounds": rounds, "side": side, "steps": cycle, "order": IN_TURN}
-    # ratios of different runs, under different loads, do not belong in one table
+    # with `only`, do not store: ratios that were measured under different loads do not belong in one table
     record("diagnostics", device, rows, threads=threads, out=out, quick=quick or bool(only), **settings)
 
 
@@ -151,11 +151,11 @@ def _case(name: str) -> dict[str, str]:
 
 
 def step_rows(tools: Mapping[str, Tool], device: str, batch: int, side: int, rounds: int, cycle: int) -> Iterator[Row]:
-    """Yield the time of steps with each tool / time of as many plain steps: one pair of each tool in every round.
+    """Yield a row per tool: the time of steps with the tool, divided by that of as many plain steps.
 
-    In this way all tools meet the same load. The order of the tools, and the order within a pair, alternates from round
-    to round. The time is the processor time of all threads on a CPU, which other processes disturb least, and wall time
-    on a device. A tool that fails is skipped from then on.
+    Every round measures one such pair for each tool, so that all tools meet the same load. The order of the tools and
+    the order within a pair alternate from round to round. On a CPU, the time is the processor time of all threads,
+    which other processes disturb least; on a GPU, it is wall time. A tool that fails is skipped from then on.
     """
     model = build_model(MODEL, device).train()
     images = build_images(batch, device, side=side)
@@ -173,10 +173,10 @@ def step_rows(tools: Mapping[str, Tool], device: str, batch: int, side: int, rou
                     optimizer = torch.optim.SGD(own.parameters(), lr=1e-3)
                     block = tool.block(own, optimizer) if observed else contextlib.nullcontext()
                     pair[observed] = _seconds(own, optimizer, block, images, labels, min(cycle, tool.steps))
-            except Exception as error:  # a tool that fails must not end the measurement of the others
+            except Exception as error:  # a tool that fails must not end the measurement of other tools
                 skipped[name] = reason(error)
                 continue
-            if number:  # the first round chooses kernels and fills caches
+            if number:  # round 0 is a warm-up, which chooses kernels and fills caches
                 pairs[name].append(pair)
                 loads[name].append(os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
     for name, tool in tools.items():
@@ -213,9 +213,7 @@ def _seconds(
     labels: Tensor,
     cycle: int,
 ) -> float:
-    """Return the seconds of one step, from `cycle` steps inside the block after a first one; entry and exit are not
-    timed.
-    """
+    """Return the mean seconds of `cycle` steps in the block; entry, exit and a first step are not timed."""
     on_device = images.device.type != "cpu"
     clock = time.perf_counter if on_device else time.process_time
     with block as given:
@@ -238,7 +236,8 @@ def _seconds(
 def memory_rows(windows: int) -> Iterator[Row]:
     """Yield the KiB that a running ModelDiagnostics holds per layer, after 0.1, 1 and 2 times the number of windows.
 
-    This counts everything that Python, NumPy and torch hold for it: histograms, histories, hooks and reserved space.
+    This includes everything that Python, NumPy and torch hold for the block: histograms, histories, hooks and reserved
+    space.
     """
     width = 64
     torch.manual_seed(SEED)
@@ -273,7 +272,7 @@ def _tracing() -> Iterator[None]:
 
 
 def held_bytes() -> int:
-    """Bytes that objects of Python and arrays hold since tracing began, and all tensors on the CPU."""
+    """Return the bytes of all tensors, and of all Python objects and arrays allocated since tracing began."""
     gc.collect()
     stored = [own.untyped_storage() for own in gc.get_objects() if issubclass(type(own), Tensor)]
     tensors = {storage.data_ptr(): storage.nbytes() for storage in stored}

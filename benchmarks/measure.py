@@ -1,4 +1,4 @@
-"""Measure on noisy machines: alternatives are interleaved in one process, memory is measured in fresh processes."""
+"""Measure on noisy machines: time by interleaving alternatives in one process, memory in fresh processes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from benchmarks.results import Figure
 from gradcam_kit.meter import PACKED
 
 Work = Callable[[], Any]
+"""A callable whose time, operations or memory are measured."""
 
 _STATUS = Path("/proc/self/status")
 
@@ -33,7 +34,7 @@ class Run:
     """The measurements of one work.
 
     Attributes:
-        times: seconds of each round; fewer rounds for a long work, none for a skipped one.
+        times: seconds of each round; one value for a long work, none for a skipped one.
         flops: floating-point operations of matrix products, convolutions and attention in one call.
         result: what the first call returned.
         skipped: why the work was not measured; empty if it was.
@@ -46,15 +47,15 @@ class Run:
 
     @property
     def seconds(self) -> Figure:
-        """Seconds of one call."""
+        """The seconds of one call."""
         return Figure.of(self.times)
 
     def over(self, other: Run) -> Figure:
-        """Return time / time of another work, round by round, so that drift of the machine cancels."""
+        """Return the time divided by that of another work, round by round, so that drift of the machine cancels."""
         return Figure.of(mine / theirs for mine, theirs in zip(self.times, other.times, strict=False))
 
     def passes(self, other: Run) -> Figure:
-        """Return the floating-point operations as a multiple of another work's; counts have no spread."""
+        """Return the floating-point operations divided by those of another work; counts have no spread."""
         share = self.flops / other.flops if other.flops else float("nan")
         return Figure(share, share, share)
 
@@ -65,13 +66,13 @@ def interleave(
     """Run every work once per round, and synchronize the device before and after.
 
     The first call of each work allocates memory, selects kernels and counts operations, and is not timed. The clock is
-    the one of `torch.utils.benchmark`, whose `Timer` would finish one work before it starts the next.
+    that of `torch.utils.benchmark`; its `Timer` is not used, because it would finish one work before starting the next.
 
     Args:
         works: the compared works by name.
         rounds: number of timings of each work.
         limit: time limit in seconds for the first call of a work; a longer work is skipped.
-        long: a work that takes at least this many seconds is timed only once; callers must say so in their results.
+        long: a work that takes more than this many seconds is timed only once; callers must note this in their rows.
     """
     runs = {name: _first_call(work, limit) for name, work in works.items()}
     for number in range(rounds):
@@ -95,17 +96,17 @@ def _first_call(work: Work, limit: float) -> Run:
 
 
 def _seconds(work: Work) -> float:
-    start = timer()  # this waits for the device
+    start = timer()  # `timer` synchronizes the device
     work()
     return timer() - start
 
 
 class SkippedError(Exception):
-    """A case is not measured; the message says why."""
+    """Raised if a case cannot be measured; the message says why."""
 
 
 class within(TorchDispatchMode):  # noqa: N801, reads as `with within(seconds)`
-    """Raises an error at the first operation after this many seconds of the thread; waits do not count."""
+    """Context manager that raises an error at the first operation after this many seconds of processor time."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -128,10 +129,10 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def memory_bounded() -> Iterator[None]:
-    """Limit memory, so that an allocation that does not fit raises an error instead of having the process killed."""
+    """Limit the memory of the process, so that an allocation that does not fit raises an error and does not kill it."""
     try:
         import resource
-    except ImportError:  # not every system has such limits
+    except ImportError:  # for example on Windows
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -148,23 +149,23 @@ def memory_bounded() -> Iterator[None]:
 def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Figure:
     """Return the megabytes by which one call of a work raises the peak memory.
 
-    On the CPU it is the peak of a fresh process, read from its own high-water mark, because `ru_maxrss` would start at
-    the parent's. Large blocks are mapped one by one, so that freed memory no longer counts; otherwise the result would
-    depend on the layout of the heap, by up to a fifth. On a GPU it is the peak of the allocator.
+    On the CPU, the peak is that of a fresh process, read from its own high-water mark, because `ru_maxrss` would start
+    at the parent's. Large blocks are mapped separately, so that freed blocks are returned to the system; otherwise
+    the result would vary by up to a fifth with the layout of the heap. On a GPU, it is the peak of the allocator.
 
     Args:
         device: "cpu" or "cuda".
-        build: a function in a module that prepares and returns the work.
+        build: function at the top level of a module that prepares and returns the work.
         arguments: arguments of the function.
 
     Raises:
         OSError: this system has no /proc.
         MemoryError: the process was killed.
-        SkippedError: the work failed; the message says how.
+        SkippedError: the work failed; the message says why.
     """
     if device == "cuda":
         return _peak_on_device(build(*arguments))
-    peak_mb()  # an error in this process says more than one from the fresh process
+    peak_mb()  # fail here without /proc, because an error of the fresh process would arrive as text
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["torch", "torchvision"])
     receiver, sender = processes.Pipe(duplex=False)
@@ -186,9 +187,7 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
 
 @contextmanager
 def _large_blocks_mapped() -> Iterator[None]:
-    """Set the variable that glibc reads when a process starts, here the server from which measured processes are
-    forked.
-    """
+    """Make glibc map blocks of 64 KiB or more separately, in processes that start in this block: the fork server."""
     name, before = "MALLOC_MMAP_THRESHOLD_", os.environ.get("MALLOC_MMAP_THRESHOLD_")
     os.environ[name] = str(2**16)
     try:
@@ -203,7 +202,7 @@ def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arg
     try:
         torch.set_num_threads(threads)
         work = build(*arguments)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak memory of building the work is not part of it
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which building the work may have raised
         before = peak_mb()
         kept = work()
         sender.send(peak_mb() - before)
@@ -213,7 +212,7 @@ def _send_peak(sender: Connection, threads: int, build: Callable[..., Work], arg
 
 
 def _peak_on_device(work: Work) -> Figure:
-    work()  # memory that libraries allocate once is not part of the work
+    work()  # a warm-up, in which libraries allocate memory that they keep
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -247,7 +246,7 @@ def _found(pattern: str, path: Path) -> str:
 
 
 def import_seconds(module: str, rounds: int) -> Figure:
-    """Return the time of `import module` in a fresh process."""
+    """Return the time of `import module`, each time in a fresh process."""
     code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
     command = [sys.executable, "-c", code]
     return Figure.of(

@@ -23,21 +23,19 @@ Case = dict[str, str | int]
 
 FORWARD, ONCE = "plain forward", "timed once"
 SOME = ("grad-cam", "eigen-cam", "refine-cam", "full-grad")
-"""A few methods of different cost, for cases that would take too long with all."""
+"""A few methods of different cost, for cases that would take too long with all methods."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 CHUNK = 8
 """Number of rows in one forward pass of a perturbation method."""
 
 LIMIT = 3.0
-"""Time limit of one call in seconds; a longer call is skipped, or timed once if a plan has a higher limit."""
+"""Time limit of one call in seconds. A longer call is skipped, or timed only once if its plan has a higher limit."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every combination of models, methods, batches and types to measure. Its own limit holds unless the command line
-    sets one.
-    """
+    """The combinations of models, methods, batch sizes and dtypes to measure; `--limit` replaces their time limit."""
 
     models: tuple[str, ...] = ("resnet50",)
     methods: tuple[str, ...] = tuple(METHODS)
@@ -50,9 +48,7 @@ class Plan:
 
 
 _LIMITS = {"mobilenet_v3_large": 200.0, "resnet18": 30.0, "efficientnet_b0": 30.0}
-"""Time limits in seconds for fast models, on which Score-CAM ends within minutes; on the fastest one SS-CAM and IS-CAM
-too.
-"""
+"""Time limits in seconds for fast models, high enough for Score-CAM, and on the fastest model for SS-CAM and IS-CAM."""
 
 DEFAULT: tuple[Plan, ...] = (
     *(Plan(models=(model,), limit=_LIMITS.get(model, LIMIT)) for model in MODELS),
@@ -60,7 +56,7 @@ DEFAULT: tuple[Plan, ...] = (
     Plan(methods=SOME, batches=(16,), dtypes=("bfloat16",)),
     Plan(batches=(4,), times=False, memory=True),
 )
-"""All methods on all models for one image; on one model also more images, half precision, and memory."""
+"""All methods on all models for one image; on one model, also larger batches, half precision and peak memory."""
 
 QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "attention-rollout"), side=64, memory=True, limit=0.5),)
 
@@ -70,7 +66,7 @@ def run(
     method: Annotated[list[str] | None, typer.Option(help="methods of gradcam_kit; can be repeated")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="images in a batch; can be repeated")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; can be repeated")] = None,
-    memory: Annotated[bool, typer.Option(help="also the peak memory of each chosen case")] = False,
+    memory: Annotated[bool, typer.Option(help="also measure the peak memory of each chosen case")] = False,
     device: Device = "auto",
     rounds: Rounds = 3,
     limit: Annotated[
@@ -81,7 +77,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Measure every method on many models; named models, methods, batches or dtypes replace the usual selection."""
+    """Measure every method on many models; named models, methods, batches or dtypes replace the default."""
     device = device_of(device)
     plans = DEFAULT
     if model or method or batch or dtype or memory:
@@ -104,7 +100,7 @@ def run(
 
 
 def checked(plan: Plan) -> Plan:
-    """Return the plan, if all its names exist.
+    """Return the plan after checking that all its names exist.
 
     Raises:
         typer.BadParameter: a name does not exist.
@@ -118,7 +114,7 @@ def checked(plan: Plan) -> Plan:
     ):
         for name in named:
             if name not in known:
-                raise typer.BadParameter(f"no {kind} {name!r}; known are {', '.join(known)}")
+                raise typer.BadParameter(f"there is no {kind} {name!r}; known are {', '.join(known)}")
     return plan
 
 
@@ -167,14 +163,14 @@ def _fail(error: Exception) -> None:
 
 
 class Layers:
-    """The automatic layers of a model, chosen once by running the model, which is not part of the measurement."""
+    """The automatic layers of a model, chosen once, because the passes for choosing them are not to be measured."""
 
     def __init__(self, network: nn.Module, images: Tensor) -> None:
         self.network, self.images = network, images
         self.known: dict[LayerChoice, list[str]] = {}
 
     def of(self, method: str) -> list[str] | None:
-        """Return the layers for `target_layers=None`; None if the method has no choice."""
+        """Return the automatic layers of a method; None if its layers are fixed."""
         choice = METHODS[method].layer_choice
         if choice.is_fixed:
             return None
@@ -224,7 +220,7 @@ def cam_work(
     dtype: str = "float32",
     limit: float = float("inf"),
 ) -> Work:
-    """Return a method that raises an error when it takes too long, prepared in the process that runs it."""
+    """Return a method with a time limit, prepared in the process that runs it."""
     precision = getattr(torch, dtype)
     cam = METHODS[method](build_model(model, device, precision), layers, batch_size=CHUNK)
     images = build_images(batch, device, precision, side)

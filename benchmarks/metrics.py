@@ -1,4 +1,4 @@
-"""Measure metrics beside plain forward passes of as many images, and beside other libraries."""
+"""Compare the time of metrics with plain forward passes of as many images, and with other libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gradcam_kit.metrics import deletion, insertion, road_combined, road_curve
 MODEL, LAYER = "resnet18", "layer4"
 PERCENTAGES = (20.0, 40.0, 60.0, 80.0)
 CHUNK = 64
-"""Number of rows in one call of the model, the default of the metrics; on a CPU they use fewer if that is faster."""
+"""Maximum number of rows in one forward pass, as by default; on a CPU, metrics use fewer rows if that is faster."""
 _FLIPS = 12
 
 
@@ -38,7 +38,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Measure deletion, insertion and ROAD beside a plain forward pass of as many images."""
+    """Compare deletion, insertion and ROAD with plain forward passes of as many images, and with other libraries."""
     side = 224
     if quick:
         images, steps, rounds, side = 1, 2, 1, 64
@@ -48,7 +48,7 @@ def run(
 
 
 def forward_rows(count: int, steps: int, rounds: int, side: int) -> Iterator[Row]:
-    """Yield rows for both curves, and for ROAD in both orders, on heatmaps of Grad-CAM."""
+    """Yield rows for deletion with insertion, and for ROAD in both orders, on Grad-CAM heatmaps."""
     for name, rows, work in (
         ("deletion + insertion", 2 * count * (steps + 1), partial(_curves, steps=steps)),
         ("ROAD, both orders", 2 * count * len(PERCENTAGES), _both_orders),
@@ -101,7 +101,7 @@ class _Batch:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """Return the arguments as arrays for Quantus."""
+        """Return the arguments of a Quantus metric, with tensors as arrays."""
         x, y, a = (one.numpy() for one in (self.images, self.classes, self.heatmaps[:, None]))
         return {"model": self.model, "x_batch": x, "y_batch": y, "a_batch": a, "batch_size": CHUNK, "device": "cpu"}
 
@@ -147,9 +147,7 @@ def _quantus_road(batch: _Batch) -> Work:
 
 
 def _quantus_flipping(batch: _Batch) -> Work:
-    """Return Quantus' pixel flipping, which removes single values: 12 steps, each of a quarter of the positions, for 3
-    channels.
-    """
+    """Return Quantus' pixel flipping in 12 steps; a step removes values and not positions, so channels are included."""
     features = batch.heatmaps[0].numel() * batch.images.shape[1] // _FLIPS
     metric = installed("quantus").PixelFlipping(
         features_in_step=features, perturb_baseline="black", disable_warnings=True

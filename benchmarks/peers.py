@@ -1,4 +1,4 @@
-"""Measure the same work by other libraries, interleaved with ours, with the largest difference of the maps."""
+"""Time other libraries on the same work, interleaved with ours, and find the largest difference of heatmaps."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ NOTES = {
     (TORCH_CAM, "grad-cam++"): "its division is lost (applied to a copy), which leaves the sum of ReLU(gradient)^3",
     (TORCH_CAM, "score-cam"): "masks normalized before they are upsampled",
 }
-"""Known differences from the formula of the paper, because of which the maps differ."""
+"""Known deviations of other libraries from the formula of the paper, which make the heatmaps differ."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Group:
     layer: str = "layer4"
     side: int = 224
     earlier: str = ""
-    """A layer where formulas that agree at the last layer differ; maps are compared there too, in float64, untimed."""
+    """A layer where formulas that agree at the last layer differ; maps are also compared there, in float64, untimed."""
 
 
 GROUPS = (
@@ -112,7 +112,7 @@ def peers_of(method: str) -> list[str]:
 
 
 def time_rows(group: Group, device: str, rounds: int, limit: float) -> Iterator[Row]:
-    """Yield the time of ours / time of each other library, and the largest difference of the maps."""
+    """Yield a row per other library: our time divided by its time, and the largest difference of the heatmaps."""
     for method in group.methods:
         measured = partial(_compared, group, method, device, rounds, limit)
         yield from attempt({**_case(group, method, device), "peer": "all"}, measured)
@@ -146,7 +146,7 @@ def _beside(group: Group, case: Case, runs: Mapping[str, Run], images: Tensor, c
 
 
 def _difference_earlier(group: Group, library: str, method: str, device: str, classes: list[int]) -> Figure | None:
-    """Return the difference of the formulas alone, computed in float64 to exclude rounding."""
+    """Return the largest difference at the earlier layer, in float64 so that rounding does not contribute."""
     if not group.earlier:
         return None
     model = build_model(group.model, device, torch.float64)
@@ -158,7 +158,7 @@ def _difference_earlier(group: Group, library: str, method: str, device: str, cl
 
 
 def memory_rows(group: Group, device: str) -> Iterator[Row]:
-    """Yield the growth of the peak memory of a fresh process, for ours and each other library."""
+    """Yield the growth of the peak memory of a fresh process, for our library and each other library."""
     for method in group.methods:
         for library in _all(method):
             case = {**_case(group, method, device), "peer": library, "what": "memory"}
@@ -185,7 +185,7 @@ def peer_work(library: str, method: str, model: str, layer: str, batch: int, dev
 
 
 def _work(library: str, method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Work:
-    """Return the code that a user of the library writes for these heatmaps; hooks exist only while it runs."""
+    """Return a call as a user of the library would write it, in which hooks are registered and removed."""
     build = {OURS: _ours, GRAD_CAM: _pytorch_grad_cam, TORCH_CAM: _torch_cam, CAPTUM: _captum}[library]
 
     def work() -> Any:
@@ -204,12 +204,12 @@ def _pytorch_grad_cam(method: str, model: nn.Module, layer: str, images: Tensor,
     targets = [library.utils.model_targets.ClassifierOutputTarget(index) for index in classes]
     cam = getattr(library, _CLASSES[GRAD_CAM][method])(model=model, target_layers=[model.get_submodule(layer)])
     cam.batch_size = CHUNK
-    with cam, contextlib.redirect_stderr(io.StringIO()):  # no progress bars
+    with cam, contextlib.redirect_stderr(io.StringIO()):  # hide progress bars
         return cam(input_tensor=images, targets=targets)
 
 
 def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
-    """Return normalized maps at the layer's resolution, which is less than heatmaps."""
+    """Return normalized maps at the layer's resolution, which is less work, because nothing is upsampled."""
     library = installed("torchcam.methods", "torchcam")
     options = {"batch_size": CHUNK} if method == "score-cam" else {}
     with getattr(library, _CLASSES[TORCH_CAM][method])(model, layer, **options) as cam:
@@ -223,7 +223,7 @@ def _torch_cam(method: str, model: nn.Module, layer: str, images: Tensor, classe
 
 
 def _captum(method: str, model: nn.Module, layer: str, images: Tensor, classes: list[int]) -> Tensor:
-    """Return maps at the layer's resolution, after ReLU, which is less than heatmaps."""
+    """Return ReLU maps at the layer's resolution, which is less work: they are not normalized or upsampled."""
     library = installed("captum.attr", "captum")
     cam = getattr(library, _CLASSES[CAPTUM][method])(model, model.get_submodule(layer))
     target = torch.tensor(classes, device=images.device)
@@ -232,7 +232,11 @@ def _captum(method: str, model: nn.Module, layer: str, images: Tensor, classes: 
 
 
 def installed(module: str, package: str | None = None) -> Any:
-    """Return a module of another library."""
+    """Return a module of another library.
+
+    Raises:
+        SkippedError: the library is not installed.
+    """
     try:
         return import_module(module)
     except ImportError as error:
@@ -240,7 +244,7 @@ def installed(module: str, package: str | None = None) -> Any:
 
 
 def _largest_difference(ours: Run, theirs: Run, images: Tensor) -> Figure:
-    """Return the largest difference of heatmaps in [0, 1]; the other maps are normalized and upsampled by our code."""
+    """Return the largest difference of heatmaps in [0, 1]; our code normalizes and upsamples the other maps."""
     maps = torch.as_tensor(theirs.result).float().to(images.device)
     heatmaps = normalize(upsample(normalize(maps.clamp(min=0)), images.shape[2:]))
     largest = float((heatmaps - ours.result).abs().max())

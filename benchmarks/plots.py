@@ -1,4 +1,4 @@
-"""Draw the two plots of the report, as SVG whose bytes depend only on the figures."""
+"""Draw the two plots of the report as SVG files that are byte-identical for the same figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2166ac"
 
 
 def draw_quality(rows: Sequence[Row], file: Path) -> None:
-    """Plot quality and time side by side, one line per method, the best on top."""
+    """Plot quality and time side by side, with one line per method and the best method on top."""
     chance = [row.figures["energy"].median for row in rows if row.case["method"] == CHANCE]
     methods = sorted((row for row in rows if "ratio" in row.figures), key=lambda row: row.figures["energy"].median)
     canvas = Canvas(figsize=(9, 1 + 0.24 * len(methods)), layout="constrained")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks proof`: make the tables of docs/diagnostics-proof.md from stored results."""
+"""`python -m benchmarks proof`: write the tables of docs/diagnostics-proof.md from stored results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COST, FAULTS, LIMITS = "diagnostics-cpu.json", "faults.json", "thresholds-cpu.js
 CAPABILITIES = "capabilities-cpu.json"
 
 MEMORY_GOAL = 64
-"""Maximum memory of a layer in KiB, without pooled features."""
+"""Goal for the memory of ModelDiagnostics: KiB per layer, without pooled features."""
 HISTORY_KIB, HISTOGRAMS_KIB = ROWS * (4 * len(FIELDS) + 2 * COARSE) / 1024, 2 * 8 * BINS / 1024
 
 
@@ -44,7 +44,7 @@ def filled(text: str, results: Path = RESULTS) -> str:
 
 
 def cost_table(results: Path) -> str:
-    """Return the time of a training step with each tool, beside a plain step and the goal, and the missed goals."""
+    """Return a table with the cost of each tool in a training step and its goal, followed by the missed goals."""
     stored = load(results / COST)
     measured = {str(row.case["work"]): row for row in stored.rows if "ratio" in row.figures}
     goals = {name: tool.goal for name, tool in TOOLS.items() if tool.goal is not None}
@@ -85,7 +85,7 @@ def cost_table(results: Path) -> str:
 
 
 def fault_table(results: Path) -> str:
-    """Return the findings about every planted fault."""
+    """Return a table with the finding about every planted fault."""
     rows = json.loads((results / FAULTS).read_text())["rows"]
     return _table(
         ("", "planted", "at", "found by", "says", "names", "in words"),
@@ -101,7 +101,7 @@ def fault_table(results: Path) -> str:
 
 
 def limit_table(results: Path) -> str:
-    """Return the distance of healthy models from every limit."""
+    """Return a table with the distance of healthy models from every limit."""
     stored = load(results / LIMITS)
     rows = []
     for row in stored.rows:

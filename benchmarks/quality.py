@@ -1,4 +1,4 @@
-"""Measure time against quality on pictures with known objects, and the loss of Score-CAM with fewer channels."""
+"""Measure time and quality on images with known objects, and the effect of fewer channels on Score-CAM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARES: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 CHANCE = "chance"
 EXACT = "Score-CAM with all channels"
 FIRST_SEED = HELD_OUT + 1000
-"""Number of pictures besides the bundled ones, none of which was used in training."""
+"""Seed of the first image. The images were not used in training, and are not among the bundled ones."""
 
 CHUNK = 32
 """Number of rows in one forward pass of a perturbation method."""
@@ -37,16 +37,14 @@ CHUNK = 32
 
 def run(
     device: Device = "auto",
-    images: Annotated[int, typer.Option(help="number of generated pictures", min=1)] = 32,
+    images: Annotated[int, typer.Option(help="number of generated images", min=1)] = 32,
     rounds: Rounds = 3,
     limit: Limit = 30.0,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Measure the share of each method's heatmaps on the object, beside its time; Score-CAM also with some of its
-    channels.
-    """
+    """Measure the time of each method and the share of its map on the object; Score-CAM also with fewer channels."""
     device = device_of(device)
     methods, shares, layers = list(METHODS), SHARES, [LAYER, EARLIER]
     if quick:
@@ -77,9 +75,7 @@ def _rows(
 
 
 def method_rows(model: nn.Module, batch: Batch, methods: Sequence[str], rounds: int, limit: float) -> Iterator[Row]:
-    """Yield time and quality of each method for predicted classes, at the last stage unless the method chooses
-    otherwise.
-    """
+    """Yield time and quality of each method for predicted classes, at the last stage or at its own layers."""
 
     def work(name: str) -> Work:
         layers = LAYER if METHODS[name].layer_choice is LayerChoice.LAST else None
@@ -119,7 +115,7 @@ def energies(heatmaps: Tensor, masks: Tensor) -> list[float]:
 def channel_rows(
     model: nn.Module, images: Tensor, layer: str, shares: Sequence[float], rounds: int, limit: float
 ) -> Iterator[Row]:
-    """Yield the time of Score-CAM with some of its channels / with all, and the rank correlation of the maps."""
+    """Yield the time of Score-CAM with a share of its channels, and the rank correlation with its exact maps."""
 
     def work(**options: Any) -> Work:
         cam = ScoreCAM(model, layer, batch_size=CHUNK, **options)

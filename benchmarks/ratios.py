@@ -1,4 +1,4 @@
-"""Measure a heatmap beside a plain forward pass: time as interleaved ratios, memory as growth of a fresh process."""
+"""Compare heatmaps with a plain forward pass: time as interleaved ratios, memory as growth of a fresh process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Measure heatmaps beside a plain forward pass."""
+    """Compare the time and memory of heatmaps with a plain forward pass, and time imports."""
     device, side = device_of(device), 224
     if quick:
         rounds, batch, side = 1, 1, 64
@@ -59,7 +59,7 @@ def run(
 
 
 def forward_of(count: int, side: int) -> str:
-    """Return the name of a plain forward pass in results."""
+    """Return the name of the work that is a plain forward pass of this size."""
     return f"{FORWARD} of {count} images of {side}²"
 
 
@@ -99,7 +99,7 @@ def shared(model: nn.Module) -> list[BaseCAM]:
 
 
 def replay_rows(device: str, rounds: int) -> Iterator[Row]:
-    """Yield rows for Recipro-CAM and Ablation-CAM in the middle of ResNet-50, beside one whole pass per masked row."""
+    """Yield rows for Recipro-CAM and Ablation-CAM at layer3 of ResNet-50, compared with a full pass per masked row."""
     side, count = 128, 64  # the layer has 8 x 8 positions, hence 64 rows
     model, image = build_model(MODEL, device), build_images(1, device, side=side)
     recipro = gradcam_kit.ReciproCAM(model, "layer3", batch_size=count)
@@ -114,7 +114,7 @@ def replay_rows(device: str, rounds: int) -> Iterator[Row]:
 
 
 def score_cam_rows(device: str, rounds: int) -> Iterator[Row]:
-    """Yield rows for Score-CAM on one image of ResNet-18, beside a forward pass per live channel in equal batches."""
+    """Yield rows for Score-CAM on one image with ResNet-18, compared with a pass per nonconstant channel."""
     model, images = build_model("resnet18", device), build_images(1, device)
     cam = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32)
     tenth = gradcam_kit.ScoreCAM(model, LAYER, batch_size=32, channels=0.1)
@@ -148,13 +148,13 @@ def _features(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def rows_beside(model: str, runs: Mapping[str, Run], baseline: str) -> Iterator[Row]:
-    """Yield a row for every run, each beside the run of this name, which is among them."""
+    """Yield a row for every run, with its ratios to the run that is named `baseline`."""
     for work, run in runs.items():
         yield row(model, work, run, runs[baseline], "" if work == baseline else baseline)
 
 
 def row(model: str, work: str, run: Run, baseline: Run, beside: str) -> Row:
-    """Return the time of a work, and its ratios to a baseline named `beside`; empty if it is the baseline itself."""
+    """Return a row with the time of a work and its ratios to the baseline; `beside` is "" for the baseline itself."""
     case = {"model": model, "work": work}
     if run.skipped or baseline.skipped:
         return Row(case, skipped=run.skipped or f"nothing to compare with: {baseline.skipped}")
@@ -163,9 +163,7 @@ def row(model: str, work: str, run: Run, baseline: Run, beside: str) -> Row:
 
 
 def memory_rows(device: str, batch: int) -> Iterator[Row]:
-    """Yield the growth of the peak memory, measured in several processes, because the allocator behaves differently in
-    each.
-    """
+    """Yield the growth of the peak memory in several processes, because the allocator behaves differently in each."""
     works: dict[tuple[str, str], tuple[Any, ...]] = {
         (MODEL, FORWARD): (forward_work, MODEL, batch, device),
         (MODEL, "GradCAM"): (cam_work, "grad-cam", [LAYER], MODEL, batch, device),
@@ -189,7 +187,7 @@ def score_cam_work(channels: int, device: str) -> Work:
 
 
 def import_rows() -> Iterator[Row]:
-    """Yield the seconds of imports in fresh processes."""
+    """Yield the seconds of importing torch and this package in fresh processes."""
     for module in ("torch", "gradcam_kit"):
         case = {"model": "", "work": f"import {module}"}
         yield from attempt(case, partial(_import_row, case, module))

@@ -1,4 +1,4 @@
-"""Make the tables and plots of docs/ from stored results."""
+"""Write the tables and plots of docs/ from stored results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(
     """Write the tables of docs/cost.md between its markers, and two plots and a page with all tables into docs/."""
     stored = {}
     for path in sorted(results.glob("*.json")):
-        with suppress(ValueError):  # other results have other formats and pages of their own
+        with suppress(ValueError):  # results in other formats, which are shown on other pages
             stored[path.stem] = load(path)
     if not stored:
         raise typer.BadParameter(f"no results in {results}; run another command first, such as `ratios`")
@@ -69,13 +69,13 @@ def draw(stored: Mapping[str, Results], docs: Path) -> list[Picture]:
 
 
 def quality_rows(quality: Results) -> list[Row]:
-    """Return methods with known time and quality, and the chance level; empty without such a method."""
+    """Return the rows with quality, the chance level included; empty if no method has both time and quality."""
     rows = [row for row in quality.where(what="method") if "energy" in row.figures]
     return rows if any("ratio" in row.figures for row in rows) else []
 
 
 def batch_rows(methods: Results) -> list[Row]:
-    """Return times at several batch sizes of one model, for methods that were measured at the largest one."""
+    """Return the times of one model by batch size, for methods that were measured at the largest batch size."""
     rows = [row for row in methods.where(model="resnet50", dtype="float32") if "seconds_per_image" in row.figures]
     largest = max((int(row.case["batch"]) for row in rows), default=1)
     kept = {row.case["method"] for row in rows if row.case["batch"] == largest} if largest > 1 else ()
@@ -89,13 +89,13 @@ def between_markers(text: str, block: str, begin: str = BEGIN, end: str = END) -
         typer.BadParameter: the markers do not occur exactly once each, in order.
     """
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise typer.BadParameter(f"expected the lines {begin} and, after it, {end} once each")
+        raise typer.BadParameter(f"expected the lines {begin} and {end} in this order, once each")
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
 
 
 def shown(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: str) -> str:
-    """Return the content of docs/cost.md: costs, other libraries, runs and metrics of every device, and the plots."""
+    """Return the generated part of docs/cost.md: the tables of all commands and devices, and the plots."""
     parts = []
     for command, (caption, table) in _SECTIONS.items():
         for device in _DEVICES:
@@ -108,7 +108,7 @@ def shown(stored: Mapping[str, Results], pictures: Sequence[Picture], folder: st
 
 
 def cost_table(results: Results) -> str:
-    """Return every work with its speed and its ratio to the work beside which it ran; that work has the ratio 1."""
+    """Return a table of works with their speed and their ratio to the work with which they are compared."""
     rows = [row for row in results.rows if "ratio" in row.figures]
     cases = names_in(row.case for row in rows)
     speed = "pictures_per_second" if results.command == "runs" else "seconds"
@@ -131,7 +131,7 @@ def _ratio(row: Row) -> str:
 
 
 def device_table(results: Results) -> str:
-    """Return the costs, and which methods wait for the device before their end."""
+    """Return a table of costs, and a sentence that names the methods that wait for the device before their end."""
     costs = [row for row in results.rows if not str(row.case["work"]).endswith(ALONE)]
     shares = [row for row in results.rows if "share" in row.figures]
     waiting = [str(row.case["work"]).partition(" ")[0] for row in shares if row.figures["share"].median < 1]
@@ -171,13 +171,11 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
         cost_table,
     ),
 }
-"""For each command, in the order of docs/cost.md, a description of its results, made from their settings, and their
-table.
-"""
+"""Command -> caption, into which the settings are filled, and function for the table, in the order of docs/cost.md."""
 
 
 def page(stored: Mapping[str, Results]) -> str:
-    """Return all tables."""
+    """Return the page with all tables."""
     parts = ["# Figures", "Made by `python -m benchmarks report`. Medians, with quartiles in brackets."]
     for name, results in stored.items():
         parts += [f"## {name}", f"{_conditions(results)}, commit {str(results.environment.get('commit'))[:12]}."]
@@ -198,7 +196,7 @@ def page(stored: Mapping[str, Results]) -> str:
 
 
 def matrix(methods: Results) -> str:
-    """Return ratios for one image, methods by models; a dash if a method does not suit the model or takes too long."""
+    """Return a table of ratios for one image, methods by models; a dash if a method is unsuitable or takes too long."""
     rows = [row for row in methods.rows if _in_matrix(row)]
     models = list(dict.fromkeys(str(row.case["model"]) for row in rows))
     by_method: dict[str, dict[str, str]] = {}

@@ -32,7 +32,7 @@ class Figure:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """Return median and quartiles."""
+        """Return the median and quartiles of repetitions."""
         ordered = sorted(values)
         quarter = len(ordered) // 4
         return cls(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter])
@@ -48,10 +48,10 @@ class Row:
 
     Attributes:
         case: what was measured; distinguishes the row from all others of the file.
-        figures: name -> figure. `seconds` of one call, `ratio` to the baseline that the command names, `passes`:
-            floating-point operations in units of a plain forward pass, `peak_mb`: growth of the peak memory, ...
+        figures: name -> figure, such as `seconds` (of one call), `ratio` (to the work in `beside`), `passes`
+            (floating-point operations divided by those of a plain forward pass), or `peak_mb` (growth of peak memory).
         beside: the work to which `ratio` is relative; empty without a ratio.
-        skipped: why there are no figures; empty if there are.
+        skipped: why there are no figures; empty if there are figures.
         note: a remark on the figures for readers.
     """
 
@@ -76,7 +76,7 @@ class Results:
     rows: Sequence[Row]
 
     def where(self, **case: str | int) -> list[Row]:
-        """Return the measured rows of these cases."""
+        """Return the rows with figures whose case has these values."""
         return [row for row in self.rows if row.figures and case.items() <= row.case.items()]
 
     def finish(self, out: Path | None) -> None:
@@ -87,14 +87,14 @@ class Results:
             console().print(f"written to {out}")
 
     def save(self, out: Path) -> None:
-        """Write the rows atomically, so that a reader sees the old or the new file even if this is interrupted."""
+        """Write the rows atomically, so that a reader sees the old or the new file even after an interruption."""
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = out.with_name(f"{out.name}.new")
         beside.write_text(json.dumps(asdict(self), indent=1) + "\n")
         beside.replace(out)
 
     def table(self) -> Table:
-        """Return all rows, with a column for each figure that any of them has."""
+        """Return a table of all rows, with a column for each figure that occurs in any of them."""
         cases = names_in(row.case for row in self.rows)
         figures = names_in(row.figures for row in self.rows)
         table = Table(*cases, *figures, "beside", "remark")
@@ -106,7 +106,7 @@ class Results:
 
 
 def load(path: Path) -> Results:
-    """Read results that `Results.finish` wrote.
+    """Return results from a file that `Results.save` wrote.
 
     Raises:
         ValueError: the file does not hold results.
@@ -154,14 +154,12 @@ def as_json(value: object) -> str:
 
 
 def names_in(mappings: Iterable[Mapping[str, object]]) -> list[str]:
-    """Return every key of any of the records, in order of appearance."""
+    """Return all keys of the mappings, in the order of their first appearance."""
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
 def console() -> Console:
-    """Return the console for tables, which prints brackets unchanged: rich would take the extra of a package for
-    markup.
-    """
+    """Return the console for tables, with markup off, because rich would drop the brackets of `.[peers]`."""
     return Console(width=None if Console().is_terminal else 180, markup=False)
 
 

@@ -1,4 +1,4 @@
-"""Measure runs beside bare loops: speed, memory and time as a folder grows, and planning a million paths."""
+"""Compare runs with bare loops, measure memory and time as a folder grows, and plan a million paths."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ BARE, GROWING, PLANNING = "decode and forward pass, no heatmaps", "run of the bu
 
 
 def run(
-    pictures: Annotated[int, typer.Option(help="JPEGs of mixed sizes", min=1)] = 2000,
-    growth: Annotated[int, typer.Option(help="number of pictures of the smallest of the growing runs")] = 2000,
+    pictures: Annotated[int, typer.Option(help="number of JPEGs of mixed sizes", min=1)] = 2000,
+    growth: Annotated[int, typer.Option(help="number of pictures in the smallest of the growing runs")] = 2000,
     paths: Annotated[int, typer.Option(help="number of planned paths")] = 1_000_000,
     rounds: Rounds = 3,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
 ) -> None:
-    """Measure a data set run beside bare loops, with ResNet-50, memory and time as it grows, and planning."""
+    """Compare runs with bare loops on ResNet-50, measure memory and time as a folder grows, and time planning."""
     if quick:
         pictures, growth, paths, rounds = 4, 20, 1000, 1
     settings = {"seed": SEED, "pictures": pictures, "growth": growth, "paths": paths, "rounds": rounds, "batch": BATCH}
@@ -64,7 +64,7 @@ def run(
 
 
 def draw(folder: Path, count: int) -> None:
-    """Draw JPEGs with structure, of mixed sizes."""
+    """Write JPEGs of mixed sizes, with smooth random structure."""
     generator = np.random.default_rng(SEED)
     folder.mkdir()
     for i in range(count):
@@ -75,7 +75,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
-    """Yield rows for the interleaved works; ratios are relative to the bare loop of the same round."""
+    """Yield rows for runs and loops, which are interleaved; ratios are relative to the bare loop of the same round."""
     draw(root / "pictures", pictures)
     request = RunRequest("torchvision:resnet50", source=str(root / "pictures"), layers=("layer4",), processes=True)
     plan = make_plan(request.source, "", 1000)
@@ -95,7 +95,7 @@ def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
             start = time.perf_counter()
             try:
                 work()
-            except Exception as error:  # the other works continue
+            except Exception as error:  # a work that fails must not end the measurement of other works
                 skipped[name] = reason(error)
             seconds[name].append(time.perf_counter() - start)
     plan.close()
@@ -111,7 +111,7 @@ def loop_rows(root: Path, pictures: int, rounds: int) -> Iterator[Row]:
 
 
 def bare(explainer: Explainer, files: Sequence[str]) -> None:
-    """Read pictures in one thread, and predict in batches."""
+    """Read the pictures in one thread, and run the model on batches of them."""
     for start in range(0, len(files), BATCH):
         images = torch.stack([IMAGENET(read_picture(path)) for path in files[start : start + BATCH]])
         with torch.inference_mode():
@@ -135,7 +135,7 @@ def ours(request: RunRequest, explainer: Explainer, out: Path, overlays: int | N
 
 
 def theirs(files: Sequence[str], out: Path) -> None:
-    """Explain one picture after the other, as the examples of pytorch-grad-cam do it."""
+    """Explain one picture after another, as the examples of pytorch-grad-cam do."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
@@ -153,7 +153,7 @@ def theirs(files: Sequence[str], out: Path) -> None:
 
 
 def growth_rows(root: Path, count: int) -> Iterator[Row]:
-    """Yield rows for the bundled model on folders of one, ten and fifty times the size, each in a separate process."""
+    """Yield rows for runs of the bundled model on 1, 10 and 50 times `count` pictures, each in a fresh process."""
     measured: list[Mapping[str, float]] = []
     for factor in GROWTH:
         folder = root / f"times{factor}"
@@ -181,7 +181,7 @@ def write_small(root: Path, index: int) -> Path:
 
 
 def planning_row(root: Path, paths: int) -> list[Row]:
-    """Return a row for a list file with many paths, none of which is opened."""
+    """Return a row for planning a list file with many paths, none of which is opened."""
     listed = root / "many.txt"
     with listed.open("w") as file:
         file.writelines(f"pictures/{i * 7919 % paths:09}.jpg\n" for i in range(paths))
@@ -191,7 +191,11 @@ def planning_row(root: Path, paths: int) -> list[Row]:
 
 
 def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
-    """Return the seconds of a work and the peak memory of its process, without the start of the interpreter."""
+    """Run a work in a fresh process; return its seconds, start of the interpreter excluded, and its peak memory.
+
+    Raises:
+        SkippedError: the process failed.
+    """
     code = f"from benchmarks.runs import child; child({what!r}, {list(arguments)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
@@ -201,7 +205,7 @@ def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
 
 
 def child(what: str, arguments: list[str]) -> None:
-    """Do the work of `in_process`."""
+    """Do the work of `in_process`, and print the seconds and the peak memory."""
     from typer.testing import CliRunner
 
     from gradcam_kit.cli import app

@@ -35,11 +35,17 @@ def record(
     """Measure the rows one after the other, print them, and store them.
 
     Rows are stored in `out`. Without it, a full run replaces the stored results, and a quick run is not stored. The
-    file is replaced when all rows are complete; until then they are in a file beside it whose name ends in `.partial`.
-    Without a GPU, a benchmark for GPUs gives a single skipped row, and stored results stay.
+    file is replaced when all rows are complete; until then, they are in a file next to it whose name ends in
+    `.partial`. Without a GPU, a benchmark for GPUs gives a single skipped row, and stored results are left unchanged.
 
     Args:
+        command: name of the benchmark.
+        device: "cpu" or "cuda".
         rows: iterator that measures each row when it is taken; cases that may fail are wrapped in `attempt`.
+        threads: number of torch threads; None = leave it unchanged.
+        out: file for the rows.
+        quick: whether this is a quick run.
+        settings: further settings, which are stored with the rows.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -58,7 +64,7 @@ def record(
     except BaseException:  # for example Ctrl-C
         results.finish(None)
         if place:
-            console().print(f"not complete: the rows so far are in {partial_of(place)}")
+            console().print(f"incomplete: the rows measured so far are in {partial_of(place)}")
         raise
     results.finish(place)
     if place:
@@ -66,5 +72,5 @@ def record(
 
 
 def partial_of(place: Path) -> Path:
-    """Return the path of the rows of an incomplete run."""
+    """Return the path to which an incomplete run writes its rows."""
     return place.with_name(f"{place.name}.partial")

@@ -1,4 +1,4 @@
-"""Test which architectures work without any setting: automatic layer, shape of its map, trace left, time."""
+"""Test which architectures work with default settings: automatic layer, shape of its map, side effects, time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gradcam_kit.errors import GradCamKitError
 
 QUICK = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "transformers:DeiTForImageClassificationWithTeacher")
 _STARTING = 120.0
-"""Seconds that a fresh process gets for loading the libraries, besides the time of the case."""
+"""Seconds that a fresh process gets to load the libraries, in addition to the time limit of the case."""
 
 
 def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
-    """Return the cases of installed libraries whose names match a regular expression."""
+    """Return the cases whose names match a regular expression, from all libraries that are installed."""
     wanted = {name.partition(":")[0] for name in QUICK} if quick else set(LIBRARIES)
     libraries = [library for library in LIBRARIES if library in wanted and find_spec(library)]
     found = [case for library in libraries for case in cases(library).values() if re.search(only, case.name)]
@@ -36,7 +36,7 @@ def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
 
 
 def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
-    """Explain seeded random images at the automatic layer, at the first size that the architecture takes."""
+    """Explain seeded random images at the automatic layer, at the first size at which this succeeds."""
     warnings.simplefilter("ignore")  # warnings of other libraries are irrelevant here
     torch.manual_seed(0)
     try:
@@ -50,7 +50,7 @@ def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
     _wake(model)
     for size in case.sizes:
         _calibrate(model, size)
-        model.train()  # explained in eval mode and left in the mode in which it was
+        model.train()  # the call must switch to eval mode and back, which `_trace` checks
         outcome = _explain(case, model, size, parameters)
         if outcome.status == "ok":
             break
@@ -93,7 +93,7 @@ def _explain(case: Case, model: nn.Module, size: tuple[int, ...], parameters: in
 
 
 def _own_failure(model: nn.Module, images: Tensor) -> str | None:
-    """Return why the model does not even run without an explanation; None if it runs."""
+    """Return why the model fails even without an explanation; None if it succeeds."""
     try:
         with torch.no_grad():
             model.eval()(images)
@@ -121,9 +121,7 @@ def _wake(model: nn.Module) -> None:
 
 
 def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Let batch norms compute their statistics from random images, as in training, because with the initial ones the
-    signal of deep networks vanishes or explodes.
-    """
+    """Compute the statistics of batch norms from random images, because initial ones let signals vanish or explode."""
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momentum = [norm.momentum for norm in norms]
@@ -133,14 +131,14 @@ def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
     try:
         with torch.no_grad():
             model(torch.rand(IMAGES, 3, *size, generator=torch.Generator().manual_seed(1)))
-    except Exception:  # the explanation itself will report the reason
+    except Exception:  # the explanation will fail too, and report the reason
         pass
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
 
 
 def _trace(model: nn.Module) -> list[object]:
-    """Return everything that a call could leave behind, as values that can be compared."""
+    """Return all state that a call could change, as values that can be compared."""
     modules = [
         (
             module.training,
@@ -180,7 +178,7 @@ def run(wanted: Iterable[Case], workers: int, seconds: float, most_parameters: i
 
 @dataclass
 class _Worker:
-    """A process that explains case after case, and is replaced when it dies or has to be stopped."""
+    """A process that explains one case after another, and is replaced after a crash or a timeout."""
 
     process: Any = None
     connection: Connection | None = None

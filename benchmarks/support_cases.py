@@ -15,7 +15,7 @@ from gradcam_kit.targets import DetectionTarget, EmbeddingSimilarity, Segmentati
 LIBRARIES = ("torchvision", "timm", "transformers", "open_clip")
 _SIDE = 96
 _PER_FILE = 4
-# Parts of names of small architectures, smallest first.
+# Parts of the names of small architectures, smallest architectures first.
 _SMALLEST = ("atto", "femto", "pico", "nano", "xxs", "xxt", "tiny", "xs", "s0", "b0", "_s", "small", "18", "26", "50")
 _MORE_TIMM = (
     "convnext_tiny",
@@ -44,7 +44,7 @@ _MORE_TIMM = (
     "vit_so150m_patch16_reg4_map_256",
     "vit_wee_patch16_reg1_gap_256",
 )
-"""Well-known architectures besides those that `timm_cases` takes from each source file."""
+"""Well-known architectures in addition to those that `timm_cases` chooses from each source file."""
 _OPEN_CLIP = (
     "RN50",
     "ViT-B-16",
@@ -99,7 +99,7 @@ def torchvision_cases() -> Iterator[Case]:
         yield Case(f"torchvision:{name}", "segmentation", _torchvision(name, weights_backbone=None), small, region)
     for name in models.list_models(module=models.detection):
         options = {"box_score_thresh" if "rcnn" in name else "score_thresh": 0.0, "weights_backbone": None}
-        if not name.startswith("ssd"):  # all others would enlarge the images to 800 pixels
+        if not name.startswith("ssd"):  # by default, all other detectors enlarge images to 800 pixels
             options |= {"min_size": 192, "max_size": 256}
         build = _torchvision(name, **options)
         yield Case(f"torchvision:{name}", "detection", build, small, box)
@@ -153,7 +153,7 @@ def _timm(timm: Any, name: str, family: str) -> Case:
     def build() -> nn.Module:
         try:
             model: nn.Module = timm.create_model(name, pretrained=False, **options)
-        except TypeError:  # an architecture for any size has no `img_size`
+        except TypeError:  # architectures for any size do not accept `img_size`
             model = timm.create_model(name, pretrained=False)
         return model
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks support`: test which architectures work without any setting, one by one."""
+"""`python -m benchmarks support`: test which architectures work with default settings, one by one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="JSON file in which the rows of these architectures are replaced")
     ] = None,
-    new: Annotated[bool, typer.Option("--new", help="only architectures that the JSON does not have yet")] = False,
+    new: Annotated[bool, typer.Option("--new", help="test only architectures that the JSON file lacks")] = False,
     quick: Annotated[bool, typer.Option(help="test only three architectures, as a quick check")] = False,
 ) -> None:
-    """Test which architectures work without any setting, one by one."""
+    """Test which architectures work with default settings, one by one."""
     torch.set_num_threads(threads)
     console = Console()
     chosen = matrix.chosen_cases(only, quick)

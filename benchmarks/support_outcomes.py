@@ -22,10 +22,10 @@ class Outcome:
     """The outcome for one architecture.
 
     Attributes:
-        status: "ok": a finite map that varies, and nothing left behind; "refused": a clear error; "failed": any other
-            problem; "left out": not tried, with the reason.
+        status: "ok": a finite map that varies, without side effects; "refused": a clear error; "failed": any other
+            problem; "left out": not tested.
         layer: the automatic layer, with the `shape` of its map for images of `size`.
-        traceless: whether every hook, mode, flag, gradient, buffer and random state was as before.
+        traceless: whether hooks, modes, flags, gradients, buffers and the random state were the same afterwards.
         seconds: time of the explanation, without building the model.
         reason: reason for a status other than "ok".
     """
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def load(file: Path) -> dict[str, Outcome]:
-    """Return the outcomes of a file, by name; none if it does not exist."""
+    """Return name -> outcome for the rows of a file; empty if it does not exist."""
     if not file.exists():
         return {}
     found = {}
@@ -56,7 +56,7 @@ def load(file: Path) -> dict[str, Outcome]:
 
 
 def save(outcomes: Iterable[Outcome], file: Path) -> None:
-    """Merge outcomes into a JSON file, which has one architecture per line and keeps all others."""
+    """Merge outcomes into a JSON file with one architecture per line; rows of other architectures are kept."""
     found = {**load(file), **{one.name: one for one in outcomes}}
     rows = sorted(found.values(), key=lambda one: (LIBRARIES.index(one.name.partition(":")[0]), one.family, one.name))
     head = as_json({"environment": hardware(), "summary": summarize(rows)}).removesuffix("\n}\n")

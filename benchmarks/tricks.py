@@ -1,4 +1,4 @@
-"""Measure the gain of each speed trick that relies on private parts of torch, with and without it, round by round."""
+"""Measure the speedup of each trick that relies on private parts of torch, with and without it in alternation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Off = Callable[[], AbstractContextManager[object]]
 def run(
     device: Device = "auto", rounds: Rounds = 5, threads: Threads = 2, out: Out = None, quick: Quick = False
 ) -> None:
-    """Measure the gain of each speed trick that relies on private parts of torch."""
+    """Measure the speedup of each trick that relies on private parts of torch."""
     device = device_of(device)
     if quick:
         rounds = 1
@@ -59,7 +59,7 @@ def _tricks(device: str, quick: bool) -> Iterator[tuple[str, str, Off, Callable[
     yield "resnet50", "packed weights, ScoreCAM", _own_weights, score_cam
     yield "resnet50", "channels-last images, GradCAM", _own_order, grad_cam
     yield "resnet50", "rows copied when they are read, AblationCAM at layer3", _read_at_once, ablation
-    if device != "cpu":  # neither is used on the host
+    if device != "cpu":  # the next two are not used on the CPU
         yield "resnet50", "squarings in place of eigh, EigenCAM", _by_eigh, eigen_cam
         yield "resnet50", "remembered answers, AblationCAM at layer3", _asked_anew, ablation
 
@@ -108,5 +108,5 @@ def _by_eigh() -> AbstractContextManager[object]:
 
 
 def _asked_anew() -> AbstractContextManager[object]:
-    """Make the host wait for the answer to every question about the model during the block."""
+    """Make the host wait for every condition during the block, instead of using answers that are cached."""
     return patch.object(Checks, "cached_bool", lambda self, question, condition: bool(condition))

@@ -49,10 +49,9 @@ def run(
 
 
 def waiting_rows(rounds: int, threads: int, channels: int, side: int) -> Iterator[Row]:
-    """Yield every way to wait in both situations, in turn; ratios are to spinning threads without load in the same
-    round.
+    """Yield a row for every way to wait in both situations, relative to spinning threads without load.
 
-    A process decides once how its threads wait, so each way has a separate process, which sleeps while the others work.
+    A process decides once how its threads wait, so each way has a separate process; the processes work in turn.
     """
     if not hasattr(signal, "SIGSTOP"):
         raise SkippedError("this system cannot stop and continue processes")
@@ -68,7 +67,7 @@ def waiting_rows(rounds: int, threads: int, channels: int, side: int) -> Iterato
             for way, (own, more) in ways.items()
         }
         for worker in workers.values():
-            _answer(worker)  # the worker has loaded everything and has run once
+            _answer(worker)  # wait until the worker has loaded everything and has run once
         neighbor = stack.enter_context(_process(_BUSY, {}))
         for _ in range(rounds):
             for where, wanted in ((ALONE, signal.SIGSTOP), (BESIDE, signal.SIGCONT)):
@@ -116,7 +115,7 @@ def _answer(worker: subprocess.Popen[str]) -> str:
 
 
 def child(threads: int, channels: int, side: int) -> None:
-    """Run Score-CAM once, and then once for each line that is read; report how long it took."""
+    """Run Score-CAM once, and then once for each line of the standard input; print the seconds of each later call."""
     torch.set_num_threads(threads)
     cam = ScoreCAM(build_model("resnet18", "cpu"), "layer4", channels=channels, batch_size=32)
     images = build_images(1, "cpu", side=side)

@@ -27,18 +27,18 @@ def build_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1 and not bool(parameter.any()):  # a head that starts as zeros stops every gradient
+            if parameter.ndim > 1 and not bool(parameter.any()):  # a head of zeros would stop every gradient
                 nn.init.normal_(parameter, std=0.02)
     return model.to(device, dtype)
 
 
 def build_images(batch: int, device: str = "cpu", dtype: torch.dtype = torch.float32, side: int = 224) -> Tensor:
-    """Return noise in the shape of normalized pictures."""
+    """Return noise in the shape of normalized images."""
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(SEED)).to(device, dtype)
 
 
 def forward(model: nn.Module, images: Tensor) -> Work:
-    """Return a plain forward pass, without any explanation."""
+    """Return a plain forward pass as a work, without an explanation."""
 
     def work() -> object:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The planted faults of the diagnostics with the findings about each, for the tests and for a table in the docs."""
+"""Planted faults with the finding that the diagnostics must report, for the tests and for a table in the docs."""
 
 from benchmarks.faults import data, loop, numbers, parts, units
 from benchmarks.faults.fault import FAULTS, Fault

@@ -18,7 +18,7 @@ STORED = RESULTS / "faults.json"
 
 
 def run(
-    only: Annotated[int, typer.Option(help="number of a single fault, which is shown and not stored")] = 0,
+    only: Annotated[int, typer.Option(help="number of a single fault to plant; its row is shown, but not stored")] = 0,
     out: Annotated[Path, typer.Option(help="JSON file for the findings")] = STORED,
 ) -> None:
     """Plant every fault and its healthy twin, and record what the diagnostics report about them."""
@@ -58,7 +58,7 @@ def said(fault: Fault) -> dict[str, Any]:
 
 
 def is_right(row: dict[str, Any], fault: Fault) -> bool:
-    """Whether the faulty module is named, and the healthy twin has no finding."""
+    """Whether the expected finding is reported, and the healthy twin has no finding."""
     return (row["level"], row["kind"], row["layer"]) == (fault.level, fault.kind, fault.layer) and not row["twin"]
 
 

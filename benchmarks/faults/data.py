@@ -19,14 +19,14 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
 def colored(n: int, seed: int, brightness: float = 0.0) -> Tensor:
-    """Return pictures with noise, each with its own color."""
+    """Return noisy images, each with a random mean color."""
     generator = torch.Generator().manual_seed(seed)
     colors = torch.randn(n, 3, 1, 1, generator=generator)
     return 0.5 * colors + torch.randn(n, 3, 12, 12, generator=generator) + brightness
 
 
 def shapes(first: int, n: int, quality: int | None = None) -> Tensor:
-    """Return pictures with structure in [0, 1], recompressed on request."""
+    """Return generated images of the demo in [0, 1], recompressed as JPEG if a quality is given."""
     pictures = [draw(first + i).picture for i in range(n)]
     if quality is not None:
         pictures = [recompressed(picture, quality) for picture in pictures]

@@ -1,4 +1,4 @@
-"""Faults that are planted on purpose, each with a healthy twin, for which nothing must be found."""
+"""Faults that are planted on purpose, each with a healthy twin for which nothing may be reported."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Fault:
         tool: the tool that finds the fault.
         level: expected level of the finding.
         kind: expected kind of the finding.
-        layer: the module that must be named.
-        case: returns the findings with the fault (True), or of the twin without it (False).
+        layer: module that the finding must name.
+        case: function that returns the findings with the fault (True), or for the twin without it (False).
     """
 
     number: int
@@ -46,9 +46,7 @@ class Fault:
             return worst_first(findings_of(self.case(planted)))
 
     def answer(self, said: Sequence[Finding]) -> Finding | None:
-        """Return the finding of the expected kind, preferably one that names the expected module; None if there is
-        none.
-        """
+        """Return a finding of the expected kind, preferably one that names the expected module, or None."""
         own = [finding for finding in said if finding.kind == self.kind]
         return next((finding for finding in own if finding.layer == self.layer), next(iter(own), None))
 
@@ -60,7 +58,7 @@ FAULTS: list[Fault] = []
 def fault(
     number: int, title: str, *, at: str = "", tool: str = "ModelDiagnostics", says: tuple[str, str, str]
 ) -> Callable[[Case], Case]:
-    """Register a function of `planted` that returns findings, a report or the origins of NaN.
+    """Return a decorator for a fault: a function of `planted` that returns findings, a report or the origins of NaN.
 
     Args:
         number: number in the list of faults.

@@ -13,7 +13,7 @@ CLASSES = 4
 
 
 def images(n: int = 32, side: int = 12, seed: int = 0) -> Tensor:
-    """Return normalized images without structure."""
+    """Return images of Gaussian noise."""
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
@@ -26,7 +26,7 @@ def batch(n: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def network(*end: nn.Module, dropout: float = 0.2, outputs: int = CLASSES) -> nn.Sequential:
-    """Return a small seeded network with batch statistics and dropout, in train mode."""
+    """Return a small seeded network with batch normalization and dropout, in train mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(

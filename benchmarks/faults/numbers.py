@@ -1,4 +1,4 @@
-"""Planted faults 9 to 15: NaN and infinities, forward and backward."""
+"""Planted faults 9 to 15: NaN and infinities in the forward and the backward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradcam_kit.diagnostics.origins import Origins
 
 
 class Function(nn.Module):
-    """A function as a named module."""
+    """A module that applies a function, so that the function has a name in the model."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

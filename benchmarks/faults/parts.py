@@ -16,7 +16,7 @@ HEADS, WIDTH = 4, 16
 
 
 class Encoder(nn.Module):
-    """A single attention over 8 tokens."""
+    """A single multi-head attention layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def identical_heads(planted: bool) -> Any:
 def stuck_head(planted: bool) -> Any:
     model = Encoder()
     if planted:
-        with torch.no_grad():  # the queries of head 1 are constant, and only the class token has this direction
+        with torch.no_grad():  # constant queries of head 1, which only the key of the class token matches
             model.attn.in_proj_weight[4:8] = 0
             model.attn.in_proj_bias[4:8] = 3.0
             model.attn.in_proj_weight[20:24] = 0.5
@@ -58,7 +58,7 @@ def stuck_head(planted: bool) -> Any:
 
 
 class Tagger(nn.Module):
-    """An LSTM followed by a head."""
+    """An LSTM with a given bias of the forget gate, followed by a head."""
 
     def __init__(self, forget: float) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Graph(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # torch_geometric warns of its own use of TorchScript
+        with warnings.catch_warnings():  # torch_geometric warns about its own use of TorchScript
             warnings.simplefilter("ignore")
             conv: Any = import_module("torch_geometric.nn").GATConv
         self.first = conv(4, 4, heads=2, add_self_loops=False)

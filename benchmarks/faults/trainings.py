@@ -1,4 +1,4 @@
-"""Small trainings inside ModelDiagnostics."""
+"""Small models, and trainings of them inside a ModelDiagnostics block."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batches(
 
 
 def he(module: nn.Module, gain: float = 1.0, seed: int = 0) -> nn.Module:
-    """Initialize linear and convolutional layers by He's method, times a gain."""
+    """Initialize linear and convolutional layers by He's method, scaled by a gain, and return the module."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for own in module.modules():
@@ -71,7 +71,7 @@ def train(
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
     **options: Any,
 ) -> Report:
-    """Train inside ModelDiagnostics, and return the report."""
+    """Train a model inside a ModelDiagnostics block, and return the report."""
     optimizer = optimizer or torch.optim.SGD([own for own in model.parameters() if own.requires_grad], lr=lr)
     with ModelDiagnostics(model, optimizer=optimizer, **options) as diagnostics:
         for step, (inputs, labels) in enumerate(data or batches(steps)):

@@ -1,4 +1,4 @@
-"""Networks and data whose right answer is known, which show where each method finds it and where it fails."""
+"""Test where each method finds the right answer, and where it fails, on networks and data whose answer is known."""
 
 from benchmarks.ground_truth.command import rewrite, run
 

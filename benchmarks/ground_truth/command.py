@@ -66,17 +66,17 @@ def run(
 ) -> None:
     """Test where each method finds the right answer, and where it fails, on networks and data whose answer is known.
 
-    Trained networks are trained several times, and each of them is one observation of intervals and tests.
+    Networks are trained several times, and each training is one observation in intervals and tests.
 
-    A whole run rewrites what is stored in this checkout:
+    A full run rewrites what is stored in this checkout:
     benchmarks/results/ground-truth.json, docs/ground-truth.md and .png,
     and the tables and conclusions between the markers in
     docs/where-right.md.
 
-    With --out or --figure it writes only these files. With --quick, --only,
-    --method, fewer --networks than by default or another --seed nothing is
-    written unless one of the two options is given. The command prints the name
-    of each file that it writes.
+    With --out or --figure, it writes only these files. With --quick, --only,
+    --method, fewer --networks than by default, or another --seed, nothing is
+    written unless --out or --figure is given. The command prints the name of
+    each file that it writes.
     """
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=tuple(method)) if method else plan
@@ -94,7 +94,7 @@ def run(
     for part in table.on_screen(cells):
         console.print(part)
     wall = round(time.perf_counter() - begin, 1)
-    console.print(f"{wall} s, of which {sum(seconds.values()):.0f} s of a core in tests; {len(tested)} pairs tested")
+    console.print(f"{wall} s ({sum(seconds.values()):.0f} s of processor time in tests), {len(tested)} pairs tested")
     fewer = plan.networks < Plan().networks
     stored = not (quick or only or method or fewer or seed or out or figure)
     if stored:
@@ -118,10 +118,10 @@ def run(
 
 
 def rewrite() -> None:
-    """Write the pages of ground-truth again from its stored JSON, without a measurement.
+    """Rewrite the pages of ground-truth from its stored JSON, without measuring again.
 
-    Needed after a change in how the figure and table, or the tables and
-    conclusions in docs/where-right.md, are worded or shown.
+    Run this after changing how the figure, the tables or the conclusions are
+    worded or shown.
     """
     console, results = Console(), json.loads((RESULTS / "ground-truth.json").read_text())
     _draw(_FIGURE, results, console)
@@ -129,14 +129,14 @@ def rewrite() -> None:
 
 
 def _draw(figure: Path, results: Mapping[str, Any], console: Console) -> None:
-    """Write the figure, with the whole table beside it."""
+    """Write the figure, and next to it the page with the full table."""
     draw(reading.cells(results), figure)
     console.print(f"written to {figure}", soft_wrap=True)
     _write(figure.with_suffix(".md"), page_of(results), console)
 
 
 def page_of(results: Mapping[str, Any]) -> str:
-    """Return the whole table in the form of docs/ground-truth.md."""
+    """Return the full table in the form of docs/ground-truth.md."""
     return table.page(
         reading.cells(results),
         reading.columns(results),
@@ -158,14 +158,14 @@ def _rewrite_page(results: Mapping[str, Any], console: Console) -> None:
     try:
         text = between_markers(text, conclusions.text(results), *_OF_CONCLUSIONS)
     except UnsupportedError as error:
-        console.print(f"the conclusions of {page} need a person: {error}", soft_wrap=True)
+        console.print(f"the conclusions of {page} are kept, because one no longer holds: {error}", soft_wrap=True)
     _write(page, text, console)
 
 
 def _chosen(only: Sequence[str] | None) -> list[Test]:
     unknown = set(only or ()) - {test.name for test in TESTS}
     if unknown:
-        raise typer.BadParameter(f"no test {sorted(unknown)}; known are {[test.name for test in TESTS]}")
+        raise typer.BadParameter(f"unknown tests {sorted(unknown)}; known are {[test.name for test in TESTS]}")
     return [test for test in TESTS if not only or test.name in only]
 
 
@@ -180,7 +180,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Done:
-    """The columns of a task's tests, the seconds of each test, and why tests could not run."""
+    """The columns of a task's tests, the processor time of each test in seconds, and why tests could not run."""
 
     columns: dict[str, Found]
     seconds: dict[str, float]
@@ -243,7 +243,7 @@ def _done(task: _Task) -> _Done:
 
 
 def _check_own(out: Path | None, figure: Path | None) -> None:
-    """Refuse to replace foreign files; a figure belongs to this command if the table beside it does."""
+    """Raise an error if a file exists that this command did not write; a figure is judged by the table next to it."""
     table_of_figure = None if figure is None else figure.with_suffix(".md")
     marks = {out: '"command": "ground-truth"', figure: None, table_of_figure: "`python -m benchmarks ground-truth`"}
     for path, mark in marks.items():
@@ -252,11 +252,11 @@ def _check_own(out: Path | None, figure: Path | None) -> None:
         told = path if mark else table_of_figure
         text = told.read_text(errors="replace") if told is not None and told.is_file() else ""
         if (mark or "`python -m benchmarks ground-truth`") not in text:
-            raise typer.BadParameter(f"{path} is there already, and this command did not write it; add --overwrite")
+            raise typer.BadParameter(f"{path} exists, and this command did not write it; add --overwrite to replace it")
 
 
 def _write(path: Path, text: str, console: Console) -> None:
-    """Write a file and print its name, so that users see what changed without asking git."""
+    """Write a file and print its name, so that users see which files changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     console.print(f"written to {path}", soft_wrap=True)

@@ -41,7 +41,7 @@ def linear_head(s: Stored) -> str:
 
 
 def zero_is_zero(s: Stored) -> str:
-    """Write about HiResCAM if a linear head follows at once."""
+    """Write about HiResCAM where a linear head follows directly."""
     half = [s.better("blind half", "hires-cam", other) for other in ("grad-cam", "score-cam", "ablation-cam")]
     part = [s.better("DiPart", "hires-cam", other) for other in ("grad-cam", "xgrad-cam", "ablation-cam")]
     s.require(s.value("blind half", "hires-cam") > 0.999, "blind half: hires-cam shows what cannot matter")
@@ -55,7 +55,7 @@ def zero_is_zero(s: Stored) -> str:
 
 
 def earlier_layers(s: Stored) -> str:
-    """Write about layers one and two stages before the last."""
+    """Write about layers one stage and two stages before the last one."""
     shown, one_before = s.verdict(_EARLIER[0], "grad-cam", "hires-cam")
     gratings = s.better(_EARLIER[1], "grad-cam", "hires-cam")
     outlines = [s.in_all(f"demo, {column}", "hires-cam", "grad-cam") for column in _EARLIER]
@@ -108,7 +108,7 @@ def saturated(s: Stored) -> str:
 
 
 def small_objects(s: Stored) -> str:
-    """Write about maps that are coarser than the objects."""
+    """Write about maps that are coarser than the explained objects."""
     guided = [s.better(column, "guided-grad-cam", "grad-cam") for column in ("small", "large")]
     chance = s.better("two objects", "guided-grad-cam", "guided-backprop")
     on_both = zip(s.by_network("small", "grad-cam"), s.by_network("large", "grad-cam"), strict=True)

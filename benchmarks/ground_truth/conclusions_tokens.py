@@ -11,7 +11,7 @@ from benchmarks.ground_truth.tokens import OF_EMPTY
 
 _OTHERS = {name: f"transformer, {name}" for name in ("two", "ignored", "mean", "windows")}
 _MARGIN = 0.05
-"""A deletion score that is higher by less than this margin counts as equally good."""
+"""A deletion score that is higher by less than this margin is considered equally good."""
 
 
 def transformers(s: Stored) -> str:
@@ -57,7 +57,7 @@ def removed(s: Stored) -> str:
         hires > 0, f"in one network, the deletion area of hires-cam is {-hires:.2f} smaller than that of balanced-cam"
     )
     named = [s.note(column, OF_EMPTY) for column in columns.values()]
-    s.require(min(named) > 0.5, f"an empty picture has no color: {named}")
+    s.require(min(named) > 0.5, f"an empty picture is not named with a probability above 0.5: {named}")
     own, coarse, exact, random = (
         listed([s.value(column, row) for column in columns.values()], ".2f")
         for row in ("balanced-cam", TRUTHS[1], TRUTHS[0], "random")

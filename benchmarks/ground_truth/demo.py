@@ -1,4 +1,4 @@
-"""Test the bundled demo model on its own pictures, whose classes are outlines: one network, trained for longer."""
+"""Test the bundled demo model, which was trained for longer, on its own images, whose classes are outlines."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def demo(plan: Plan) -> dict[str, Found]:
 
 
 def _small_and_sure(model: DemoNet, n: int) -> tuple[Tensor, Tensor]:
-    """Return halved pictures of large objects whose class the model predicts with confidence; the four of a mosaic
-    differ in class.
+    """Return images of large objects at half size that the model classifies with confidence, and their classes.
+
+    The four images of each mosaic differ in class.
     """
     images: list[Tensor] = []
     labels: list[int] = []

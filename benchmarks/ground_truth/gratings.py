@@ -1,6 +1,4 @@
-"""Draw pictures of disks from a seed; the direction and wavelength of a disk's grating are its class, other disks are
-plain.
-"""
+"""Draw images of disks from a seed: direction and wavelength of a grating are the class, other disks are plain."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ from torch.nn.functional import interpolate
 SIDE = 64
 CLASSES = 8
 SIZES = {"small": (0.018, 0.03), "medium": (0.05, 0.08), "large": (0.12, 0.2)}
-"""Share of the picture that a disk covers, as in the pictures of the demo."""
+"""Smallest and largest share of the image that a disk covers, as in the images of the demo."""
 
 _WAVELENGTHS = (4.0, 8.0)
 _PLAIN = 3
 _APART = 4
-"""Least distance in pixels between two disks with a grating."""
+"""Minimum distance in pixels between two disks with a grating."""
 
 _Y, _X = torch.meshgrid(torch.arange(SIDE).float(), torch.arange(SIDE).float(), indexing="ij")
 
@@ -55,7 +53,7 @@ def draw(seed: int, sizes: Sequence[str], labels: Sequence[int]) -> Picture:
 
 
 def lessons(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return pictures of all sizes and classes in equal parts, and their classes."""
+    """Return training images, with all sizes and classes in equal parts, and their classes."""
     sizes = list(SIZES)
     labels = [number % CLASSES for number in range(n)]
     pictures = [draw(seed + number, [sizes[number // CLASSES % 3]], [label]) for number, label in enumerate(labels)]
@@ -63,7 +61,7 @@ def lessons(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _grating(generator: torch.Generator, label: int) -> Tensor:
-    """Return light and dark stripes of one color."""
+    """Return light and dark stripes in the direction and wavelength of a class."""
     angle, wavelength = math.pi / 4 * (label % 4), _WAVELENGTHS[label // 4]
     phase = 2 * math.pi * _uniform(generator)
     waves = torch.cos(2 * math.pi / wavelength * (_X * math.cos(angle) + _Y * math.sin(angle)) + phase)
@@ -75,7 +73,7 @@ def _grating(generator: torch.Generator, label: int) -> Tensor:
 def _place(
     generator: torch.Generator, radius: float, placed: Sequence[tuple[float, float, float]]
 ) -> tuple[float, float]:
-    """Return a center at which the disk lies inside the picture and apart from others."""
+    """Return a random center for which the disk lies inside the image and apart from those already placed."""
     while True:
         x, y = ((radius + 1) + (SIDE - 3 - 2 * radius) * torch.rand(2, generator=generator)).tolist()
         if all(math.hypot(x - x2, y - y2) > radius + other + _APART for x2, y2, other in placed):

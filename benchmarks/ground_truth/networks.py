@@ -14,11 +14,11 @@ SCALE = 8.0
 class Wired(nn.Module):
     """Detectors of red, green and blue, mean pooling, and a linear head with chosen weights.
 
-    Red counts for class 0, green counts against it, and blue has no effect. Green counts for class 1. So the
-    contribution of each position to a logit is known exactly, with its sign: weight * activation / positions.
+    Red is evidence for class 0 and against class 1, green is the reverse, and blue has no effect. The contribution of
+    each position to a logit is known exactly, with its sign: weight * activation / number of positions.
 
     Args:
-        scale: scale of the weights.
+        scale: factor for the weights.
     """
 
     weights = ((1.0, -1.0, 0.0), (-0.5, 1.0, 0.0))
@@ -40,9 +40,9 @@ class Wired(nn.Module):
 class Gated(nn.Module):
     """A gate over "there is red" and "there is green", each the sum of a detector over all positions divided by `area`.
 
-    "and": relu(red + green - 1). "or": min(1, red + green), which is saturated if both are there: then neither a small
-    change nor the removal of one of them has an effect. Both are multiplied by `SCALE`, to be as large as usual logits.
-    Blue is detected but unused. The other class has the negative logit.
+    "and" is relu(red + green - 1). "or" is min(1, red + green), which saturates if both colors are present: neither a
+    small change nor the removal of one color then has an effect. The output is multiplied by `SCALE` to have the size
+    of usual logits. Blue is detected but unused. The other class has the negative logit.
     """
 
     def __init__(self, gate: Gate, area: int) -> None:
@@ -61,7 +61,7 @@ class Gated(nn.Module):
 
 
 class HalfBlind(nn.Module):
-    """Random weights, and a head that sees only the upper half of the last maps: the lower half cannot matter."""
+    """A random network whose head sees only the upper half of the last maps, so the lower half cannot matter."""
 
     def __init__(self, side: int = 32, channels: int = 8, classes: int = 4) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class HalfBlind(nn.Module):
 
 
 def half_blind(seed: int) -> HalfBlind:
-    """Return a half-blind network with its own random weights; the global generator is not changed."""
+    """Return a half-blind network with weights from a seed; the global random state is not changed."""
     generator = torch.Generator().manual_seed(seed)
     model = HalfBlind()
     with torch.no_grad():
@@ -88,12 +88,11 @@ def half_blind(seed: int) -> HalfBlind:
 
 
 class Grid(nn.Module):
-    """A network for mosaics of 2 x 2 pictures in which every class exists once per cell: logit `cell * classes +
-    class`.
+    """A network for mosaics of 2 x 2 images, with a logit for each class in each cell: `cell * classes + class`.
 
-    Rao et al., CVPR 2022, arXiv 2205.10435. The logit of a cell is computed only from the positions of this cell, so
-    evidence in other cells is wrong. `isolated` (DiFull): each cell is seen by itself. Otherwise (DiPart) the cells
-    meet in the receptive fields, and only the head separates them.
+    Rao et al., CVPR 2022, arXiv 2205.10435. The logits of a cell are pooled only from the positions of this cell, so
+    evidence in other cells is wrong. With `isolated` (DiFull), the body processes each cell separately. Otherwise
+    (DiPart), receptive fields extend into neighboring cells, and only the head separates the cells.
 
     Args:
         body: function from images to maps.

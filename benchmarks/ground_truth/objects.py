@@ -29,19 +29,19 @@ def network(scale: float, seed: int) -> DemoNet:
 
 
 def sizes(plan: Plan) -> dict[str, Found]:
-    """Score pictures with one object, by its size, at the last stage."""
+    """Score images with one object at the last stage, in one column for each size of the object."""
     return {size: _on(_of_size(plan, size), plan, "layer4") for size in SIZES}
 
 
 def earlier(plan: Plan) -> dict[str, Found]:
-    """Score the pictures with objects of medium size again, two stages earlier, where maps are twice as fine."""
+    """Score the images with medium objects again, two stages earlier, where maps have twice the resolution."""
     return {"earlier layer": _on(_of_size(plan, "medium"), at_earlier_layer(plan), "layer2", plan)}
 
 
 def two_objects(plan: Plan) -> dict[str, Found]:
-    """Score pictures with objects of two classes, for which the maps should differ.
+    """Score images with objects of two classes, for which the maps should differ.
 
-    Accuracy is the share of pictures whose two classes have the highest scores.
+    Accuracy is the share of images whose two classes have the highest scores.
     """
     numbers = range(plan.count(_IMAGES))
     chosen = [(number % CLASSES, (number + 1 + number % (CLASSES - 1)) % CLASSES) for number in numbers]
@@ -63,9 +63,9 @@ def two_objects(plan: Plan) -> dict[str, Found]:
 
 
 def mosaics(plan: Plan) -> dict[str, Found]:
-    """Score GridPG at three depths, DiPart and DiFull, on the same mosaics of 2 x 2 pictures of different classes.
+    """Score GridPG at three depths, DiPart and DiFull, on the same mosaics of 2 x 2 images of different classes.
 
-    Accuracy is measured on the pictures before they are put together.
+    Accuracy is measured on the single images.
     """
     model, count = network(plan.scale, plan.seed), plan.count(_MOSAICS)
     targets = torch.stack([torch.arange(4) * (1 + 2 * (number % 4)) + number for number in range(count)]) % CLASSES
@@ -90,7 +90,7 @@ def mosaics(plan: Plan) -> dict[str, Found]:
 
 
 def mosaics_of(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Put four pictures each, `(n, 4, c, h, w)`, side by side, and return the mask of each."""
+    """Join groups of four images `(n, 4, c, h, w)`; return the mosaics, and the masks of their cells."""
     together = torch.cat([torch.cat([cells[:, 0], cells[:, 1]], 3), torch.cat([cells[:, 2], cells[:, 3]], 3)], 2)
     side = together.shape[-1] // 2
     masks = torch.zeros(len(together), 4, 2 * side, 2 * side, dtype=torch.bool)
@@ -101,7 +101,7 @@ def mosaics_of(cells: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on(pictures: Sequence[Picture], plan: Plan, layer: str, whole: Plan | None = None) -> Found:
-    """Score all methods of a plan; methods that only `whole` has get the reason for leaving them out."""
+    """Score all methods of `plan` at a layer; record why methods that only `whole` has are left out."""
     model = network(plan.scale, plan.seed)
     images, labels = torch.stack([one.image for one in pictures]), torch.tensor([one.labels[0] for one in pictures])
     masks = torch.stack([one.masks[0] for one in pictures])
@@ -116,7 +116,7 @@ def _of_size(plan: Plan, size: str) -> list[Picture]:
 
 
 def _seed(plan: Plan, test: int) -> int:
-    """Return the first of the thousand seeds that a test has for each network."""
+    """Return the first of the 1000 seeds that are reserved for the images of a test on one network."""
     return _HELD_OUT + 10 * plan.seed + 1000 * test
 
 
@@ -128,12 +128,12 @@ def _reason(method: str) -> str:
 
 
 def at_earlier_layer(plan: Plan) -> Plan:
-    """Drop methods that take a pass for each of many positions, and methods whose map does not depend on the layer."""
+    """Drop methods that take too long at an earlier layer, and methods whose map does not depend on the layer."""
     return replace(plan, methods=tuple(name for name in plan.methods if not _reason(name)))
 
 
 def with_reasons(found: Found, whole: Plan | None) -> Found:
-    """Record why methods of the whole plan are left out."""
+    """Record why methods of the plan `whole` are left out at an earlier layer."""
     if whole is not None:
         found.skipped |= {name: reason for name in whole.methods if (reason := _reason(name))}
     return found

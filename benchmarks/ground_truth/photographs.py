@@ -28,9 +28,9 @@ class Photograph:
     """A picture with an object.
 
     Attributes:
-        read: returns the picture, `(h, w, 3)` or gray `(h, w)`.
+        read: function that returns the picture, `(h, w, 3)` or gray `(h, w)`.
         names: acceptable predictions of MobileNetV2; empty if its top class is not an object in the picture.
-        box: frame of the object, drawn by hand, `(x0, y0, x1, y1)` in the picture's pixels.
+        box: bounding box of the object, drawn by hand, `(x0, y0, x1, y1)` in the picture's pixels.
         explained: the explained class; "" = the predicted class.
     """
 
@@ -55,7 +55,7 @@ PHOTOGRAPHS: dict[str, Photograph] = {
 SHUTTLE = Photograph(data.astronaut, frozenset(), (350, 10, 490, 300), "space shuttle")
 """The space shuttle behind the astronaut."""
 
-# each of the 1280 channels of the last stage would take a pass
+# smaller budgets, because the last stage has 1280 channels, each of which would take a pass
 _FEWER: dict[str, dict[str, Any]] = {
     "score-cam": {"channels": 64},
     "ss-cam": {"channels": 16},
@@ -65,8 +65,9 @@ _FEWER: dict[str, dict[str, Any]] = {
 }
 
 MEASURED = (*(PHOTOGRAPHS[name] for name in ("chelsea", "coffee", "camera", "motorcycle", "rocket")), SHUTTLE)
-"""Photographs whose class is the object in the box. In the photograph of the astronaut the network sees the suit or the
-flag.
+"""Photographs whose explained class is the object in the box.
+
+The shuttle replaces the astronaut, for whom the network names the suit or the flag.
 """
 
 
@@ -81,7 +82,7 @@ def network() -> LoadedModel:
 
 
 def pixels(photograph: Photograph) -> np.ndarray:
-    """The picture with three channels."""
+    """Return the picture with three channels."""
     picture = photograph.read()
     return np.repeat(picture[..., None], 3, 2) if picture.ndim == 2 else picture
 
@@ -108,9 +109,7 @@ def index_of(name: str) -> int:
 
 
 def photographs(plan: Plan) -> dict[str, Found]:
-    """Score the predicted class of each photograph, and the shuttle behind the astronaut: share in the box, and the
-    peak.
-    """
+    """Score the share in the box and the peak, for the predicted class or the shuttle behind the astronaut."""
     shown = MEASURED[: plan.count(len(MEASURED))]
     images, masks = torch.stack([image(one) for one in shown]), torch.stack([mask(one) for one in shown])
     model = network().model
@@ -130,7 +129,7 @@ def photographs(plan: Plan) -> dict[str, Found]:
     for place, name in enumerate(("photographs, share", "photographs, peak")):
         scores = {row: values.unflatten(0, (-1, 2))[:, place] for row, values in found.scores.items()}
         columns[name] = Found(scores, found.skipped)
-    del columns["photographs, peak"].scores["ones"]  # an empty map has no maximum
+    del columns["photographs, peak"].scores["ones"]  # a constant map has no peak
     return columns
 
 

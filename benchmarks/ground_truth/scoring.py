@@ -25,16 +25,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 SLOW = ("score-cam", "ss-cam", "is-cam", "sess", "rise")
 THIRD = dict.fromkeys(SLOW, 3)
 SIXTH = {**dict.fromkeys(SLOW, 6), "score-cam": 3}
-"""Slow methods see one of this many images; if many networks are trained, they see even fewer per network."""
+"""Slow methods see a third of the images, or a sixth if many networks are trained."""
 DRAWS = {"random": 10, "random-cam": 5}
 """Number of draws for methods that are random; the score of an image is the mean over its draws."""
 
 SURE = 0.9
-"""Networks with a smaller accuracy are left out, because the truth is unknown for images that they misclassify."""
+"""Networks with a lower accuracy are left out, because the truth is unknown for images that they misclassify."""
 DELETION = ", deletion"
 """Suffix of the columns with the deletion scores of maps, where lower is better."""
 TRUTHS = ("true mask", "true mask, 8 x 8")
-"""Rows of deletion: the mask that a map should equal, and the same mask at the resolution of the maps."""
+"""Rows of the deletion columns: the mask that a map should equal, and the same mask at the resolution of the maps."""
 
 
 def is_deletion(column: str) -> bool:
@@ -44,7 +44,7 @@ def is_deletion(column: str) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """The extent of a run: methods, images per test, networks, and length of training."""
+    """The extent of a run: its methods, the scale of images and training steps, and the number of networks."""
 
     methods: Sequence[str] = tuple(METHODS)
     scale: float = 1.0
@@ -56,7 +56,7 @@ class Plan:
         return max(2, round(self.scale * images))
 
     def of_network(self, number: int) -> Plan:
-        """Return the plan with other seeds, so that weights and pictures of two networks have nothing in common."""
+        """Return the plan with a seed for this network, so that no two networks share weights or images."""
         return replace(self, seed=self.seed + 1000 * number)
 
 
@@ -70,11 +70,11 @@ class Subject:
     targets: Tensor
     masks: Tensor
     parts: Mapping[str, int] = field(default_factory=dict)
-    """For each slow method, the number of images of which it sees one; all other methods see all images."""
+    """Slow method -> k if it sees only 1/k of the images; all other methods see all images."""
     has_tokens: bool = False
     """Whether methods that choose layers of tokens use their own choice instead of `layer`."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options of methods that need a smaller budget than in `OPTIONS`."""
+    """Method -> options, which take precedence over those in `OPTIONS`."""
 
 
 @dataclass
@@ -110,8 +110,9 @@ class Column:
 
     @classmethod
     def of(cls, found: Sequence[Found]) -> Column:
-        """Join the results of accurate networks, or of all if none is accurate; a row has scores only if all networks
-        have some.
+        """Join the results of accurate networks, or of all networks if none is accurate.
+
+        A row is included only if it has scores for every joined network.
         """
         sure = [one.notes.get("accuracy", 1.0) >= SURE for one in found]
         counted = [one for one, is_sure in zip(found, sure, strict=True) if is_sure or not any(sure)]
@@ -123,7 +124,7 @@ class Column:
 
     @property
     def accuracies(self) -> list[float]:
-        """Return the accuracies of the networks that count; empty if the test does not classify."""
+        """Return the accuracies of the included networks; empty if the test does not classify."""
         return [float(one["accuracy"]) for one in self.notes if "accuracy" in one]
 
     @property
@@ -137,7 +138,7 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def share(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Return the share of the map inside the mask; NaN for an empty map. A constant map has the chance level."""
+    """Return the share of the map inside the mask; NaN for an empty map. A constant map is at the chance level."""
     return mass_accuracy(heatmaps, masks).values
 
 
@@ -152,7 +153,7 @@ def score_all(subject: Subject, plan: Plan, measure: Measure = share) -> Found:
 
 
 def score_each(subject: Subject, plan: Plan, measures: Sequence[Measure]) -> list[Found]:
-    """Score as `score_all` does, by several measures of the same maps."""
+    """Score the same maps by several measures; return the scores by each measure as `score_all` does."""
     skipped: dict[str, str] = {}
     draws: list[dict[str, list[Tensor]]] = [{} for _ in measures]
     for row, heatmaps in explain_all(subject, plan, skipped):
@@ -166,7 +167,7 @@ def score_each(subject: Subject, plan: Plan, measures: Sequence[Measure]) -> lis
 
 
 def found_of(draws: Mapping[str, Sequence[Tensor]], skipped: Mapping[str, str] | None = None) -> Found:
-    """Combine the scores of each row's draws; a row without random draws has one."""
+    """Average the scores of each row over its draws; a row that is not random has one draw."""
     scores = {row: torch.stack([*own]).nanmean(0) for row, own in draws.items()}
     means = {row: [_number(one.nanmean()) for one in own] for row, own in draws.items() if len(own) > 1}
     return Found(scores, dict(skipped or {}), {"draws": means} if means else {})
@@ -178,7 +179,7 @@ def _number(value: Tensor) -> float | None:
 
 
 def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the heatmaps of each applicable method and each baseline; `skipped` receives the reasons of the others.
+    """Yield the heatmaps of each applicable method and each baseline; `skipped` receives the reasons for all others.
 
     Methods and baselines that are purely random have several draws.
     """
@@ -219,8 +220,8 @@ class Test:
     question: str
     score: str
     run: Callable[[Plan], Mapping[str, Found]]
-    """Returns the columns by name."""
+    """Function that runs the test and returns its columns by name."""
     has_networks: bool = False
-    """Whether its networks are trained or drawn, so that it has to run again for other networks."""
+    """Whether networks are trained or drawn from the seed, so that the test runs once for each network."""
     group: str = ""
     """Tests of one group explain the same networks, and run one after the other in one process."""

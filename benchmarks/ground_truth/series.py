@@ -1,5 +1,6 @@
-"""Inject a pattern into one of several random walks, after dCAM (Boniol et al., SIGMOD 2022), and ask when and in
-which.
+"""Inject a pattern into one of several random walks, and test whether maps show when it occurs, and in which walk.
+
+The data follow those of dCAM (Boniol et al., SIGMOD 2022).
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ _TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 20, 40
 
 
 def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random walks `(n, D, t)` of unit deviation, labels, and the mask of the pattern; class 1 has one, class 0
-    none.
-    """
+    """Return random walks `(n, D, t)` of unit deviation, labels, and masks of the pattern, which only class 1 has."""
     generator = torch.Generator().manual_seed(seed)
     series = torch.randn(n, _DIMENSIONS, _TIMES, generator=generator).cumsum(2)
     series = (series - series.mean(2, keepdim=True)) / series.std(2, keepdim=True)
@@ -37,7 +36,7 @@ def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def over_time() -> nn.Module:
-    """Return a network of signals; its last maps are the output of module "3"."""
+    """Return a network for signals; its last maps are the output of module "3"."""
     return nn.Sequential(
         nn.Conv1d(_DIMENSIONS, 16, 5, padding=2),
         nn.ReLU(),
@@ -50,7 +49,7 @@ def over_time() -> nn.Module:
 
 
 def over_cubes() -> nn.Module:
-    """Return a network of cubes, which keeps the rows apart; its last maps are the output of module "3"."""
+    """Return a network for cubes, which does not mix their rows; its last maps are the output of module "3"."""
     return nn.Sequential(
         nn.Conv2d(_DIMENSIONS, 16, (1, 5), padding=(0, 2)),
         nn.ReLU(),
@@ -63,7 +62,7 @@ def over_cubes() -> nn.Module:
 
 
 def when(plan: Plan) -> dict[str, Found]:
-    """Score all methods on a network of signals, and dCAM, which also finds the dimension, on a network of cubes."""
+    """Score all methods on a network for signals, and dCAM, which also finds the dimension, on a network for cubes."""
     steps = plan.count(_STEPS)
     series, labels, _ = walks(_TRAINING, plan.seed + 1)
     signals = train(over_time, series, labels, steps=steps, seed=plan.seed)

@@ -17,8 +17,9 @@ _TRAINING, _STEPS, _IMAGES = 1200, 260, 20
 
 
 def pictures(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return crosses (class 1) and squares (class 0) of random shade on noise: without a patch, with it, labels, patch
-    masks.
+    """Return images without a patch, the same images with a patch, their labels, and the masks of the patches.
+
+    The images show crosses (class 1) and squares (class 0) of random shade on noise.
     """
     generator = torch.Generator().manual_seed(seed)
     images = 0.35 * torch.randn(n, 3, _SIDE, _SIDE, generator=generator)
@@ -46,7 +47,7 @@ def pictures(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def network_of(correlation: float, plan: Plan) -> nn.Module:
-    """Train with P(patch | class 1) = (1 + correlation) / 2 and P(patch | class 0) = (1 - correlation) / 2."""
+    """Train a network; P(patch | class 1) = (1 + correlation) / 2 and P(patch | class 0) = (1 - correlation) / 2."""
     plain, patched, labels, _ = pictures(_TRAINING, plan.seed + 1)
     generator = torch.Generator().manual_seed(plan.seed)
     chance = 0.5 + correlation * (labels.float() - 0.5)
@@ -56,7 +57,7 @@ def network_of(correlation: float, plan: Plan) -> nn.Module:
 
 
 def shortcut(plan: Plan) -> dict[str, Found]:
-    """Add the patch to all test pictures, whatever their class, and explain the class that the patch stands for."""
+    """Add the patch to all test images, whatever their class, and explain class 1, with which the patch correlates."""
     plain, patched, labels, masks = pictures(plan.count(_IMAGES), plan.seed + 2)
     targets = torch.ones(len(labels)).long()
     by_correlation, effects = [], []
@@ -72,14 +73,14 @@ def shortcut(plan: Plan) -> dict[str, Found]:
             "accuracy without patch": accuracy(model, plain, labels),
             "accuracy with a patch in every picture": accuracy(model, patched, labels),
         }
-    # accuracy of the network without a shortcut, because the others are meant to be misled
+    # accuracy of the network without a shortcut, because all other networks are meant to be misled
     notes["accuracy"] = notes[f"correlation {CORRELATIONS[0]}"]["accuracy without patch"]
     found = Found(skipped=by_correlation[0].skipped, notes=notes | by_correlation[-1].notes)
     measured = torch.stack(effects, 1)
     relied = {}
     for row, none in by_correlation[0].scores.items():
         shares = torch.stack([one.scores[row] for one in by_correlation], 1)
-        # an empty map shows no patch
+        # an empty map has a share of 0 on the patch
         found.scores[row] = shares[:, -1].nan_to_num() - none.nan_to_num()
         relied[row] = spearman(shares.nan_to_num().flatten()[None], measured[: len(shares)].flatten()[None])
     for correlation, one in zip(CORRELATIONS, by_correlation, strict=True):

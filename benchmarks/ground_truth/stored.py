@@ -1,4 +1,4 @@
-"""The stored results of a run for sentences; a sentence that calls a method better needs the test that supports it."""
+"""Read stored results for sentences, and raise an error if no test supports a claim that a method is better."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class Stored:
         """Return how much better a row is than another, with the interval, and how many networks agree if not all do.
 
         Raises:
-            UnsupportedError: the difference is not positive, not beyond chance, with or without empty maps, or
-                half of the networks or more disagree about its sign.
+            UnsupportedError: the difference is not positive or not significant, with or without empty maps, or at
+                least half of the networks disagree about its sign.
         """
         return self._shown(self._pair(column, better, worse))
 
     def verdict(self, column: str, better: str, worse: str, margin: float = 0.0) -> tuple[bool, str]:
         """Return whether one row is shown to be better than another, and the difference as in `better` or `not_shown`.
 
-        With a margin: whether the row is shown to be worse by less than the margin.
+        With a margin, return whether the row is shown to be worse by less than the margin.
 
         Raises:
-            UnsupportedError: the other one is better, or tests contradict each other.
+            UnsupportedError: the other row is better, or tests contradict each other.
         """
         pair = self._pair(column, better, worse, margin)
         try:
@@ -70,11 +70,11 @@ class Stored:
         """Return the difference of two rows that are not shown to differ, with interval and p.
 
         Raises:
-            UnsupportedError: they are shown to differ, or only the correction for many pairs hides the difference.
+            UnsupportedError: the rows differ significantly, or would without the correction for many pairs.
         """
         pair = self._pair(column, one, other)
         if pair["low"] is None or pair["high"] is None or not pair["low"] < 0 < pair["high"]:
-            raise UnsupportedError(f"{column}: the interval of {one} and {other} does not have 0 inside: {pair}")
+            raise UnsupportedError(f"{column}: the interval of {one} and {other} does not contain 0: {pair}")
         return self.not_shown(column, one, other)
 
     def not_shown(self, column: str, better: str, worse: str) -> str:
@@ -101,11 +101,11 @@ class Stored:
         return int(self._pair(column, better, worse)["n"])
 
     def networks(self, column: str) -> int:
-        """Return the number of networks that count."""
+        """Return the number of included networks."""
         return int(next(iter(self._column(column)["scores"].values()))["networks"])
 
     def trained(self, column: str) -> int:
-        """Return the number of trained networks."""
+        """Return the number of trained networks, those left out included."""
         return self.networks(column) + len(self._column(column)["left out"])
 
     def note(self, column: str, *names: str) -> float:
@@ -125,7 +125,7 @@ class Stored:
         return found
 
     def require(self, condition: bool, said: str) -> None:
-        """Check a condition that no test of two rows covers.
+        """Raise an error unless a condition holds, for conditions that no test of two rows covers.
 
         Raises:
             UnsupportedError: the condition does not hold.
@@ -146,7 +146,9 @@ class Stored:
             raise UnsupportedError(f"{column} was not measured")
         found: Mapping[str, Any] = self.results["columns"][column]
         if min(found["accuracy"], default=1.0) < SURE:
-            raise UnsupportedError(f"{column}: networks do not name their pictures: accuracy {found['accuracy']}")
+            raise UnsupportedError(
+                f"{column}: networks do not name their pictures correctly: accuracies {found['accuracy']}"
+            )
         return found
 
     def _cell(self, column: str, row: str) -> Mapping[str, Any]:
@@ -176,7 +178,7 @@ class Stored:
     def _open(pair: Mapping[str, Any]) -> str:
         if pair["p_holm"] is None or pair["p_holm"] < LEVEL:
             raise UnsupportedError(
-                f"{pair['column']}: {pair['better']} and {pair['worse']} do differ, or nothing is known: {pair}"
+                f"{pair['column']}: {pair['better']} and {pair['worse']} do differ, or were not tested: {pair}"
             )
         said = _with_interval(pair["difference"], pair["low"], pair["high"])
         return f"{said}, p = {p_of(pair['p_holm'])} after Holm"
@@ -184,7 +186,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Asked(Stored):
-    """Records the pairs that sentences use; all numbers are 0."""
+    """A stand-in that records the pairs that sentences use; all its numbers are 0."""
 
     results: Mapping[str, Any] = field(default_factory=dict)
     pairs: dict[Pair, None] = field(default_factory=dict)

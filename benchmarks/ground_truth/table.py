@@ -54,11 +54,11 @@ def cells_of(columns: Mapping[str, Column], seed: int) -> Cells:
 
 
 def rows_of(cells: Cells) -> list[str]:
-    """Return methods by their mean rank in the columns, those that apply to less than half of them last, then
-    baselines.
+    """Return methods by their mean rank in the columns, then the true masks and the baselines.
 
-    Ranks are computed from the rounded numbers, with ties broken by name, because further digits differ between
-    machines. Columns of deletion do not count, because the truth is among their rows.
+    Methods that apply to fewer than half of the columns come last among the methods. Ranks are computed from the
+    rounded numbers, with ties broken by name, because further digits differ between machines. Deletion columns are
+    ignored, because the truth is among their rows.
     """
     places: dict[str, list[float]] = {}
     shares = [column for name, column in cells.items() if not is_deletion(name)]
@@ -77,15 +77,15 @@ def rows_of(cells: Cells) -> list[str]:
 
 
 def text(cell: Cell | None, *, interval: bool = True, pictures: int = 0) -> str:
-    """A cell as text: "–" where a method does not apply, "empty" where all its maps are zero.
+    """Return a cell as text: "–" where a method does not apply, "empty" where all its maps are zero.
 
     Args:
         cell: the cell of one row.
         interval: show the interval, if there is one.
-        pictures: number of pictures of the column; a row that saw fewer states its number.
+        pictures: number of pictures of the column; a row with fewer pictures states their number.
 
     Returns:
-        A few words.
+        The mean, with its interval and remarks in brackets.
     """
     if cell is None:
         return "–"
@@ -102,7 +102,7 @@ def text(cell: Cell | None, *, interval: bool = True, pictures: int = 0) -> str:
 
 
 def on_screen(cells: Cells) -> list[Table]:
-    """Print tables of a few columns each, so that they fit the screen."""
+    """Return tables of a few columns each, so that they fit on the screen."""
     columns = list(cells)
     tables = []
     for start in range(0, len(columns), 5):
@@ -132,7 +132,7 @@ def markdown(
 ) -> str:
     """Return the table as Markdown, with all rows or some, ordered by `order` or by the table itself.
 
-    If `found` has the columns, the last lines state the number of networks that count and their accuracy.
+    If `found` is given, the last line states the accuracy of the networks.
     """
     columns = list(cells)
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -156,13 +156,13 @@ def _pictures(column: Mapping[str, Cell]) -> int:
 
 
 def _sizes(column: Mapping[str, Cell], left_out: int) -> str:
-    """Return the number of pictures of all networks that count, and the number of networks."""
+    """Return the number of pictures of all included networks, and the number of these networks."""
     networks = next(iter(column.values())).networks
     return f"*{_pictures(column)}, {networks}{f' of {networks + left_out}' if left_out else ''}*"
 
 
 def _accuracy(column: Column) -> str:
-    """Return the accuracies of networks that count, and of networks that are left out."""
+    """Return the ranges of accuracy of the included networks and of those left out."""
     spans = ["–".join(sorted({f"{min(own):.2f}", f"{max(own):.2f}"})) if own else ""
              for own in (column.accuracies, column.accuracies_left_out)]  # fmt: skip
     return f"*{spans[0] or '–'}{f' (left out: {spans[1]})' if spans[1] else ''}*"
@@ -191,7 +191,7 @@ def page(
     *,
     networks: int,
 ) -> str:
-    """Return the page with the whole table and its intervals, the tested pairs, and the question of each test."""
+    """Return the page with the full table and its intervals, the tested pairs, and the question of each test."""
     asked = "\n".join(f"| {name} | {test['question']} | {test['score']} |" for name, test in tests.items())
     fewer = "; ".join(
         f"`{name}` with {', '.join(f'{option} {value}' for option, value in options.items())}"
@@ -283,7 +283,7 @@ def _record(cell: Cell) -> dict[str, Any]:
 
 
 def _network(scores: Tensor) -> float | None:
-    """Return the mean of one network."""
+    """Return the mean score of one network; None if it has no score."""
     return _or_none(float(np.nanmean(values)) if np.isfinite(values := per_picture(scores)).any() else math.nan)
 
 

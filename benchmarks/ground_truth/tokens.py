@@ -33,11 +33,11 @@ _TRAINING, _STEPS, _IMAGES = 1000, 220, 16
 _FRAME = 3
 OF_EMPTY = "probability of the color that is named of an empty picture"
 _REMOVALS = 32
-"""Steps of deletion, of 32 pixels each: in 224 steps scores differ by less than 0.01."""
+"""Number of steps of deletion, each of 32 pixels. With 224 steps, scores differ by less than 0.01."""
 
 
 class Block(nn.Module):
-    """Attention and a hidden layer, each after a normalization."""
+    """A transformer block: attention and an MLP, each after a normalization."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -53,8 +53,9 @@ class Block(nn.Module):
 
 
 class SmallViT(nn.Module):
-    """A transformer of 8 x 8 patches of 4 pixels, with three blocks, and a head on the class token or on the mean of
-    all.
+    """A vision transformer with three blocks on 8 x 8 patches of 4 x 4 pixels.
+
+    The head reads the class token, or the mean of all tokens if there is no class token.
     """
 
     def __init__(self, width: int = 32, classes: int = 4, *, has_class_token: bool = True) -> None:
@@ -75,7 +76,7 @@ class SmallViT(nn.Module):
 
 
 def small_swin() -> SwinTransformer:
-    """Return two stages of two blocks with windows of 4 x 4 patches, alternately shifted, and a head on the mean."""
+    """Return a Swin transformer: two stages of two blocks, windows of 4 x 4 patches, shifted in every second block."""
     return SwinTransformer(
         patch_size=[4, 4],
         embed_dim=32,
@@ -102,13 +103,13 @@ _WINDOWS = Family(small_swin, "features.3.1.norm1")
 
 
 def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw four squares on noise; the first ones have colors of their own, the others are gray.
+    """Draw four squares on noise: the first `colored` squares in different colors, all others in gray.
 
     Args:
         n: number of images.
         seed: seed of positions, colors and noise.
         colored: number of squares with a color.
-        frame: also draw a frame in a random color, in place of the outer cells.
+        frame: also draw a frame in a random color, and place the squares inside it.
 
     Returns:
         Images; the colors `(n, colored)`; the masks of the colored squares, `(n, colored, h, w)`.
@@ -139,10 +140,9 @@ def pictures(n: int, seed: int, colored: int = 1, frame: bool = False) -> tuple[
 
 
 def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> dict[str, Found]:
-    """Score all methods at the last layer from which gradients reach the patches, or at layers of their own.
+    """Score all methods on a transformer, at the layer of its family or at layers that a method chooses itself.
 
-    If the picture has only squares, also score how fast the score falls when the pixels that a map ranks first are
-    removed.
+    Without a frame, also score how fast the probability falls when pixels are removed in the order of the map.
     """
     images, labels, _ = pictures(_TRAINING, plan.seed + 1, frame=frame)
     model = train(family.build, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
@@ -161,7 +161,7 @@ def transformer(name: str, family: Family, plan: Plan, frame: bool = False) -> d
 
 
 def _fall_of_score(subject: Subject) -> Measure:
-    """Score maps by deletion: positions are replaced by 0, the mean of the noise, in the order of the map."""
+    """Return a measure by deletion: positions are replaced by 0, the mean of the noise, in the order of the map."""
 
     def rescore(rows: Tensor, index: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -176,19 +176,19 @@ def _fall_of_score(subject: Subject) -> Measure:
 
 
 def _add_truths(found: Found, subject: Subject) -> None:
-    """Return the mask as maps: as it is, and averaged over each patch and enlarged like a map."""
+    """Add the scores of the true mask, as it is and at the resolution of the patches, enlarged like a map."""
     measure, mask = _fall_of_score(subject), subject.masks.float()
     coarse = adaptive_avg_pool2d(mask[:, None], _SIDE // 4)
     enlarged = interpolate(coarse, size=_SIDE, mode="bilinear", align_corners=False)[:, 0]
     for row, heatmaps in zip(TRUTHS, (mask, enlarged), strict=True):
         found.scores[row] = measure(heatmaps, subject.masks)
-    del found.scores["ones"]  # which puts positions in no order
+    del found.scores["ones"]  # a constant map does not rank positions
 
 
 def two_colors(plan: Plan) -> dict[str, Found]:
-    """Score two colored squares, each explained; the network learned to name whichever of the two was asked for.
+    """Score the maps of both colors in images with two colored squares; training labels are one of the two at random.
 
-    Accuracy is the share of pictures whose two colors have the highest scores.
+    Accuracy is the share of images whose two colors have the highest scores.
     """
     images, labels, _ = pictures(_TRAINING, plan.seed + 3, colored=2)
     model = train(SmallViT, images, labels[:, 0], steps=plan.count(_STEPS), seed=plan.seed)
@@ -209,7 +209,7 @@ _ON_SQUARE = "share of the map on the colored square"
 
 
 def _of_family(name: str, question: str, family: Family, frame: bool = False) -> Test:
-    """Score one colored square among gray ones on transformers of one family."""
+    """Return the test with one colored square among gray ones, on transformers of one family."""
     run = partial(transformer, name, family, frame=frame)
     return Test(name, question, _ON_SQUARE, run, has_networks=True)
 

@@ -24,7 +24,7 @@ def train(
     seed: int = 0,
     augment: Augment | None = None,
 ) -> Network:
-    """Train a network by AdamW with a cosine schedule; the global generator is restored afterwards."""
+    """Train a network by AdamW with a one-cycle schedule; the global random state is restored afterwards."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -49,7 +49,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def small_network(channels: int, classes: int) -> nn.Module:
-    """Return three convolutions, mean pooling and one linear layer; the last maps are the output of module "8"."""
+    """Return three convolutions with mean pooling and a linear layer; module "8" gives the last maps."""
     return nn.Sequential(
         nn.Conv2d(channels, 12, 3, padding=1),
         nn.BatchNorm2d(12),

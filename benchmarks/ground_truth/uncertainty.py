@@ -1,12 +1,12 @@
-"""Compute the uncertainty of means and differences; the result of one network says little about the next.
+"""Compute the uncertainty of means and differences, within one network or over several.
 
 If several networks are trained, the mean of each network is one observation, and intervals and p-values come from
 Student's t over these means (Student 1908). The cluster bootstrap, which draws networks and then the images of each
-(Davison and Hinkley 1997, section 3.8), is overconfident with five networks, so its interval is stored beside the
-other, but no conclusion relies on it.
+(Davison and Hinkley 1997, section 3.8), is overconfident with five networks, so its interval is stored too,
+but no conclusion relies on it.
 
 With a single network, each picture is one observation, and the result says nothing about other networks: intervals
-come from Student's t, p-values from random flips of signs, as in `gradcam_kit.metrics.paired_differences`. Flips of
+come from Student's t, p-values from random sign flips, as in `gradcam_kit.metrics.paired_differences`. Sign flips of
 five networks could not give p < 0.05. Fewer than `FEWEST` pictures get no interval.
 
 Several targets of one picture are one observation, their mean.
@@ -30,7 +30,7 @@ from gradcam_kit.significance import holm
 
 DRAWS = 10_000
 FEWEST = 5
-"""Fewer pictures of one network get no interval."""
+"""Minimum number of pictures for an interval if there is only one network."""
 Scores = Sequence[Tensor]
 """For each network, the scores of its pictures `(n,)`, or of the targets of its pictures `(n, m)`; NaN for an empty
 map.
@@ -40,7 +40,7 @@ Values = Sequence[Float[np.ndarray, " pictures"]]
 
 @dataclass(frozen=True)
 class Cell:
-    """A row of a column.
+    """The mean of one row in one column, with its intervals.
 
     Attributes:
         mean: mean over pictures; for several networks, the mean of their means.
@@ -93,7 +93,7 @@ class Difference:
         networks: number of networks that were trained or drawn.
         agreeing: number of observations (networks, or the pictures of one network) with a difference above -margin.
         observations: number of observations.
-        low_with_empty: lower end of the interval if an empty map counts as 0, or as 1 for deletion.
+        low_with_empty: lower end of the interval if an empty map is scored as 0, or as 1 for deletion.
         high_with_empty: upper end of this interval.
         margin: amount by which the first row may be worse.
     """
@@ -127,21 +127,21 @@ class Estimate:
 
 
 def summarize(scores: Scores, seed: int) -> Cell:
-    """Return the mean of a row with its interval, which does not leave the range of shares.
+    """Return the mean of a row with its interval, which is clipped to the possible range.
 
     Args:
         scores: the scores of each network.
         seed: seed of the draws.
 
     Returns:
-        The cell.
+        The mean, its intervals, and the number of pictures, empty maps and networks.
     """
     values = [per_picture(one) for one in scores]
     joined = np.concatenate(values)
     n = int(np.isfinite(joined).sum())
     maps = np.concatenate([one.double().flatten().numpy() for one in scores])
     found = estimate(values, seed)
-    # a share is within 0 and 1; growth with reliance (shortcut) is a difference of two shares
+    # a share is in [0, 1], but the score of the shortcut test is a difference of two shares, in [-1, 1]
     least = 0.0 if n and np.nanmin(joined) >= 0 else -1.0
     low, high = (float(np.clip(end, least, 1)) for end in (found.low, found.high))
     cluster = (
@@ -155,7 +155,7 @@ def summarize(scores: Scores, seed: int) -> Cell:
 
 
 def differences(columns: Mapping[str, Mapping[str, Scores]], pairs: Iterable[Pair], seed: int) -> list[Difference]:
-    """Test pairs on pictures that both rows have seen; leave out pairs whose rows or column do not exist."""
+    """Test pairs on the pictures that both rows have in common; skip pairs whose rows or column do not exist."""
     found = [
         _difference(pair, columns[pair.column][pair.better], columns[pair.column][pair.worse], seed)
         for pair in pairs
@@ -166,7 +166,7 @@ def differences(columns: Mapping[str, Mapping[str, Scores]], pairs: Iterable[Pai
 
 
 def estimate(values: Values, seed: int) -> Estimate:
-    """Estimate the mean of networks, or of the pictures of one network.
+    """Estimate the mean over networks, or over the pictures of a single network.
 
     Args:
         values: for each network, the values of its pictures; NaN for a missing value.
@@ -223,7 +223,7 @@ def _difference(pair: Pair, better: Scores, worse: Scores, seed: int) -> Differe
 
 
 def per_picture(scores: Tensor) -> Float[np.ndarray, " pictures"]:
-    """Return for each picture the mean of its targets that have a score.
+    """Return the mean score of each picture over its targets that have a score.
 
     Args:
         scores: `(n,)`, or `(n, m)` for m targets of each picture; NaN where the map is empty.
@@ -257,6 +257,6 @@ def _counts(sizes: tuple[int, ...], seed: int) -> Float[np.ndarray, "draws image
     """Return how often each picture of each network is drawn; all rows of a column share their draws."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), DRAWS)
-    # if a network is drawn twice, its pictures are drawn twice, each time as many as it has
+    # if a network with n pictures is drawn k times, k * n of its pictures are drawn
     parts = [rng.multinomial(times * size, np.full(size, 1 / size)) for times, size in zip(drawn.T, sizes, strict=True)]
     return np.concatenate(parts, 1).astype(float)

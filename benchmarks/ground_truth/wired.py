@@ -1,4 +1,4 @@
-"""Tests on networks that are wired by hand, whose truth needs neither training nor assumptions."""
+"""Tests on networks that are wired by hand, so that the truth is known without training or assumptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_al
 SIDE, SQUARE = 32, 6
 RED, GREEN, BLUE = range(3)
 _IMAGES = 4
-# A position of the last maps looks 3 pixels beyond its own 2, and linear upsampling spills one position further.
+# A position of the last maps sees up to 3 pixels beyond its own 2, and linear upsampling spreads it by one position.
 MARGIN = 5
 
 
@@ -25,7 +25,7 @@ def squares(n: int, colors: tuple[int, ...], seed: int, low: float = 0.5) -> tup
     generator = torch.Generator().manual_seed(seed)
     images = torch.zeros(n, 3, SIDE, SIDE)
     masks = torch.zeros(len(colors), n, SIDE, SIDE, dtype=torch.bool)
-    cells = SIDE // 8  # a square somewhere in a cell of 8 x 8
+    cells = SIDE // 8  # each square lies in a different cell of 8 x 8 pixels
     for i in range(n):
         places = torch.randperm(cells**2, generator=generator)[: len(colors)].tolist()
         for part, (color, place) in enumerate(zip(colors, places, strict=True)):
@@ -38,18 +38,16 @@ def squares(n: int, colors: tuple[int, ...], seed: int, low: float = 0.5) -> tup
 
 
 def signs(plan: Plan) -> dict[str, Found]:
-    """Score evidence for the class, against it, and without effect; green and blue are as large as red and often
-    brighter.
-    """
+    """Score maps of images with evidence for the class (red), against it (green), and without effect (blue)."""
     images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed)
     targets = torch.zeros(len(images)).long()
-    # A whole square of a color is worth `SCALE` logits.
+    # A square of full strength contributes `SCALE` to the logit.
     model = Wired(SCALE * SIDE**2 / SQUARE**2).eval()
     return {"signs": score_all(Subject(model, "relu", images, targets, masks[0]), plan)}
 
 
 def gates(plan: Plan) -> dict[str, Found]:
-    """Score two squares of which both are needed, or of which one is enough."""
+    """Score maps of images with two squares, both of which are needed ("and") or one of which is enough ("or")."""
     found = {}
     for gate in get_args(Gate):
         images, masks = squares(plan.count(24), (RED, GREEN, BLUE), plan.seed + 1, low=0.8)
@@ -69,8 +67,8 @@ def gates(plan: Plan) -> dict[str, Found]:
 def expecting_empty_maps() -> Iterator[None]:
     """Suppress the warnings of empty maps.
 
-    A saturated gate has no gradient, so that most maps are empty; the test is about this case, and the table reports
-    it. In other tests, a warning of an empty map matters.
+    A saturated gate has no gradient, so most maps are empty; this is what the test is about, and the table reports it.
+    In other tests, a warning of an empty map matters.
     """
 
     def is_news(record: logging.LogRecord) -> bool:
@@ -85,7 +83,7 @@ def expecting_empty_maps() -> Iterator[None]:
 
 
 def blind(plan: Plan) -> dict[str, Found]:
-    """Score a network with random weights on noise."""
+    """Score the maps of a half-blind network with random weights, on noise."""
     generator = torch.Generator().manual_seed(plan.seed)
     images = torch.randn(_IMAGES, 3, SIDE, SIDE, generator=generator)
     seen = torch.zeros(_IMAGES, SIDE, SIDE, dtype=torch.bool)

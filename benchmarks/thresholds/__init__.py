@@ -1,1 +1,1 @@
-"""The numbers of healthy models from which the limits of the diagnostics were chosen."""
+"""Measure the statistics of healthy models, from which the limits of the diagnostics were chosen."""

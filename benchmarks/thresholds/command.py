@@ -53,7 +53,7 @@ LEFT_OUT: Mapping[str, str] = {
     "stuck_margin": "part of the number that `stuck_warn` limits",
     "stuck_std": "part of the number that `stuck_warn` limits",
 }
-"""Thresholds with which no number of a healthy model is compared -> their purpose."""
+"""Threshold with which no number of a healthy model is compared -> the reason."""
 
 FIRST_LOSS, FRESH = 0.2, 4
 
@@ -75,13 +75,13 @@ def rows(steps: int, seeds: int) -> Iterator[Row]:
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     failed: list[Iterator[Row]] = []
     for name, healthy in MODELS.items():
-        for length in (FRESH, steps):  # fresh and trained models
+        for length in (FRESH, steps):  # a fresh and a trained model
             for seed in range(seeds):
                 case = {"threshold": "all", "statistic": f"{name}, {length} steps, seed {seed}"}
 
                 def read(healthy=healthy, length=length, seed=seed, name=name) -> Iterator[Row]:  # type: ignore[no-untyped-def]
                     for threshold, value, layer in measure(healthy, length, seed):
-                        if threshold == "first loss":  # read before the first step, so once per seed
+                        if threshold == "first loss":  # the same for both lengths, so read it once per seed
                             if length == FRESH:
                                 found[threshold].append((value, name))
                             continue
@@ -95,12 +95,12 @@ def rows(steps: int, seeds: int) -> Iterator[Row]:
 
 
 def limit_of(threshold: str) -> float:
-    """Return the default of a limit."""
+    """Return the default value of a threshold."""
     return FIRST_LOSS if threshold == "first loss" else float(getattr(Thresholds(), threshold))
 
 
 def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
-    """Return the row of one threshold."""
+    """Return the row of one threshold: its numbers in healthy models, and their distance from the limit."""
     statistic, side = LIMITS[threshold]
     case = {"threshold": threshold, "statistic": statistic}
     values = found.get(SAME.get(threshold, threshold), [])

@@ -23,7 +23,7 @@ class Healthy:
     """A healthy model and its training.
 
     Attributes:
-        make: builds the model, whose weights depend on the global random state.
+        make: function that builds the model, with weights from the global random state.
         data: function from a number of steps and a seed to batches.
         loss: function of output and labels.
         rate: learning rate of AdamW; 0 = only evaluated.
@@ -38,7 +38,7 @@ class Healthy:
 
 
 def pictures(steps: int, seed: int = 0, n: int = 32, size: int = 32) -> Data:
-    """Yield noise whose brightness determines the class."""
+    """Yield noisy images whose brightness depends on the class."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         labels = torch.randint(0, 10, (n,), generator=generator)
@@ -47,7 +47,7 @@ def pictures(steps: int, seed: int = 0, n: int = 32, size: int = 32) -> Data:
 
 
 def sequences(steps: int, seed: int = 0) -> Data:
-    """Yield sequences; the label tells whether the sum of the sequence is positive."""
+    """Yield random sequences, with the label 1 if the sum of a sequence is positive, else 0."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         x = torch.randn(32, 12, 6, generator=generator)
@@ -55,7 +55,7 @@ def sequences(steps: int, seed: int = 0) -> Data:
 
 
 def tokens(steps: int, seed: int = 0) -> Data:
-    """Yield token sequences in which each token is the one before plus a small step."""
+    """Yield token sequences in which each token is the previous one plus 0, 1 or 2, modulo 100."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         starts = torch.randint(0, 100, (16, 1), generator=generator)
@@ -64,14 +64,14 @@ def tokens(steps: int, seed: int = 0) -> Data:
 
 
 def drawn(steps: int, seed: int = 0) -> Data:
-    """Yield pictures of the demo."""
+    """Yield generated images of the demo, with their labels."""
     first = 1000 * seed
     for batch in draw_batches(range(first, first + 32 * steps), 32):
         yield batch.images, torch.as_tensor(batch.labels)
 
 
 def clusters(steps: int, seed: int = 0) -> Data:
-    """Return batches of noisy clusters."""
+    """Return batches of noisy clusters, one cluster per class."""
     return batches(steps, seed=seed)
 
 

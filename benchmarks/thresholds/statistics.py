@@ -114,7 +114,7 @@ def _of_heads(model: nn.Module, inputs: Any) -> Iterator[Value]:
     for row in attention.heads():
         where, own = f"{row.layer}, head {row.head}", spread[row.layer]
         yield "sink", row.sink, where
-        # Nearly uniform heads are near to each other, so such pairs are not judged.
+        # Two nearly uniform heads are always close to each other, so the diagnostics do not judge such pairs.
         if row.distance is not None and row.distance < max(own[row.head], own[row.nearest]) / 2:
             yield "head_distance", row.distance, where
 

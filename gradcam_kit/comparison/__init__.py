@@ -1,4 +1,4 @@
-"""Several methods, layers and targets on the same images, side by side: heatmaps, numbers, costs."""
+"""Compare methods, layers and targets on the same images: heatmaps, metrics and costs side by side."""
 
 from gradcam_kit.comparison.comparing import compare
 from gradcam_kit.comparison.confusions import ConfusedPair, MistakenImage, Mistakes

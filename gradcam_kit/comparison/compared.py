@@ -1,4 +1,4 @@
-"""The participants of a comparison: methods times layers with their labels, their explanations, and their cost."""
+"""The compared methods: combine them with layers, run them on the same images, and measure their cost."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class ComparedMethod:
     Attributes:
         label: name of the method in the comparison.
         method: name of the method in `METHODS` or `BASELINES`, or the name of its class.
+        cam: the method; None for a baseline.
+        baseline: the baseline; None for a method.
     """
 
     label: str
@@ -52,12 +54,12 @@ class ComparedMethod:
 
 @dataclass(frozen=True)
 class MethodCost:
-    """The cost of a method for a single image without sharing passes, and NaN for a baseline.
+    """The cost of a method that explains a single image and shares no pass with other methods; NaN for a baseline.
 
     Attributes:
-        seconds: time, with the device synchronized.
-        passes: arithmetic operations as a multiple of those of one forward pass, which is included.
-        peak_mb: peak memory of new tensors, in 10^6 bytes.
+        seconds: wall time of the call, with the device synchronized.
+        passes: floating-point operations of the call, its forward pass included, divided by those of a forward pass.
+        peak_mb: peak memory of the tensors created during the call, in 10^6 bytes.
     """
 
     seconds: float = float("nan")
@@ -68,13 +70,17 @@ class MethodCost:
 def compared_methods(
     model: nn.Module, methods: Methods, target_layers: Layers, options: Mapping[str, Any]
 ) -> list[ComparedMethod]:
-    """Combine methods with layers, with the labels "method" or, for several layers, "method layer".
+    """Combine methods with layers; the label is "method", or "method layer" if several layers are compared.
 
     Args:
-        model: model of all methods that are not given as objects.
+        model: the model for all methods that are not given as objects.
         methods: see `compare`.
         target_layers: see `compare`.
         options: arguments for the constructors of the methods.
+
+    Raises:
+        InputError: there are no methods, or one of them is not a name, a class or an object.
+        UnknownNameError: a method that does not exist.
     """
     if methods is None:
         methods = USUAL
@@ -100,7 +106,7 @@ def with_baselines(found: Sequence[ComparedMethod]) -> list[ComparedMethod]:
 
 
 def suited(found: Sequence[ComparedMethod], inputs: Inputs) -> tuple[list[ComparedMethod], dict[str, str]]:
-    """Return the methods that can explain the first image, and why the others cannot."""
+    """Return the methods that can explain the first image, and label -> error message for all other methods."""
     first = inputs.first()
     problems = {one.label: _problem(one, first) for one in found}
     left_out = {label: problem for label, problem in problems.items() if problem is not None}
@@ -108,10 +114,10 @@ def suited(found: Sequence[ComparedMethod], inputs: Inputs) -> tuple[list[Compar
 
 
 def _problem(one: ComparedMethod, inputs: Inputs) -> str | None:
-    """Return the error that keeps a method from explaining the first image.
+    """Return the message of the error with which a method fails on the first image; None if it succeeds.
 
     Raises:
-        Exception: an error that does not occur again when the call is repeated, so the method is not its cause.
+        Exception: an error that does not recur when the call is repeated, so it is not caused by the method.
     """
     error = _failure(one, inputs)
     if error is None:
@@ -128,7 +134,7 @@ def _failure(one: ComparedMethod, inputs: Inputs) -> Exception | None:
             one.cam(images, **keywords)
     except Exception as error:  # any error means that the method does not suit the model or the layer
         raise_interruption(error)
-        traceback.clear_frames(error.__traceback__)  # traceback frames hold activations
+        traceback.clear_frames(error.__traceback__)  # free the activations that the frames hold
         return error
     return None
 
@@ -139,10 +145,10 @@ def call_of(inputs: Inputs) -> tuple[Any, dict[str, Any]]:
 
 
 def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with its image input set to the one that all methods explain.
+    """Return the inputs of the model, with the image input set to the one that all methods explain.
 
     Raises:
-        InputError: methods at layers of different inputs, whose heatmaps and metrics cannot be compared.
+        InputError: the methods explain different inputs, so their heatmaps and metrics cannot be compared.
     """
     called = {one.label: with_images_of(one.cam, inputs, targets) for one in found if one.cam is not None}
     slots = {own.slot for own in called.values()}
@@ -190,14 +196,16 @@ def _class_of(method: Any) -> type[BaseCAM]:
         return method
     if not isinstance(method, str):
         raise InputError(
-            f"a method is a {type(method).__name__}; expected a name, a class such as GradCAM, or an object"
+            f"a method has type {type(method).__name__}; expected a name, a class such as GradCAM, or an object of one"
         )
     if method not in METHODS:
         known = [*METHODS, *BASELINES]
         classes = {kind.__name__.lower(): name for name, kind in METHODS.items()}
         called = classes.get(method.lower())
         hint = (
-            f"; did you mean {called!r}" if called else did_you_mean(method, known) or f"; known are {', '.join(known)}"
+            f"; did you mean {called!r}?"
+            if called
+            else did_you_mean(method, known) or f"; known are {', '.join(known)}"
         )
         raise UnknownNameError(f"there is no method {method!r}{hint}")
     return METHODS[method]
@@ -212,7 +220,7 @@ def _distinct(found: Sequence[ComparedMethod]) -> Iterator[ComparedMethod]:
 
 
 def explained(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, Explanation]:
-    """Return the explanations of all methods (not baselines) by label, from as few passes as possible."""
+    """Return label -> explanation of each method, in as few passes as possible; baselines are left out."""
     cams = {one.label: one.cam for one in found if one.cam is not None}
     images, keywords = call_of(inputs)
     explanations = explain_many(list(cams.values()), images, targets, **keywords)
@@ -226,7 +234,7 @@ def with_balanced(
     targets: Any,
     options: Mapping[str, Any],
 ) -> tuple[list[ComparedMethod], Mapping[str, Explanation], dict[str, str]]:
-    """Add BalancedCAM if the automatic layer of other methods has tokens; if it is unsuitable, return the reason."""
+    """Add BalancedCAM if another method has chosen a layer of tokens; return why if BalancedCAM is unsuitable."""
     advised = [one.cam for one in found if one.cam is not None and is_advised(one.cam)]
     if not advised:
         return list(found), explanations, {}
@@ -238,7 +246,7 @@ def with_balanced(
 
 
 def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict[str, MethodCost]:
-    """Return the cost of each method (not baseline) for the first image alone, by label.
+    """Return label -> cost of each method on the first image alone; baselines are left out.
 
     Args:
         found: the compared methods, with layers already chosen.
@@ -268,7 +276,7 @@ def costs(found: Sequence[ComparedMethod], inputs: Inputs, targets: Any) -> dict
 
 
 def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
-    """Count the arithmetic of a forward pass."""
+    """Count the floating-point operations of a forward pass."""
     device = inputs.images.device
     meter = Meter(device)
     with untouched(model, device), meter:

@@ -1,4 +1,4 @@
-"""`compare`: explain, measure, and compare methods side by side."""
+"""`compare`: explain the same images by several methods, and measure the heatmaps."""
 
 from __future__ import annotations
 
@@ -60,25 +60,27 @@ def compare(
     baselines: bool = True,
     keep_modes: bool = False,
 ) -> Comparison:
-    """Explain the same images by several methods, at several layers, from as few passes as possible.
+    """Explain the same images by several methods, at one or more layers, in as few passes as possible.
 
-    The parameters are typed in notebooks, so they are not grouped in a record; `Question` groups them.
+    The parameters are not grouped in a record, because calls are typed by hand in notebooks.
 
     Args:
-        model: any PyTorch model; methods that are not objects with a model of their own explain this one.
-        images: as in calling a method.
+        model: any PyTorch model, which all methods explain that are given as names or classes.
+        images: the images, as in a call of a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects with their own options and layers, or a
-            mapping from labels to any of these. Objects of another model, such as an earlier checkpoint, explain the
-            same classes, and their own model scores and measures them. None = six well-known methods, and BalancedCAM
-            for token models; "all" = all single-pass methods that suit the model (the others are in `left_out`).
-        target_layers: a module or its name; None = chosen automatically. The layers of a sequence are compared one by
-            one; a sequence within the sequence is fused; a mapping gives labels.
-        targets: as in calling a method, `(n, m)` explains m classes of each image; also class names, if known.
+            mapping from labels to any of these. Objects with another model, such as an earlier checkpoint, explain
+            the same classes; their scores and metrics are computed with their own model. None = six well-known
+            methods, and BalancedCAM for models of tokens; "all" = all single-pass methods that suit the model (for all
+            others, `left_out` has the reason).
+        target_layers: a module or its name; None = chosen automatically. The layers of a sequence are compared with
+            each other; an inner sequence of layers is fused into one map; a mapping goes from labels to layers.
+        targets: as in a call of a method; `(n, m)` explains m classes of each image. Class names are accepted if the
+            names are known.
         metrics: names in `METRICS`, or `Metric` objects, measured for every method; a single metric needs no list.
         masks: masks of the objects, for metrics that score how well heatmaps find them.
         pictures: the pictures to show beneath the heatmaps; None = the images, with the normalization of
-            `model.transform` undone if the model carries one, else each stretched to its range.
-        names: the names of the images; None = their indices in the batch.
+            `model.transform` undone if the model carries one, else stretched to [0, 1] if values lie outside.
+        names: the names of the images; None = "image 0", "image 1", and so on.
         class_names: the names of the classes; None = `model.class_names`, if the model carries them.
         scores: the kind of score of a class: "softmax", "sigmoid" (of each output) or "raw" (the unchanged output);
             None = inferred from the outputs: "raw" if they already are probabilities, else "sigmoid" for a single
@@ -88,18 +90,21 @@ def compare(
             change it.
         batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
-        identities: a number per image from which its draws are derived; None = from the values of the image.
-        cost: explain the first image once more by each method alone, to see what the method costs.
-        baselines: also measure all `metrics.BASELINES`, because the numbers of methods mean little without them; each
-            takes as long as the metrics of one more method. `controls`, the former name, is accepted for one release.
-        keep_modes: leave modules in train mode as they are, such as dropout that is on deliberately, for the methods
-            that `compare` makes and for all scores; objects keep their own setting. Maps and numbers are then random,
-            and the result of a batch differs from the results one by one; see `BaseCAM`.
+        identities: a number per image from which its draws are derived; None = derived from the image's values.
+        cost: run each method once more, on the first image alone, to measure its cost.
+        baselines: also measure all `metrics.BASELINES`, because metrics of methods mean little without a reference. A
+            baseline takes as long as the metrics of one method. `controls`, the former name, is accepted for one
+            release.
+        keep_modes: do not switch modules in train mode, such as deliberate dropout, to eval mode. This applies to all
+            scores and to methods that are given as names or classes; objects keep their own setting. Heatmaps and
+            metrics may then be random, and may depend on the batch in which an image is; see `BaseCAM`.
 
     Raises:
         UnknownNameError: a method or metric that does not exist.
-        InputError: no images, or a metric without the masks that it needs.
+        InputError: no images, no methods, a metric without the masks that it needs, or methods that explain different
+            inputs of the model.
         ShapeError: masks, pictures or names whose number differs from the number of images.
+        OptionError: an unknown kind of scores, or two different metrics with the same name.
     """
     inputs = read_inputs(images, {}, image_input=image_input)
     class_names = carried_names(model) if class_names is None else read_class_names(class_names)
@@ -143,7 +148,7 @@ def compare(
 def _methods_of(
     model: nn.Module, methods: Methods, layers: Layers, options: Mapping[str, Any], inputs: Inputs
 ) -> tuple[list[ComparedMethod], dict[str, str]]:
-    """Return the methods to compare, and for "all" the unsuitable methods with the reasons."""
+    """Return the methods to compare, and, if they are "all", why unsuitable methods are left out."""
     found = compared_methods(model, methods, layers, options)
     return suited(found, inputs) if methods == "all" else (list(found), {})
 
@@ -151,7 +156,7 @@ def _methods_of(
 def _with_advised(
     methods: Methods, found: Sequence[ComparedMethod], answered: Answer, options: Mapping[str, Any]
 ) -> tuple[list[ComparedMethod], Answer, dict[str, str]]:
-    """Add BalancedCAM to the default methods if they explain tokens; if it is unsuitable, return the reason."""
+    """Add BalancedCAM to the default methods if they explain tokens; return why if BalancedCAM is unsuitable."""
     if methods is not None:
         return list(found), answered, {}
     asked = answered.question
@@ -164,7 +169,7 @@ def _check(scores: str | None, n: int, given: Mapping[str, Sized | None]) -> Non
     if scores is not None:
         one_of("scores", scores, SCORES)
     if n == 0:
-        raise InputError("there are no images; expected a batch of at least one")
+        raise InputError("there are no images; expected a batch of at least one image")
     for what, values in given.items():
         if values is not None and len(values) != n:
             raise ShapeError(f"{len(values)} {what} for {n} images; expected one for each")
@@ -184,14 +189,14 @@ def _checked_metrics(metrics: str | Metric | Sequence[str | Metric], masks: Tens
 def _measured(
     answered: Answer, found: Sequence[ComparedMethod], metrics: Sequence[Metric]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, MetricResult]]]:
-    """Return the heatmaps of methods and baselines by label, and their measurements."""
+    """Return label -> heatmaps of the methods and baselines, and label -> metric -> result."""
     heatmaps = {label: explanation.heatmaps for label, explanation in answered.explanations.items()}
     heatmaps |= baseline_maps(answered.question, found, answered.per_image)
     return heatmaps, measure_all(answered.question, heatmaps, found, metrics)
 
 
 def _pictures(question: Question) -> list[RGB]:
-    """Return the images with the model's own normalization undone."""
+    """Return the images as pictures, with the normalization of the model's transform undone."""
     images, transform = question.inputs.images, getattr(question.model, "transform", None)
     transform = None if transform is None else as_transform(transform)
     if isinstance(transform, PictureTransform):

@@ -27,14 +27,14 @@ _LINES = 20  # maximum number of pairs shown in the terminal and in a notebook
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MistakenImage:
-    """An image that the model mistakes for another class.
+    """An image for which the model predicts a wrong class.
 
     Attributes:
         index: position of the image in the loader, from 0.
         score: score of the predicted class.
         label_score: score of the label's class.
         heatmap: the heatmap for the predicted class, in [0, 1].
-        jpeg: the picture, at most 160 pixels wide and high.
+        jpeg: the image as a JPEG file, at most 160 pixels wide and high.
     """
 
     index: int
@@ -45,7 +45,7 @@ class MistakenImage:
 
     @property
     def picture(self) -> RGB:
-        """The picture as uint8 RGB."""
+        """The decoded JPEG file, as uint8 RGB."""
         with Image.open(io.BytesIO(self.jpeg)) as image:
             return np.asarray(image.convert("RGB"))
 
@@ -55,19 +55,19 @@ class MistakenImage:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ConfusedPair:
-    """Images of one class that the model mistakes for another.
+    """Images of one class that the model mistakes for another class.
 
     Attributes:
-        label: class index of the label of these images.
+        label: class index of the label.
         predicted: class index of the prediction.
         label_name: name of the label, or its index if the names are not known.
         predicted_name: name of the predicted class, or its index if the names are not known.
-        count: number of images.
-        share: share of all images with this label.
+        count: number of images of this pair.
+        share: `count` divided by the number of images with this label.
         heatmap: mean heatmap over the images of the pair, for the predicted class.
-        label_heatmap: mean heatmap over the correctly predicted images of the label's class; None if there are none.
-        predicted_heatmap: mean heatmap over the correctly predicted images of the predicted class; None if there are
-            none.
+        label_heatmap: mean heatmap over the correctly predicted images of the label's class; None without such images.
+        predicted_heatmap: mean heatmap over the correctly predicted images of the predicted class; None without such
+            images.
         examples: the most confident mistakes.
     """
 
@@ -88,18 +88,19 @@ class ConfusedPair:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Mistakes:
-    """The confusions of a model on a data set, displayed as a page in notebooks.
+    """The confusions of a model on a data set. Notebooks display the most frequent pairs as a list.
 
     Attributes:
         pairs: the confused pairs, the most frequent first.
-        counts: (label, predicted) -> number of images, correct ones included.
+        counts: (label, predicted) -> number of images; correct predictions are included.
         n: number of images.
         classes: number of the model's classes.
         class_names: names of the classes; None if they are not known.
         model: class name of the model.
         method: name of the method that made the heatmaps.
         layers: names of the layers of the heatmaps.
-        scores: what a score is, in words.
+        scores: description of the scores in words.
+        is_share: whether scores are probabilities, which are shown in percent.
     """
 
     pairs: tuple[ConfusedPair, ...]
@@ -115,7 +116,7 @@ class Mistakes:
 
     @property
     def wrong(self) -> int:
-        """The number of wrongly predicted images."""
+        """The number of incorrectly predicted images."""
         return sum(pair.count for pair in self.pairs)
 
     @property
@@ -132,7 +133,7 @@ class Mistakes:
         return matrix
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row for each pair: names, indices, count, share, mean score of its examples."""
+        """Return one row for each pair: class names, class indices, count, share, and the indices of its examples."""
         return [
             {
                 "label": pair.label_name,
@@ -148,7 +149,7 @@ class Mistakes:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """The rows as a table.
+        """The rows as a pandas DataFrame.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -156,7 +157,7 @@ class Mistakes:
         try:
             import pandas as pd
         except ImportError as error:
-            raise missing_extra("tables need pandas", "notebook", "rows() gives the same") from error
+            raise missing_extra("tables need pandas", "notebook", "rows() returns the same as plain values") from error
         return pd.DataFrame(self.rows())
 
     @overload
@@ -164,7 +165,7 @@ class Mistakes:
     @overload
     def to_html(self, path: str | PathLike[str]) -> Path: ...
     def to_html(self, path: str | PathLike[str] | None = None) -> str | Path:
-        """Return the page as text, or write it as one HTML file that needs no network and return its path."""
+        """Return the page as HTML that needs no network, or write it to a file and return the path."""
         from gradcam_kit.comparison.confusions_page import render_confusions
 
         text = render_confusions(self)
@@ -175,7 +176,7 @@ class Mistakes:
         return target
 
     def said(self, score: float) -> str:
-        """Return a score as text, in percent if scores are shares."""
+        """Return a score as text, in percent if scores are probabilities."""
         return f"{score:.0%}" if self.is_share else f"{score:.3g}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The page about a model's mistakes, made from a template that escapes all text."""
+"""Render the page about a model's mistakes, from a template that escapes all text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAIRS = 60  # maximum number of pairs on the page
 
 
 def render_confusions(mistakes: Mistakes) -> str:
-    """Return the page as one HTML text that needs no network."""
+    """Return the page as one HTML document that needs no network."""
     shown = mistakes.pairs[:_PAIRS]
     return page_template("mistakes.html", _TEMPLATES).render(
         mistakes=mistakes,
@@ -55,7 +55,7 @@ def _example(one: MistakenImage, pair: ConfusedPair, mistakes: Mistakes) -> dict
 
 
 def _mean(heatmap: Float[np.ndarray, "h w"]) -> str:
-    """Color a mean heatmap so that its maximum has the hottest color."""
+    """Return a mean heatmap as a PNG, scaled so that its maximum has the hottest color."""
     largest = float(heatmap.max())
     return _png(heatmap / largest if largest > 0 else heatmap)
 

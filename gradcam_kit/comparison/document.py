@@ -1,4 +1,4 @@
-"""The page of a comparison: large cells, a sortable table, the difference between two methods."""
+"""Render the page of a comparison: large heatmaps, a sortable table, and the difference between two methods."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _COSTS = (
 
 
 def render_document(comparisons: Sequence[Comparison]) -> str:
-    """Return comparisons of the same methods as one HTML text that needs no network.
+    """Return comparisons of the same methods as one HTML document that needs no network.
 
     Args:
-        comparisons: at least one; comparisons of different images, such as the batches of a folder.
+        comparisons: one or more comparisons of different images, such as the batches of a folder.
     """
     first = comparisons[0]
     rows = summary_of(comparisons)
@@ -62,10 +62,10 @@ def render_document(comparisons: Sequence[Comparison]) -> str:
 
 
 def summary_of(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Return the rows of `Comparison.summary` over all images. Costs are those of the first comparison.
+    """Return the rows of `Comparison.summary` over the images of all comparisons.
 
-    Means are weighted by the number of images whose status is OK. If no image has status OK, as for the all-ones
-    baseline, means are weighted by the number of images.
+    Costs are those of the first comparison. Means are weighted by the number of images whose status
+    is OK. If no image has status OK, as for the all-ones baseline, means are weighted by the number of all images.
     """
     found: dict[str, list[tuple[dict[str, Any], int]]] = {}
     for one in comparisons:
@@ -89,7 +89,7 @@ def _merged(rows: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
 
 
 def _aligned(value: Any) -> str:
-    """Format a value for a table column with three digits, trailing zeros included, such as 1.00 below 1.01."""
+    """Format a value for a table column with three digits, trailing zeros included, so that 1.00 aligns with 1.01."""
     if isinstance(value, float) and abs(value) < 1000 and not math.isnan(value):
         return f"{value:#.3g}".rstrip(".")
     return format_value(value)
@@ -114,7 +114,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _gray(heatmap: Float[np.ndarray, "h w"]) -> str:
-    """Return a heatmap as a gray PNG, which the page colors and compares."""
+    """Return a heatmap as a grayscale PNG; the script of the page colors it and computes differences."""
     buffer = io.BytesIO()
     Image.fromarray(np.rint(heatmap.clip(0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
     return data_uri(buffer.getvalue(), "png")

@@ -27,34 +27,35 @@ _log = logging.getLogger("gradcam_kit")
 
 
 class HeatmapLogger:
-    """Explain the same images again and again while a model trains, and keep the pictures as a film.
+    """Explain the same images at regular steps while a model trains, and keep the heatmaps as frames of a film.
 
-    The training is not affected: modes, random states, gradients, buffers and the numbers of a surrounding
-    `ModelDiagnostics` block are the same to the last bit. After the first frame a failure, such as NaN in a diverged
-    model, is only logged, and its frame is skipped.
+    Training is not affected: modes, random states, gradients, buffers and the results of a surrounding
+    `ModelDiagnostics` block are identical to the last bit. After the first frame, a failure, such as NaN in a diverged
+    model, is only logged as a warning, and its frame is skipped.
 
     Args:
-        cam: a method on the model that trains, such as `GradCAM(model, "layer4")`.
-        images: `(n, c, h, w)`, the model's input; a copy is kept.
-        every: log at the first call of `step()` and at each `every`-th after it.
+        cam: a method for the model that is trained, such as `GradCAM(model, "layer4")`.
+        images: the model's input `(n, c, h, w)`; a copy is kept.
+        every: log at the first call of `step()`, and then once every `every` calls.
         writer: a `Writer` or a sequence of them; receives one picture per frame and, with `features`, one per layer.
-        pictures: pictures below the heatmaps, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1]; None = the
-            images themselves, each stretched to [0, 1] because model inputs are normalized.
-        targets: the explained targets, as in calling the method; None = the class currently predicted.
+        pictures: pictures on which the heatmaps are overlaid, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1];
+            None = the images themselves, each stretched to [0, 1] because model inputs are normalized.
+        targets: the explained targets, as in a call of the method; None = the class that the model currently predicts.
         features: layers whose feature maps are logged too: names, wildcards, modules or types.
-        channels: number of feature maps to show of each layer.
+        channels: maximum number of feature maps to show for each layer.
         size: width and height of each picture in a frame, in pixels.
-        name: name of the pictures in the writer.
-        most_frames: maximum number of frames. If there are more, every second frame is dropped, and from then on only
-            half as many new frames are kept, so that memory stays constant.
+        name: name under which writers receive the pictures.
+        most_frames: maximum number of frames to keep. If it is exceeded, every second frame is dropped, and new frames
+            are kept half as often from then on, so that memory is bounded.
 
     Attributes:
         frames: RGB pictures `(height, width, 3)`, the oldest first.
-        steps: the step of each frame.
+        steps: the training step of each frame.
 
     Raises:
         InputError: `cam` is not a method, or images are not `(n, c, h, w)`.
         LayerNotFoundError: a layer of `features` that the model does not have.
+        ShapeError: the number of pictures differs from the number of images.
         OptionError: `every`, `channels`, `size` or `most_frames` below 1.
 
     Example:
@@ -82,11 +83,11 @@ class HeatmapLogger:
         name: str = "heatmaps",
         most_frames: int = 256,
     ) -> None:
-        """Keep a copy of the images. The options are typed in training scripts, so they are not grouped in a record."""
+        """Keep a copy of the images. Options are not grouped in a record, because users type them in scripts."""
         if not isinstance(cam, BaseCAM):
             raise InputError(f"cam is {kind_of(cam)}; expected a method such as GradCAM(model)")
         if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
-            found = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else kind_of(images)
+            found = f"of shape {tuple(images.shape)}" if isinstance(images, Tensor) else kind_of(images)
             raise InputError(f"images are {found}; expected a tensor (n, c, h, w) with at least one image")
         self.cam: BaseCAM = cam
         self.targets, self.name = targets, str(name)
@@ -103,24 +104,27 @@ class HeatmapLogger:
         self._logged, self._stride = 0, 1
 
     def step(self) -> None:
-        """Count one training step, and log the heatmaps at the first step and at each `every`-th after it."""
+        """Count one training step, and log the heatmaps at the first step and then every `every` steps."""
         self._count += 1
         if (self._count - 1) % self.every == 0:
             self.log(self._count)
 
     def log(self, step: int) -> None:
-        """Explain the images now, regardless of the count, and pass the pictures to the writers.
+        """Explain the images now, regardless of `every`, add a frame, and pass it to the writers.
+
+        Args:
+            step: the training step under which the frame is logged.
 
         Raises:
-            GradCamKitError: the method cannot explain the images and there is no frame yet; later failures are only
-                logged.
+            GradCamKitError: the method cannot explain the images, and nothing has been logged yet; later failures are
+                only logged as warnings.
         """
         try:
             explanation, grids = self._explain()
         except GradCamKitError as error:
             if not self._logged:
                 raise
-            _log.warning("no heatmaps of step %d: %s", step, error)
+            _log.warning("no heatmaps at step %d: %s", step, error)
             return
         frame = self._frame(explanation, step)
         self._keep(frame, step)
@@ -129,11 +133,16 @@ class HeatmapLogger:
             self._writers.image(f"{self.name}/features/{layer}", grid, step)
 
     def save(self, path: str | PathLike[str], *, fps: SupportsFloat = 5.0) -> Path:
-        """Write the frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
+        """Write the frames to a film, GIF or MP4 according to the suffix, and return its path.
+
+        Args:
+            path: output file, ending in `.gif` or `.mp4`; an existing file is replaced.
+            fps: frames per second.
 
         Raises:
             CaptureError: there is no frame yet.
-            OptionError: another suffix, or `fps` of 0 or less.
+            OptionError: another suffix, or `fps` is not positive.
+            PictureError: the installed OpenCV cannot write this format.
         """
         return write_film(path, self.frames, fps)
 
@@ -188,7 +197,7 @@ def _classes(explanation: Explanation, cam: BaseCAM) -> list[str]:
 
 
 def _shown(images: Tensor, pictures: Any) -> UInt8[Tensor, "n h w 3"]:
-    """Return the pictures below the heatmaps, on the host."""
+    """Return the pictures on which the heatmaps are overlaid, on the CPU."""
     if pictures is None:
         values = images.float().cpu()
         values = values[:, :3] if values.shape[1] >= 3 else values[:, :1]
@@ -201,7 +210,7 @@ def _shown(images: Tensor, pictures: Any) -> UInt8[Tensor, "n h w 3"]:
 
 
 def _grid(output: Any, channels: int, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Render the first feature maps of each image in one row, from its smallest value to its largest."""
+    """Render the first feature maps of each image in one row, scaled from their smallest to their largest value."""
     values = output if isinstance(output, Tensor) else next(iter(output))
     while values.ndim < 4:
         values = values.unsqueeze(-2)  # show units and tokens as stripes

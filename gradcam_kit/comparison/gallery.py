@@ -1,4 +1,4 @@
-"""Heatmaps side by side: a page with an opacity slider, a sheet of pixels, a matplotlib figure."""
+"""Render heatmaps side by side: as a page with an opacity slider, as one picture, or as a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 """Maximum number of columns of a sheet or figure, the picture included; further heatmaps go into the next row."""
-_LARGEST = 448  # largest displayed size in pixels
+_LARGEST = 448  # largest displayed width and height in pixels
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A heatmap in [0, 1] of any resolution for the whole picture, with its caption lines."""
+    """A heatmap in [0, 1] that covers the picture at any resolution, with a title and lines of notes."""
 
     heatmap: Float[np.ndarray, "h w"]
     title: str
@@ -48,7 +48,7 @@ class Panel:
 
     @property
     def shown(self) -> RGB:
-        """The picture, shrunk to a size for screens."""
+        """The picture, shrunk if it is larger than the largest displayed size."""
         image = Image.fromarray(self.picture)
         image.thumbnail((_LARGEST, _LARGEST))
         return np.asarray(image)
@@ -127,11 +127,11 @@ def render_page(
 def shown_pictures(
     images: Float[Tensor, "n c *t"], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> list[RGB]:
-    """Return images as pictures: a signal as a strip, a volume by its middle slice, other channels averaged.
+    """Return images as pictures: signals as strips, volumes as middle slices, channels averaged unless there are three.
 
     Args:
         images: the model's input.
-        mean: mean of the normalization to undo; None = images outside [0, 1] are stretched to their own range.
+        mean: mean of the normalization to undo; None = images are stretched to [0, 1] if values lie outside.
         std: standard deviation of the normalization to undo.
     """
     values = images.detach().float().cpu()
@@ -148,7 +148,7 @@ def shown_pictures(
 
 
 def flat_maps(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n h w"]:
-    """Return maps for display: a signal as a strip, a volume by its middle slice."""
+    """Return maps for display: signals as strips, volumes as middle slices."""
     if maps.ndim == 2:
         return maps[:, None].expand(-1, max(maps.shape[1] // 6, 1), -1)
     return maps if maps.ndim == 3 else maps[:, maps.shape[1] // 2]
@@ -196,7 +196,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return a value for tables: three digits, or a dash for a missing value."""
+    """Format a value for a table: floats with three digits, missing values as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

@@ -25,7 +25,7 @@ from gradcam_kit.metrics.rows import sample_index
 from gradcam_kit.types import Evidence
 
 RANDOM_DRAWS = 5
-"""Number of draws of the random baseline. A single draw may be lucky, so the number for an image is their mean."""
+"""Number of draws of the random baseline. A single draw may be lucky, so an image gets the mean over all draws."""
 
 
 def known_metric(name: str | Metric) -> Metric:
@@ -38,7 +38,7 @@ def known_metric(name: str | Metric) -> Metric:
 
 
 def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
-    """Return the metrics of these names, each once.
+    """Return the metrics with these names, without duplicates.
 
     Raises:
         UnknownNameError: a name that is not in `METRICS`.
@@ -55,12 +55,12 @@ def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
 
 
 def baseline_maps(question: Question, found: Iterable[ComparedMethod], targets: int | None) -> dict[str, Tensor]:
-    """Return the heatmaps of all baselines by label, the same for each of `targets` targets (None = no such axis)."""
+    """Return label -> heatmaps of each baseline, repeated for `targets` targets; None = maps without that axis."""
     return {one.label: _baseline_map(question, one, targets) for one in found if one.baseline is not None}
 
 
 def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, draw: int = 0) -> Tensor:
-    """Return a draw of a baseline. Baselines that are not random have only one draw."""
+    """Return the heatmaps of a baseline; `draw` numbers the draws of a random one."""
     assert one.baseline is not None
     drawn = one.baseline(question.inputs.images, question.seed + draw, question.identities)
     return drawn if targets is None else drawn[:, None].expand(-1, targets, *drawn.shape[1:])
@@ -70,14 +70,17 @@ def _baseline_map(question: Question, one: ComparedMethod, targets: int | None, 
 def measure_all(
     question: Question, heatmaps: Mapping[str, Tensor], found: Iterable[ComparedMethod], metrics: Sequence[Metric]
 ) -> dict[str, dict[str, MetricResult]]:
-    """Return label -> metric -> one number per image and target, the targets of the first image first.
+    """Return label -> metric -> result, with one value per image and target, all targets of the first image first.
 
     Args:
         question: the images, classes and scores.
         heatmaps: label -> `(n, [m,] *t)`.
-        found: the compared methods, for metrics that run a method again. The random baseline is drawn again, see
-            `RANDOM_DRAWS`.
+        found: the compared methods, because some metrics run a method again. The random baseline is drawn
+            `RANDOM_DRAWS` times.
         metrics: metrics to measure.
+
+    Raises:
+        OptionError: a callable target that gives several maps per image.
     """
     if not metrics:
         return {}
@@ -124,7 +127,7 @@ def mean_of_draws(draws: Sequence[MetricResult]) -> MetricResult:
 
     `details["draws"]` keeps the value of every draw, NaN where its status is not OK. The other details, such as curves,
     are averaged over the same draws, so the area under a mean curve equals the mean area. A detail whose shape differs
-    between draws is dropped. An image has status OK if at least one of its draws has.
+    between draws is dropped. An image has status OK if any of its draws has it.
     """
     if len(draws) == 1:
         return draws[0]
@@ -166,7 +169,7 @@ def _targets_each(question: Question) -> int | None:
 
 
 def _one_target_each(question: Question) -> Question:
-    """Return the question with one row for each image and target, the form for metrics."""
+    """Return the question with one row for each image and target, as metrics expect it."""
     targets, images = question.targets, question.inputs.images
     repeat = partial(torch.repeat_interleave, repeats=targets.shape[1] if _has_several(question) else 1, dim=0)
     return replace(
@@ -194,7 +197,7 @@ def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
 
 
 def _activations(cam: BaseCAM, layers: Mapping[str, nn.Module], inputs: Inputs, changed: Tensor) -> Tensor:
-    """Return the activations of all layers side by side, one row per image."""
+    """Return the activations of all layers, flattened and concatenated, one row per image."""
     request = Request(
         layers, dict.fromkeys(layers, Evidence.NONE), None, ClassLogit, cam.reshape, keep_modes=cam.keep_modes
     )

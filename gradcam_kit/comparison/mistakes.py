@@ -49,27 +49,28 @@ def analyze_mistakes(
 ) -> Mistakes:
     """Find the pairs of classes that a model confuses, with mean heatmaps and examples, from one pass per batch.
 
-    The heatmap of an image is that of its predicted class. For each pair of label and prediction, the mean over its
-    images is shown next to the means of both classes over the images that the model predicts correctly. If the mean of
-    the pair resembles that of the predicted class, the model was misled by something in that place. If it resembles
-    that of the label's class, the model looked at the object and mistook it for another one.
+    Each image is explained for its predicted class. For each pair of label and prediction, the result has the mean
+    heatmap of the pair, and for comparison the mean heatmap of each of the two classes over its correctly predicted
+    images. If the mean of the pair resembles that of the predicted class, something at these positions misled the
+    model. If it resembles that of the label's class, the model looked at the object, but mistook it for another one.
 
     Args:
         model: any classifier; it is not changed.
-        loader: yields batches (images, labels), the labels class indices `(n,)`.
+        loader: yields batches `(images, labels)`, where labels are class indices `(n,)`.
         cam: a method: its name in `METHODS`, its class, or an object with its own model and layers.
         target_layers: layers of the method; None = chosen automatically.
-        class_names: None = `model.class_names`, if it carries them.
+        class_names: names of the classes; None = `model.class_names`, or indices if the model carries no names.
         scores: kind of the scores: "softmax", "sigmoid" or "raw"; None = inferred from the outputs. For a model with
             one output, scores above 0.5 mean class 1.
-        batch: function from an item of the loader to a pair (images, labels).
-        examples: number of images to keep of each pair, the most confident mistakes first.
+        batch: function from an item of the loader to a pair `(images, labels)`.
+        examples: maximum number of images to keep for each pair; the most confident mistakes are kept.
 
     Raises:
         UnknownNameError: a method that does not exist.
-        InputError: an empty loader, a loader without labels, or labels that are not class indices of the model.
-        ShapeError: different numbers of labels and images.
-        OptionError: a negative number of examples.
+        InputError: an empty loader, a loader without labels, labels that are not class indices of the model, a
+            baseline as `cam`, or `target_layers` for an object.
+        ShapeError: different numbers of labels and images, or of outputs and images.
+        OptionError: a negative number of examples, or an unknown kind of scores.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
@@ -84,7 +85,7 @@ def analyze_mistakes(
     names = carried_names(inner) if class_names is None else read_class_names(class_names)
     found = _Found(whole("examples", examples))
     if found.most < 0:
-        raise OptionError(f"examples is {examples}; expected a number of at least 0")
+        raise OptionError(f"examples is {examples}; expected at least 0")
     device, kind = device_of(inner), scores
     layers: tuple[str, ...] = ()
     with loaders_left_as_found(loader):
@@ -120,7 +121,7 @@ def _logits(explanation: Explanation, images: Tensor) -> Float[Tensor, "n classe
     logits = read_logits(explanation.output).detach().float()
     if len(logits) != len(images):
         raise ShapeError(
-            f"the model gives {len(logits)} rows of scores for {len(images)} images; mistakes need one row for each"
+            f"the model returns {len(logits)} rows of scores for {len(images)} images; expected one row for each image"
         )
     return logits
 
@@ -133,7 +134,7 @@ def _class_scores(logits: Float[Tensor, "n classes"], kind: ScoreKind) -> Float[
 
 
 def _labels(labels: Any, scores: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
-    """Return labels as class indices, checked against the model."""
+    """Return labels as class indices, after checking that the model has these classes."""
     n, classes = scores.shape
     if isinstance(labels, Tensor) and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -142,11 +143,11 @@ def _labels(labels: Any, scores: Float[Tensor, "n classes"]) -> Int[Tensor, " n"
             f"labels of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"labels as {kind_of(labels)}"
         )
         raise InputError(
-            f"the loader gives {found}; expected class indices ({n},). One-hot labels become indices by "
+            f"the loader gives {found}; expected class indices of shape ({n},). To convert one-hot labels, pass "
             "batch=lambda item: (item[0], item[1].argmax(1))"
         )
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-        raise InputError("the labels are fractions; expected class indices, integers from 0")
+        raise InputError("the labels are fractions; expected class indices, which are integers from 0")
     indices: Tensor = labels.detach().cpu().long()
     if n and (int(indices.min()) < 0 or int(indices.max()) >= classes):
         raise InputError(
@@ -158,7 +159,7 @@ def _labels(labels: Any, scores: Float[Tensor, "n classes"]) -> Int[Tensor, " n"
 
 @dataclass
 class _Found:
-    """Counts, sums of heatmaps and the most confident images of each pair of label and prediction."""
+    """Counts, sums of heatmaps and at most `most` examples of each pair of label and prediction."""
 
     most: int
     n: int = 0
@@ -175,7 +176,7 @@ class _Found:
         images: Tensor,
         model: nn.Module,
     ) -> None:
-        """Add a batch."""
+        """Add the images of a batch."""
         self.classes = scores.shape[1]
         predicted = scores.argmax(1).tolist()
         maps = flat_maps(explanation.heatmaps).float()
@@ -227,7 +228,7 @@ class _Found:
 
 
 def _resized(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n y x"]:
-    """Resize maps: shrink by area means, enlarge by interpolation."""
+    """Resize maps, by area averaging if no side grows, and by bilinear interpolation otherwise."""
     if maps.shape[1] >= size[0] and maps.shape[2] >= size[1]:
         return interpolate(maps[:, None], size, mode="area")[:, 0]
     return interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

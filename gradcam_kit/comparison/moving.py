@@ -1,4 +1,4 @@
-"""Films of pictures: GIF and MP4."""
+"""Write pictures as a film: GIF or MP4."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 
 def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFloat) -> Path:
-    """Write RGB frames as a film, by the suffix `.gif` or `.mp4`, and return its path.
+    """Write RGB frames to a film, GIF or MP4 according to the suffix, and return its path.
 
-    Frames whose size differs from the first one are cropped, or filled with white at the right and at the bottom.
+    Frames whose size differs from that of the first frame are cropped or padded with white, at the right and bottom.
 
     Args:
-        path: output file; an existing file is replaced.
+        path: output file, ending in `.gif` or `.mp4`; an existing file is replaced.
         frames: uint8 RGB pictures `(height, width, 3)`.
         fps: frames per second; a GIF rounds frame times to hundredths of a second.
 
     Raises:
         CaptureError: there are no frames.
-        OptionError: another suffix, or `fps` of 0 or less.
+        OptionError: another suffix, or `fps` is not positive.
         PictureError: the installed OpenCV cannot write this format.
     """
     target, rate = Path(path), positive("fps", fps)
@@ -38,7 +38,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
         raise OptionError(f"the name of the film is {target.name!r}; expected a name that ends in .gif or .mp4")
     if not frames:
         raise CaptureError("there is no frame yet; call step() or log() before saving the film")
-    even = target.suffix.lower() == ".mp4"  # video codecs accept only even sizes
+    even = target.suffix.lower() == ".mp4"  # video codecs require even widths and heights
     height, width = (size + (size % 2 if even else 0) for size in frames[0].shape[:2])
     bgr = [np.ascontiguousarray(_fitted(frame, height, width)[..., ::-1]) for frame in frames]
     if even:
@@ -46,7 +46,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
     elif hasattr(cv2, "imwriteanimation"):
         animation = cv2.Animation()
         animation.frames, animation.durations = bgr, [max(round(1000 / rate), 20)] * len(bgr)
-        # The default of 0 would dither flat colors.
+        # With the default of 0, flat colors would be dithered.
         if not cv2.imwriteanimation(str(target), animation, [cv2.IMWRITE_GIF_DITHER, 3]):
             raise PictureError(f"OpenCV {cv2.__version__} could not write {target}; save the film as .mp4")
     else:  # OpenCV before 4.11

@@ -22,17 +22,17 @@ class Question:
     """The common input of all methods and metrics of a comparison.
 
     Attributes:
-        model: the model that scores changed images; a method of another model is scored by its own.
+        model: the model that scores changed images; a method on another model is scored by that model.
         inputs: the images, with the model's other inputs.
         targets: class indices `(n, [m])`, or a callable; None = the predicted classes.
         policy: origin of the classes as text; by default "predicted" or "given".
         scores: kind of the class scores, see `ClassProbability`; None = inferred from the output.
-        kinds: detected kind of the scores of each model; `scores` applies to models that are not listed.
+        kinds: model -> detected kind of its class scores; `scores` applies to all other models.
         masks: masks of the objects, `(n, *t)`, for metrics that need them.
         batch_size: maximum number of rows in one forward pass.
         seed: the seed of random draws.
-        identities: a number per image from which its draws are derived; None = from the values of the image.
-        keep_modes: leave modules in train mode as they are.
+        identities: a number per image from which its draws are derived; None = derived from the image's values.
+        keep_modes: do not switch modules in train mode to eval mode.
     """
 
     model: nn.Module
@@ -68,14 +68,14 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The results of the methods.
+    """The explanations of all methods, with the classes and scores that are explained.
 
     Attributes:
         question: the settled question, with the explained classes and the kind of their scores.
         explanations: label -> the explanation of a method.
         targets: class indices `(n, [m])`; None for a callable.
         scores: the scores of the targets, `(n, [m])`; None if unknown.
-        other_scores: label -> the scores by the method's own model, if it is a different one.
+        other_scores: label -> the scores that a method's own model gives, for methods on another model.
     """
 
     question: Question
@@ -94,7 +94,7 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
     """Explain the images by all methods, and settle the explained classes and the kind of their scores.
 
     Args:
-        question: the question; its model is unwrapped.
+        question: the question, whose model is already unwrapped.
         found: the compared methods.
     """
     model, inputs = question.model, question.inputs
@@ -102,7 +102,7 @@ def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
     others = {label for label, cam in looking.items() if check_model(cam.model) is not model}
     targets, by_model = question.targets, None
     if others and (targets is None or len(others) == len(looking)):
-        # All methods explain the prediction of this model, and baselines are measured on it.
+        # Ask `model` first, because all methods explain its predictions, and baselines are measured on it.
         targets, by_model = _asked(replace(question, scores=question.scores or score_kind(model, inputs)))
     explanations = explained(found, inputs, targets)
     kinds: dict[nn.Module, ScoreKind | None] = {}
@@ -138,7 +138,7 @@ def _asked(question: Question) -> tuple[Any, Tensor | None]:
             scores = rescore(inputs.images, sample_index(inputs.images))
             return rescore.classes if question.targets is None else question.targets, scores
     except (ShapeError, TargetError):
-        return question.targets, None  # class-agnostic methods need no scores, and the others raise their own error
+        return question.targets, None  # class-agnostic methods need no scores, and others raise their own error
 
 
 def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:

@@ -41,23 +41,24 @@ _SHOWN = 16
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Statistics):
-    """Heatmaps of the same images by several methods, with their measurements. Notebooks display it as a page.
+    """Heatmaps of the same images by several methods, with metrics and costs. Notebooks display a comparison as a page.
 
     Attributes:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].
         explanations: label -> explanation; none for baselines, which do not use a model.
-        measured: label -> metric -> one number per image and target, the targets of the first image first.
-        baselines: label -> metric -> numbers of the additional baselines, which the summary shows last.
-        costs: label -> cost of the method alone for one image; none for baselines.
+        measured: label -> metric -> result, with one value per image and target, all targets of the first image first.
+        baselines: label -> metric -> result of the additional baselines, which the summary shows last.
+        costs: label -> cost of the method for one image, without sharing passes; none for baselines.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
         scores: scores of the targets `(n, [m])`, for classes of the kind `score_kind`; None if unknown.
-        other_scores: label -> scores by the method's own model, if it is a different one.
-        pictures: the pictures beneath the heatmaps.
+        other_scores: label -> scores that a method's own model gives, for methods on another model.
+        pictures: the pictures on which the heatmaps are shown.
         names: names of the images.
         class_names: names of the classes, if known.
         score_kind: kind of the class scores, see `compare`; None if the output has no class scores.
         model_name: name of the model in titles.
-        left_out: label -> why the method does not suit the model; only after `methods="all"`.
+        left_out: label -> why the method does not suit the model; only for `methods="all"` and for the BalancedCAM of
+            the default methods.
     """
 
     heatmaps: Mapping[str, Float[Tensor, "n *mt"]]
@@ -77,7 +78,7 @@ class Comparison(Statistics):
 
     @property
     def controls(self) -> Mapping[str, Mapping[str, MetricResult]]:
-        """Return `baselines`, under its former name."""
+        """Return `baselines`, whose former name this is."""
         warn_of_former_name("Comparison.controls", "baselines")
         return self.baselines
 
@@ -140,12 +141,16 @@ class Comparison(Statistics):
 
     @property
     def notes(self) -> list[str]:
-        """The better direction of each metric, and all settings of its numbers."""
+        """The better direction of each metric, and the settings with which it was measured."""
         found = {name: one.settings for own in self.measured.values() for name, one in own.items()}
         return described(found)
 
     def plot(self, *, columns: int = COLUMNS, alpha: float = 0.5) -> Figure:
-        """Return a matplotlib figure with the images below each other and at most `columns` pictures in a row.
+        """Return a matplotlib figure with the images below each other.
+
+        Args:
+            columns: maximum number of pictures in a row, the image itself included.
+            alpha: opacity of the heatmaps.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -153,16 +158,20 @@ class Comparison(Statistics):
         return render_figure(self.panels(), columns, alpha=alpha)
 
     def save(self, path: str | PathLike[str], *, columns: int = COLUMNS) -> None:
-        """Write a page (.html), the table (.csv), a sheet of pixels (.png, .jpg, ...) or the figure (.pdf, .svg).
+        """Write a page (.html), the table (.csv), one picture (.png, .jpg, ...) or the figure (.pdf, .svg).
+
+        Args:
+            path: output file; its folder is created if it is missing.
+            columns: maximum number of pictures in a row of a picture or figure, the image itself included.
 
         Raises:
-            PictureError: a suffix that names no format, or a path that cannot be written to.
-            MissingExtraError: matplotlib for .pdf and .svg is not installed.
+            PictureError: an unknown suffix, or a path that cannot be written to.
+            MissingExtraError: .pdf or .svg, and matplotlib is not installed.
         """
         write_comparisons(Path(path), [self], columns)
 
     def page(self, most: int = _SHOWN) -> str:
-        """Return the first `most` images as HTML with an opacity slider, which needs neither network nor kernel."""
+        """Return the first `most` images as HTML that needs neither network nor kernel, with an opacity slider."""
         labels, n = len(self.heatmaps), len(self.names)
         head = f"{labels} method{'s' * (labels != 1)} on {n} image{'s' * (n != 1)}"
         notes = [f"and {n - most} more images"] if n > most else []
@@ -218,7 +227,7 @@ class Comparison(Statistics):
         return {label: scores.flatten().tolist() for label, scores in self.other_scores.items()}
 
     def _folded(self, most: int | None = None) -> dict[str, Float[Tensor, "nm *t"]]:
-        """Return the heatmaps of the first images, several targets below each other."""
+        """Return label -> heatmaps of the first `most` images, with the axes of images and targets merged."""
         axes = 1 if self.scores is None else self.scores.ndim
         return {label: maps[:most].flatten(0, axes - 1) for label, maps in self.heatmaps.items()}
 

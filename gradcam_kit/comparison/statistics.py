@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 
 _DRAWS = 10_000
 _DRAWS_PER_PAIR = 400
-"""Resolution of p: for a clear difference, p corrected by Holm for all pairs can be as small as 1/20 of the level 0.05.
-"""
+"""With this many draws per pair, p can be as small as 1/400 after Holm's correction, a twentieth of the level 0.05."""
 _SHOWN = 12
 
 Numbers = Mapping[str, Float[np.ndarray, " n"]]
 
 
 class Statistics:
-    """Tables over the images of a comparison."""
+    """Statistics over the images of a comparison."""
 
     measured: Mapping[str, Mapping[str, MetricResult]]
     baselines: Mapping[str, Mapping[str, MetricResult]]
@@ -37,11 +36,11 @@ class Statistics:
 
     @property
     def pairs(self) -> pandas.DataFrame:
-        """Return one row per metric and pair: methods with each other, then methods with baselines.
+        """Return one row per metric and pair: first the pairs of two methods, then those of a method and a baseline.
 
-        The columns are the mean difference over the images, its 95 % interval, and the p-value of sign flips,
-        uncorrected and corrected by Holm for all pairs of the metric; see `paired_differences`. With fewer than six
-        images no p is below 0.05. Several targets of an image are averaged first.
+        The columns are the mean difference over the images, its 95 % interval, and the p-value of a sign-flip test,
+        uncorrected and corrected by Holm's method for all pairs of the metric; see `paired_differences`. With fewer
+        than six images, p is never below 0.05. Several targets of an image are averaged first.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -56,8 +55,8 @@ class Statistics:
     def agreement(self) -> pandas.DataFrame:
         """Return how much metrics agree on the ranking of methods: a row and a column per metric, and `reliability`.
 
-        Only metrics with a better direction take part, and only methods and baselines that have images with status OK
-        in every metric; see `RankAgreement`.
+        Only metrics with a better direction are included, and only methods and baselines that have images with status
+        OK in every metric; see `RankAgreement`.
 
         Raises:
             OptionError: fewer than three methods and baselines, or no metric with a better direction.
@@ -81,12 +80,12 @@ class Statistics:
 
 
 def agreement_rows(numbers: Mapping[str, Numbers], better: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return a row for each metric: how well it agrees with every metric on ranking methods, and its reliability.
+    """Return a row for each metric: the agreement of its ranking with that of every metric, and its reliability.
 
     Args:
         numbers: metric -> method or baseline -> a number for each image, NaN where the status is not OK. Methods and
-            baselines without any number in some metric are left out.
-        better: metric -> "higher" or "lower"; a metric for which neither is better ranks nothing and is left out.
+            baselines that lack a number in one of the metrics are left out.
+        better: metric -> "higher" or "lower"; metrics for which neither is better are left out.
 
     Raises:
         OptionError: fewer than three methods and baselines, or no metric with a better direction.
@@ -112,14 +111,15 @@ def agreement_rows(numbers: Mapping[str, Numbers], better: Mapping[str, str]) ->
 
 
 def pair_rows(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return a row for each pair of methods, or of a method and a baseline, that have images in common."""
+    """Return a row for each pair of methods, or of a method and a baseline, with measured images in common."""
     return [{"metric": metric, **vars(one)} for one in _pairs(numbers, baselines)[0]]
 
 
 def pair_lines(metric: str, numbers: Numbers, baselines: Sequence[str] = ()) -> list[str]:
     """Return the differences of a metric, one line each: at most 12 between methods and 12 from baselines.
 
-    The first line has the mean of the random baseline over its draws. The list is empty for a single image.
+    A heading comes first, and the mean of the random baseline precedes the differences from baselines. The list is
+    empty for a single image.
     """
     rows, draws = _pairs(numbers, baselines)
     rows = [one for one in rows if one.count > 1]
@@ -154,7 +154,7 @@ def _lines(metric: str, rows: Sequence[PairedDifference], what: str, draws: int)
 def _p_said(one: PairedDifference, draws: int) -> str:
     if one.count < FEWEST:
         return f"{one.count} images, too few for a test"
-    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far from 0, so the true p may be smaller
+    at_floor = one.count > EXACT and one.p <= 1 / (draws + 1)  # no draw was as far from 0: p may be smaller
     return f"p {'≤ ' if at_floor else ''}{one.p_holm:.2g}, {one.count:,} images"
 
 
@@ -177,6 +177,6 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        instead = "rows() and summary_rows() give the same as plain values"
+        instead = "rows() and summary_rows() return the same as plain values"
         raise missing_extra("tables need pandas", "notebook", instead) from error
     return pandas.DataFrame(list(rows))

@@ -1,4 +1,4 @@
-"""Comparisons as files: a page, a table, a sheet of pixels, a figure."""
+"""Write comparisons to a file: a page, a table, one picture or a figure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _DOCUMENTS = (".html", ".htm", ".csv", ".pdf", ".svg")
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], columns: int = COLUMNS) -> None:
-    """Write several comparisons into one file as `Comparison.save` does, and create its folder if it is missing.
+    """Write several comparisons to one file as `Comparison.save` does, and create its folder if it is missing.
 
     Raises:
-        PictureError: a suffix that names no format, or a path that cannot be written to.
+        PictureError: an unknown suffix, or a path that cannot be written to.
+        MissingExtraError: .pdf or .svg, and matplotlib is not installed.
     """
     check_ending(path)
     try:
@@ -49,13 +50,13 @@ def _write(path: Path, comparisons: Sequence[Comparison], columns: int) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raise an error before the work starts if a comparison cannot be written in the format of this path.
+    """Check before the work starts that comparisons can be written in the format of this path.
 
     Raises:
-        PictureError: a suffix that names no format.
+        PictureError: an unknown suffix.
     """
     if path.suffix.lower() not in _DOCUMENTS:
         try:
             encode_picture(np.zeros((1, 1, 3), np.uint8), path.suffix)
         except PictureError as error:
-            raise PictureError(f"{error}; or for a comparison {', '.join(_DOCUMENTS)}") from error
+            raise PictureError(f"{error}. A comparison can also be written as {', '.join(_DOCUMENTS)}") from error

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from gradcam_kit.capture import Observation, unobservable
@@ -16,7 +17,7 @@ from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
-# Operators that cut off values: if the gradient at the cutoff is infinite, gradients close to it are unbounded.
+# Operators that set some values to zero: if the gradient at the cutoff is infinite, those close to it are unbounded.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
 # Operators that pass on gradients without changing their values.
 _VIEWS = frozenset(
@@ -49,12 +50,12 @@ class ModuleNodes:
     inputs: list[Any] = field(default_factory=list)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Mark:
     """Facts about a node: the origin and size of arriving gradients, and whether gradients leave the model there.
 
     `passed` is the last gradient that was passed to the node, and its version. If several were passed, their sum
-    arrives.
+    arrives, and `arriving` is an upper bound of its size: the sum of their sizes.
     """
 
     origin: Origin | None = None
@@ -71,11 +72,11 @@ class _Mark:
 
     def receive(self, gradient: Tensor, size: float) -> None:
         """Record a gradient that was passed to the node."""
-        self.arriving = max(size, self.arriving) if self.arriving >= 0 else size
+        self.arriving = size + self.arriving if self.arriving >= 0 else size
         self.passed = weakref.ref(gradient), gradient._version
 
     def arrived(self, gradients: Sequence[Tensor | None]) -> tuple[float, Tensor | None]:
-        """Return the largest magnitude that arrived, and its tensor, which is None if several gradients were summed."""
+        """Return the size of the gradient that arrived, and its tensor, which is None if several were summed."""
         size, passed = self.arriving, self.passed
         self.arriving, self.passed = math.nan, None
         only = gradients[0] if len(gradients) == 1 else None
@@ -122,15 +123,17 @@ class GradientTracer:
         stack, done = list(starts), set(ends)
         while stack:
             node = stack.pop()
-            if node in done or hasattr(node, "variable"):
+            if node in done:
                 continue
             done.add(node)
             inner = frame.children.get(node)
             if inner is not None:
                 stack.extend(inner)
                 continue
-            observation.attach.after_node(node, self._behind_node(frame.name, frame.module, node))
-            stack.extend(following for following, _ in node.next_functions if following is not None)
+            nodes = [following for following, _ in node.next_functions]
+            marks = [*map(_mark_of, nodes)]
+            observation.attach.after_node(node, self._behind_node(frame.name, frame.module, node, marks))
+            stack.extend(own for own, mark in zip(nodes, marks, strict=True) if mark is not None and not mark.is_leaf)
         if outer is not None:
             for start in starts:
                 outer.children.setdefault(start, frame.inputs)
@@ -140,19 +143,19 @@ class GradientTracer:
         if _is_bad(gradient):
             self._confirm(self.finder.suspect("", gradient, "the gradient of the output", (), OUTSIDE, ""))
 
-    def _behind_node(self, name: str, module: nn.Module, node: Any) -> Any:
-        shown, operator = name or type(module).__name__, node.name()
+    def _behind_node(self, name: str, module: nn.Module, node: Any, following: Sequence[_Mark | None]) -> Any:
+        operator = node.name()
         # A hook that holds its node would keep the graph alive in a cycle, so it holds only the mark.
         mark = _Mark.of(node)
-        following, is_view = [_following(after) for after, _ in node.next_functions], operator in _VIEWS
+        keeps = operator in _VIEWS or (len(following) == 1 and operator.startswith(_EDGES))
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
             # Arriving gradients were already measured when they were passed on, except sums of several gradients.
-            arriving, whole = mark.arrived(outputs)
-            passed = _sizes(inputs, following, whole, arriving, is_view)
+            arriving, only = mark.arrived(outputs)
+            passed = _sizes(inputs, following, only, arriving, keeps)
             self._note(name, arriving, largest_of(passed))
             for after, gradient, size in zip(following, inputs, passed, strict=False):
-                if after is not None and gradient is not None and not after.is_leaf and size != -1.0:
+                if after is not None and not after.is_leaf and gradient is not None and size != -1.0:
                     after.receive(gradient, size)
             if all(map(math.isfinite, passed)):
                 if mark.origin is not None and operator.startswith(_EDGES):
@@ -160,20 +163,27 @@ class GradientTracer:
                 return
             bad = [not math.isfinite(own) for own in passed]
             first = next(own for own, is_bad in zip(inputs, bad, strict=True) if own is not None and is_bad)
-            if any(own is not None and _is_bad(own) for own in outputs):
-                origin = mark.origin or (self.suspects[-1] if self.suspects else None)
-                if origin is None:
-                    self.at_the_loss(first)
-                    return
-            else:
+            shown = name or type(module).__name__
+            arrived = next((own for own in outputs if own is not None and _is_bad(own)), None)
+            if arrived is None:
                 path = f"the gradient that {shown} passes on"
                 origin = self.finder.suspect(name, first, path, tuple(self.trail), "computed here", operator)
                 self.suspects.append(origin)
+            elif mark.origin is None and arriving >= torch.finfo(arrived.dtype).max:
+                path = f"the sum of the finite gradients that arrive at {shown}, whose output is used several times"
+                origin = self.finder.suspect(name, arrived, path, tuple(self.trail), "computed here", "")
+                self.suspects.append(origin)
+            elif mark.origin is not None or self.suspects:
+                origin = mark.origin or self.suspects[-1]
+            else:
+                self.at_the_loss(first)
+                return
             for after, is_bad in zip(following, bad, strict=False):
                 if is_bad and after is not None:
-                    after.origin = after.origin or origin
                     if after.leaves:
-                        self._confirm(origin)
+                        self._confirm(after.origin or origin)
+                    elif after.origin is None:
+                        after.origin = origin
 
         return hook
 
@@ -189,30 +199,36 @@ class GradientTracer:
         self.finder.backward(origin)
 
 
-def _following(node: Any) -> _Mark | None:
-    if node is None:
-        return None
-    # The node of a parameter outlives the pass, so no mark is stored there.
-    return _Mark(leaves=True, is_leaf=True) if hasattr(node, "variable") else _Mark.of(node)
+# The node of a parameter outlives the pass, so no mark is stored there.
+_PARAMETER = _Mark(leaves=True, is_leaf=True)
+
+
+def _mark_of(node: Any) -> _Mark | None:
+    return None if node is None else _PARAMETER if hasattr(node, "variable") else _Mark.of(node)
 
 
 def _sizes(
-    gradients: Sequence[Tensor | None], following: Sequence[_Mark | None], known: Tensor | None, size: float, view: bool
+    gradients: Sequence[Tensor | None],
+    following: Sequence[_Mark | None],
+    known: Tensor | None,
+    size: float,
+    keeps: bool,
 ) -> list[float]:
     """Return the largest magnitude of each gradient that a node passes on; -1 where there is no gradient.
 
-    `size` is the largest magnitude of `known`, so neither `known` nor a view of it is read again. If the node also
-    passes on the gradient of an activation, gradients of parameters are only tested for finiteness; the
-    size of finite ones is 0.
+    `size` is the largest magnitude of `known`. If the node keeps all values or sets some to zero, `size` is an upper
+    bound, and the gradient is not read again. If the node also passes on the gradient of an activation, gradients of
+    parameters are only tested for finiteness; the size of finite ones is 0.
     """
     sizes = []
+    keeps = keeps and known is not None and math.isfinite(size)
     only_parameters = all(after is None or after.is_leaf for after in following)
     for gradient, after in zip(gradients, following, strict=False):
         if gradient is None or unobservable(gradient) is not None:
             sizes.append(-1.0)
         elif after is not None and after.is_leaf and not only_parameters:
             sizes.append(0.0 if is_finite(gradient) else largest_magnitude(gradient))
-        elif gradient is known or (view and known is not None):
+        elif gradient is known or keeps:
             sizes.append(size)
         else:
             known, size = gradient, largest_magnitude(gradient)

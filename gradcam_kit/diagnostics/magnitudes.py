@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from torch import Tensor
 from gradcam_kit.capture import local_part, unobservable
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """Largest magnitudes of the input and output of one module; NaN without a tensor.
 
     In the backward pass, `input` is the magnitude of the gradient that arrived at the module's output, and `output` is
-    the largest magnitude that any operator of the module passed on.
+    the largest magnitude that any operator of the module passed on. After a sum of gradients or a ReLU, both are upper
+    bounds.
     """
 
     layer: str
@@ -69,5 +69,9 @@ def magnitudes_of(gradients: Sequence[Tensor | None]) -> list[float]:
 
 def largest_of(magnitudes: Sequence[float]) -> float:
     """Return the largest magnitude, ignoring -1; NaN if any magnitude is NaN, or none is left."""
-    known = [own for own in magnitudes if own != -1.0]
-    return math.nan if not known or any(map(math.isnan, known)) else max(known)
+    largest = -1.0
+    for own in magnitudes:
+        if math.isnan(own):
+            return own
+        largest = max(largest, own)
+    return math.nan if largest == -1.0 else largest

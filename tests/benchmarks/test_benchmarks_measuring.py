@@ -146,7 +146,7 @@ def test_what_is_measured_before_an_interruption_is_kept_beside_earlier_results(
     assert sorted(tmp_path.iterdir()) == [place, partial_of(place)]
     printed = capsys.readouterr().out
     assert "first" in printed
-    assert "not complete" in printed
+    assert "incomplete: the rows" in printed
 
 
 def test_remarks_are_printed_as_they_are(capsys):

@@ -388,7 +388,7 @@ def test_command_prints_and_writes(tmp_path) -> None:
     assert "empty" in done.output
     wrong = CliRunner().invoke(app, ["--only", "gate"])
     assert wrong.exit_code == 2
-    assert "no test" in wrong.output
+    assert "unknown tests" in wrong.output
     wrong = CliRunner().invoke(app, ["--quick", "--only", "gates", "--method", "grad-cma"])
     assert wrong.exit_code == 2
     assert "did you mean 'grad-cam'" in wrong.output

@@ -202,7 +202,7 @@ def test_a_forward_that_is_bound_to_its_module_is_copied_with_it() -> None:
     assert torch.equal(copied(IMAGES), expected)
     module = model.features
     model.features.forward = MethodType(lambda self, x: nn.Sequential.forward(module, x), model.features)
-    with pytest.raises(InputError, match="attribute 'features.forward' is a function that holds the model"):
+    with pytest.raises(InputError, match=r"attribute 'features\.forward' is a function that holds the model"):
         from_module(model)
 
 

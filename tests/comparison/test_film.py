@@ -110,7 +110,7 @@ def test_a_model_that_breaks_costs_a_frame_and_not_the_training(caplog: pytest.L
     with caplog.at_level(logging.WARNING, "gradcam_kit"):
         logger.step()
     assert logger.steps == [1]
-    assert [record.getMessage()[:22] for record in caplog.records] == ["no heatmaps of step 2:"]
+    assert [record.getMessage()[:22] for record in caplog.records] == ["no heatmaps at step 2:"]
     with pytest.raises(ValueError, match="NaN"):  # what never worked is told at once
         HeatmapLogger(GradCAM(model, "0"), torch.rand(1, 3, 8, 8)).step()
 

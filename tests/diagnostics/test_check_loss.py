@@ -38,7 +38,7 @@ def test_a_healthy_model_is_silent() -> None:
         (nn.CrossEntropyLoss(reduction="sum"), "32 times too large"),
         (lambda output, target: -functional.cross_entropy(output, target), "sign"),
         (lambda output, target: functional.cross_entropy(100 * output, target), "too large"),
-        (lambda output, target: 0.1 * functional.cross_entropy(output, target), "too low for an untrained"),
+        (lambda output, target: 0.1 * functional.cross_entropy(output, target), "too low even with shuffled weights"),
     ],
 )
 def test_the_first_value_of_a_loss(loss: Callable[[Tensor, Tensor], Tensor], says: str) -> None:
@@ -47,6 +47,28 @@ def test_the_first_value_of_a_loss(loss: Callable[[Tensor, Tensor], Tensor], say
     assert finding.threshold == pytest.approx(torch.tensor(4.0).log().item())
     assert says in finding.advice
     assert said(check_loss(network(dropout=0), batch(), loss, trained=True)) in ([], [("warn", "plateau")])
+
+
+def test_a_low_first_loss_that_was_learned_is_not_judged() -> None:
+    model = network(dropout=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    inputs, target = batch()
+    for _ in range(60):
+        optimizer.zero_grad()
+        CE(model(inputs), target).backward()
+        optimizer.step()
+    assert CE(model(inputs), target) < 0.5 * torch.tensor(4.0).log()
+    assert not [one for one in check_loss(model, (inputs, target), CE) if one.kind == "range"]
+    assert not [one for one in check_training(model, [(inputs, target)], CE) if one.kind == "range"]
+    tenth = [one for one in check_loss(model, (inputs, target), lambda *pair: CE(*pair) / 10) if one.kind == "range"]
+    assert len(tenth) == 1
+
+
+def test_a_bias_that_starts_at_the_frequency_of_the_classes_is_not_judged() -> None:
+    model = network(dropout=0)
+    with torch.no_grad():
+        model[-1].bias[0] = 3
+    assert not [one for one in check_loss(model, (images(), torch.zeros(32).long()), CE) if one.kind == "range"]
 
 
 def test_contradictory_labels_cannot_be_learned_and_consistent_ones_can() -> None:

@@ -247,14 +247,42 @@ def test_a_hook_of_the_user_behind_a_relu_is_seen() -> None:
     assert origin_of(model).forward.layer == "1"
 
 
-def test_a_sum_of_two_gradients_that_overflows() -> None:
-    class Twice(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x + x
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
 
+
+def test_a_sum_of_two_gradients_that_overflows() -> None:
     model = nn.Sequential(nn.Linear(16, 8), Twice(), Twice())
-    origin = origin_of(model, loss=lambda output: (output * 1.2e38).sum())
-    assert origin.backward.kind == "inf"
+    origin = origin_of(model, loss=lambda output: (output * 1.2e38).sum()).backward
+    assert (origin.layer, origin.cause, origin.kind, origin.operator) == ("0", "computed here", "inf", "")
+    assert origin.path == "the sum of the finite gradients that arrive at 0, whose output is used several times"
+    assert (origin.trail[-2].layer, origin.trail[-2].output) == ("1", pytest.approx(2.4e38, rel=1e-3))
+    assert not origin_of(model, loss=lambda output: (output * 1e37).sum())
+
+
+def test_an_infinite_gradient_from_outside_is_not_blamed_on_a_sum() -> None:
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(16, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            features = self.body(x)
+            return features, self.head(features)
+
+    origin = origin_of(Features(), loss=lambda output: (output[0] * torch.inf).sum() + output[1].sum())
+    assert origin.backward.cause == "outside of any module: the loss"
+
+
+def test_the_gradient_behind_a_relu_is_bounded_by_what_arrived() -> None:
+    model = nn.Sequential(
+        nn.Linear(16, 16), Function(lambda x: torch.sqrt(x - x)), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)
+    )
+    origin = origin_of(model).backward
+    trail = {own.layer: own for own in origin.trail}
+    assert origin.layer == "1"
+    assert trail["3"].input == trail["3"].output == trail["2"].input > 0
 
 
 def test_a_graph_that_runs_backward_twice() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import check_model
 from gradcam_kit.diagnostics.checks.batches import call, loss_value, moved, read_pair, samples
-from gradcam_kit.diagnostics.checks.preserving import copied_together, device_of, left_as_found
+from gradcam_kit.diagnostics.checks.preserving import copied, copied_together, device_of, left_as_found
 from gradcam_kit.diagnostics.checks.steps import Steps, broadcast_finding, gradient_findings, train
 from gradcam_kit.diagnostics.checks.tasks import Loss, Task, outputs_of, read_task
 from gradcam_kit.diagnostics.findings import Finding, worst_first
@@ -19,6 +19,7 @@ _STEPS = 10
 _OFF = 0.2  # tolerance relative to the loss of guessing
 _FALLEN = 1e-3  # minimum fall of the loss, as a share of the first loss
 _RATE = 1e-3
+_SHUFFLES = 3
 
 
 def check_loss(
@@ -36,7 +37,8 @@ def check_loss(
         batch: inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
-        trained: whether the weights are trained, so that the first value is not judged.
+        trained: whether the weights are trained, so that the first value is not judged. A value below the loss of
+            guessing is judged only if it stays there with shuffled weights, because otherwise it was learned.
 
     Returns:
         Findings, the worst first; of kinds nonfinite, range (the first value), no-gradient, label-range (shapes that
@@ -59,7 +61,10 @@ def check_loss(
             if broken := broadcast_finding(scores, labels, loss):
                 return broken
             first = loss_value(loss, output, labels)
-        found = first_value_findings(first, read_task(scores, labels, loss), n, trained)
+            task = read_task(scores, labels, loss)
+            if task.chance is not None and 0 <= first < (1 - _OFF) * task.chance:
+                trained = trained or _is_learned(copy, inputs, labels, loss, (1 - _OFF) * task.chance)
+        found = first_value_findings(first, task, n, trained)
         if any(finding.kind == "nonfinite" for finding in found):
             return found
         tool = copies[0] if copies else torch.optim.Adam(_trainable(copy), lr=_RATE)
@@ -94,7 +99,10 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
     elif abs(per_sample - chance) <= _OFF * chance:
         why = f"It is {n} times too large, as a loss with reduction='sum' is; use reduction='mean'"
     elif value < chance:
-        why = "The loss is too low for an untrained model: is the label among the inputs, or are the weights trained?"
+        why = (
+            "It is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or divided "
+            "by more than the number of labels?"
+        )
     else:
         why = (
             "The outputs of the last layer are too large at the start: scale down its initialization, and "
@@ -113,6 +121,18 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
             "ln(classes), 20 % either way by convention",
         )
     ]
+
+
+def _is_learned(model: nn.Module, inputs: Any, labels: Any, loss: Loss, limit: float) -> bool:
+    """Whether a loss below `limit` was learned: with shuffled weights, most losses reach the limit."""
+    below = 0
+    for _ in range(_SHUFFLES):
+        shuffled = copied(model)
+        for parameter in shuffled.parameters():
+            values = parameter.reshape(-1)
+            parameter.copy_(values[torch.randperm(len(values)).to(values.device)].view_as(parameter))
+        below += float(loss_value(loss, call(shuffled, inputs), labels)) < limit
+    return 2 * below < _SHUFFLES
 
 
 def _fall_findings(steps: Steps, n: int) -> list[Finding]:
