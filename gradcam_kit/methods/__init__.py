@@ -1,4 +1,4 @@
-"""One file per paper. Importing this package registers every method in `METHODS`."""
+"""The explanation methods, one file per paper. Importing this package registers every method in `METHODS`."""
 
 from gradcam_kit.methods.ablation_cam import AblationCAM
 from gradcam_kit.methods.attention_rollout import AttentionRollout

@@ -15,14 +15,15 @@ from gradcam_kit.types import Evidence, LayerCapture
 class AblationCAM(BaseCAM, name="ablation-cam"):
     r"""Weight channels by what the score loses without them: $w_k = (y - y_{-k}) / |y|$.
 
-    Measures instead of differentiating, so saturated scores do not mislead it. It runs the part of the model after the
-    layer once per channel; after mean pooling and a linear head it needs no pass at all. $y_{-k}$ is the score with
-    channel k set to 0, at every layer. The paper divides by y, which would flip all signs where y < 0; |y| is the same
-    for y > 0. Where y = 0 the weight is the difference itself.
+    The method measures the drop of the score instead of differentiating, so saturated scores do not mislead it. It runs
+    the part of the model after the layer once per channel, or not at all if only mean pooling and a linear head follow.
+    $y_{-k}$ is the score with channel k set to 0. The paper divides by y, which would flip the sign of every weight
+    where y < 0, so this implementation divides by |y|. Where y = 0, the weight is the difference itself.
 
     Args:
         channels: ablate only this many channels of each image (an int), or this share of them (a float in (0, 1]): the
-            channels with the largest standard deviation over space. The others get weight 0. None = all.
+            channels with the largest standard deviation over space. The other channels get weight 0. None = all
+            channels.
 
     Example:
         >>> from gradcam_kit import AblationCAM
@@ -41,7 +42,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         check_channels(self.channels)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return the maps of all targets, from the same ablated passes."""
+        """Return the maps of all targets, which share the ablated passes."""
         assert layer.scores is not None
         activations = layer.activations
         alive = (activations != 0).flatten(2).any(2)  # a channel of zeros changes nothing when it is set to 0
@@ -55,7 +56,7 @@ class AblationCAM(BaseCAM, name="ablation-cam"):
         return torch.einsum(letters, activations, weights)
 
     def _drops(self, layer: LayerCapture, alive: Bool[Tensor, "n k"]) -> Float[Tensor, "n k *targets"]:
-        """Return y minus y without channel k, for each k. Mean pooling with a linear head needs no pass for it."""
+        """Return the drop of the score without channel k, for each k. With a linear head, no pass is needed."""
         activations = layer.activations
         assert layer.scores is not None
         if layer.head is not None and layer.head.is_linear:

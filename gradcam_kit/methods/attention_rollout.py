@@ -17,9 +17,10 @@ from gradcam_kit.types import Attention, Evidence, LayerCapture, LayerChoice
 
 
 def relevance_of_patches(attention: Attention, steps: Sequence[Float[Tensor, "n t t"]]) -> Float[Tensor, "n *s"]:
-    """Return the class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid.
+    """Return the class token's row of `steps[-1] @ ... @ steps[0]` without prefix columns, on the grid of patches.
 
-    Without a class token, the result is the mean of the patches' rows. Rows that are not needed are not computed.
+    Without a class token, the result is the mean of the patches' rows. Only this row is computed, not the product of
+    the matrices.
     """
     row = torch.zeros_like(steps[0][:, 0])
     if attention.has_class_token:
@@ -42,9 +43,9 @@ def attention_of(layer: LayerCapture) -> Attention:
 class AttentionRollout(BaseCAM, name="attention-rollout"):
     r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$, the same for every class.
 
-    Shows where a transformer gathers its information, at the cost of a forward pass. It ignores values and classes,
-    so it does not explain a decision; GenericAttention and LeGrad do. `target_layers` is not used. Needs a transformer
-    in which all tokens of an image attend to each other.
+    The map shows where a transformer gathers its information, and costs only a forward pass. It ignores values and
+    classes, so it does not explain a decision; GenericAttention and LeGrad do. `target_layers` is not used. The method
+    needs a transformer in which all tokens of an image attend to each other.
 
     Args:
         heads: how the heads of a block are fused: "mean", "max" or "min".
@@ -68,7 +69,7 @@ class AttentionRollout(BaseCAM, name="attention-rollout"):
     discard: float = 0.0
 
     def check_options(self) -> None:
-        """Raise an error for an unknown fusion of heads, or a share outside [0, 1)."""
+        """Raise an error for an unknown fusion of heads, or a `discard` outside [0, 1)."""
         one_of("heads", self.heads, get_args(HeadFusion))
         if not 0 <= self.discard < 1:
             raise OptionError(f"discard is {self.discard!r}; expected a share of at least 0 and less than 1")

@@ -19,19 +19,19 @@ Reference = Literal["mean", "zero"]
 class BalancedCAM(BaseCAM, name="balanced-cam"):
     r"""Multiply balanced gradients (LibraGrad) by the activations, from which the average token is subtracted.
 
-    The method to use for vision transformers, in which exact gradients hardly tell where the evidence is: a
-    normalization does not change when its input is scaled, so before it, activation times gradient sums to zero. With
-    balanced gradients, normalizations, gates and attention are constant factors, and every layer's map
-    $\sum_k G_k \odot (A_k - R_k)$ accounts for the score. The signed maps of the patch embedding and of all blocks on
-    its grid are added. Subtracting the average token $R$, which is not in the paper, removes position and background.
-    For models without tokens, the automatic layer is that of Grad-CAM, and with `reference="zero"` the map of a ReLU
-    network is that of HiResCAM.
+    Use this method for vision transformers, in which exact gradients hardly show where the evidence is. The output of a
+    normalization does not change when its input is scaled, so before a normalization activation times gradient sums to
+    zero. Balanced gradients treat normalizations, gates and attention as constant factors, so that every layer's map
+    $\sum_k G_k \odot (A_k - R_k)$ accounts for the score. The signed maps of the patch embedding and of all blocks with
+    the same grid are added. Subtracting the average token $R$ removes what all positions share; this step is not in the
+    paper. For models without tokens, the automatically chosen layer is that of Grad-CAM. With `reference="zero"`, the
+    map of a ReLU network equals that of HiResCAM.
 
     Args:
-        reference: "mean": $R$ is the mean over the positions of the image, and the map of one layer sums to the score
-            minus the score that the network with the same constant factors gives an image of average tokens; "zero":
-            the map sums to the score minus everything that is added after the layer.
-        fusion: "sum" of the signed maps, which all have the unit of the score; others as in `BaseCAM`.
+        reference: "mean" or "zero". With "mean", $R$ is the mean over the positions of the image, and the map of one
+            layer sums to the score minus the score of average tokens under the same constant factors. With "zero", $R$
+            is 0, and the map of one layer sums to the score minus everything that is added after the layer.
+        fusion: "sum" adds the signed maps, which all have the unit of the score; for the other values see `BaseCAM`.
         gradient_rule: always "balanced" for this method.
 
     Example:
@@ -39,7 +39,7 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
         >>> from torchvision.models import VisionTransformer
         >>> from gradcam_kit import BalancedCAM
         >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
-        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision initializes this weight to zero
         >>> found = BalancedCAM(model).explain(torch.rand(2, 3, 32, 32), targets=1)
         >>> found.layers, found.heatmaps.shape
         (('encoder.dropout', 'encoder.layers.encoder_layer_0'), torch.Size([2, 32, 32]))
@@ -58,7 +58,7 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
             raise OptionError('BalancedCAM always uses balanced gradients, but gradient_rule is "exact"; use HiResCAM')
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the share of every position in the score."""
+        """Return the contribution of every position to the score."""
         activations = layer.activations
         if self.reference == "mean":
             activations = activations - spatial_mean(activations)

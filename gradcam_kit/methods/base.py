@@ -28,7 +28,7 @@ from gradcam_kit.types import Evidence, GradientRule, Images, LayerCapture, Resh
 __all__ = ["METHODS", "BaseCAM", "gradients_of"]
 
 METHODS: dict[str, type[BaseCAM]] = contract.METHODS
-"""Every method with a name, keyed by it ("grad-cam", ...)."""
+"""Every named method, keyed by its name ("grad-cam", ...)."""
 
 _log = logging.getLogger("gradcam_kit")
 _Own = TypeVar("_Own", bound="BaseCAM")
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     NamedLayers = dict[str, nn.Module]
 
     class _TargetLayers:
-        """The type of `target_layers`: set in any of its forms, read as a mapping from names to modules."""
+        """The type of `target_layers`: any form of layers when set, a mapping from names to modules when read."""
 
         @overload
         def __get__(self, cam: None, owner: type) -> None: ...
@@ -48,37 +48,38 @@ if TYPE_CHECKING:
 
 
 class BaseCAM(Declared):
-    """Explain batches of one model by a class activation mapping method. Calling an instance gives heatmaps.
+    """Explain a model by a class activation mapping method. Calling an instance with images returns heatmaps.
 
     The constructor neither attaches hooks to the model nor changes it. A subclass implements `weights` or `saliency`.
-    Its annotated attributes with a default, `samples: int = 4`, are its options: keyword arguments of the constructor,
-    which `check_options` may check. With `class MyCAM(BaseCAM, name="my-cam")` it joins `METHODS`.
+    Its annotated attributes with a default, such as `samples: int = 4`, become keyword arguments of the constructor,
+    which `check_options` can validate. `class MyCAM(BaseCAM, name="my-cam")` registers the subclass in `METHODS`.
 
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are unwrapped.
-        target_layers: a module, its dotted name, a sequence of these, or None: the last spatial layer on which the
-            score depends, found by running the model on the images. For a module that returns several maps, "fpn:1"
-            selects the second map; for a module that runs several times in a pass, "act#2" selects the second call.
-        reshape: function from the layer's output to `(n, k, *s)`, which is then always used; None = inferred (maps,
-            channels-last maps, tokens). It may only rearrange values, for any number of samples. If `*s` are not the
-            axes of the images, heatmaps have the axes of the layer.
+        target_layers: a module, its dotted name, or a sequence of modules or names. None = the last spatial layer on
+            which the score depends, found by running the model on the images. For a module that returns several maps,
+            "fpn:1" selects the second map; for a module that runs several times in a pass, "act#2" selects the second
+            call.
+        reshape: function from the layer's output to `(n, k, *s)`; None = the layout is inferred (maps, channels-last
+            maps or tokens). The function may only rearrange values, and must accept any number of samples. If `*s` are
+            not the axes of the images, heatmaps have the axes of the layer.
         image_input: for a model with several inputs, the position of the images in the tuple, or their key in the
-            mapping. Masks are applied to this input, and heatmaps have its size. None = the floating input on which the
-            layers depend, preferably one with 2 or 3 position axes.
+            mapping. Masks are applied to this input, and heatmaps have its size. None = the floating-point input on
+            which the layers depend, preferably one with 2 or 3 position axes.
         fusion: how the maps of several layers are combined: "mean", "max" or "product" of the normalized maps, or "sum"
             of the signed ones, before ReLU and normalization.
-        normalize: "minmax", "max" (zero stays zero) or "none", per image and target.
-        batch_size: maximum number of masked rows in one forward pass of a method that needs them. On a CPU, passes over
-            large images have fewer rows if that is faster; the maps are the same up to rounding.
+        normalize: "minmax", "max" (division by the maximum) or "none", per image and target.
+        batch_size: maximum number of rows (masked images or activations) in one forward pass, for methods that mask. On
+            a CPU, passes over large images have fewer rows if that is faster; the maps are the same up to rounding.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose (MC dropout); by
-            default every module is evaluated in eval mode. With train-mode modules kept, maps are random: they differ
-            from call to call unless `torch.manual_seed` is called before, and the maps of a batch differ from those of
-            its images one by one. Batch norms in train mode mix the images of a batch. Flags and buffers are restored
-            in any case.
-        gradient_rule: "exact", as in the papers, or "balanced": denominators of normalizations, gates and attention are
-            treated as constant factors in the backward pass (LibraGrad, https://arxiv.org/abs/2411.16760), so that
-            activation times gradient is the contribution of each position. Nothing changes for ReLU networks. Only for
-            methods that use gradients. See `BalancedCAM`.
+            default every module runs in eval mode. Maps are then random: they differ from call to call unless
+            `torch.manual_seed` is called before each call, and the maps of a batch differ from those of its images one
+            by one. Batch norms in train mode mix the images of a batch. The modes and buffers of all modules are
+            restored in any case.
+        gradient_rule: "exact", as in the papers, or "balanced" (LibraGrad, https://arxiv.org/abs/2411.16760), for
+            methods that use gradients. The balanced backward pass treats denominators of normalizations, gates and
+            attention as constant factors, so that activation times gradient is the contribution of each position. It
+            does not change the maps of ReLU networks. See `BalancedCAM`.
     """
 
     model: nn.Module = field(kw_only=False)
@@ -93,7 +94,7 @@ class BaseCAM(Declared):
     keep_modes: bool = False
     image_input: int | str | None = None
     gradient_rule: GradientRule | str = "exact"  # accept any string, so that a wrong one gets our error message
-    # The automatic choice for images of the last size, so that a loop over batches explores the model once.
+    # The layers that were chosen for the last image size, so that a loop over batches explores the model only once.
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ class BaseCAM(Declared):
         """
 
     def __enter__(self: _Own) -> _Own:
-        """Return the object itself. A `with` block is optional, because nothing stays attached between calls."""
+        """Return the object itself. A `with` block is optional, because no hook remains attached between calls."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,19 +125,19 @@ class BaseCAM(Declared):
 
     @says_what_it_is_here
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
-        """Explain a batch.
+        """Explain a batch and return its heatmaps.
 
         Args:
             images: `(n, c, *t)` with 1, 2 or 3 position axes, or a tuple or mapping of inputs for models with several.
-            targets: None = the predicted class of each sample; an int for all; class indices `(n,)`; `(n, m)` for m
-                classes of each sample from one forward pass; names instead of indices where the model carries
-                `class_names`; or a callable from the model's output to scores `(n,)`.
+            targets: None = the predicted class of each sample; an int = this class for all samples; class indices
+                `(n,)`; class indices `(n, m)` for m classes of each sample from one forward pass; or a callable from
+                the model's output to scores `(n,)`. Names can replace indices if the model has `class_names`.
             forward_kwargs: keyword arguments passed on to the model.
 
         Returns:
-            Float32 in [0, 1], `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets; detached, on the device of the images.
-            A map without positive evidence is all zeros. If all maps are zero, the logger `gradcam_kit` warns, but only
-            on a CPU, because on other devices the check would have to synchronize.
+            Heatmaps `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets: float32 in [0, 1], detached, on the device of the
+            images. A map without positive evidence is all zeros. If all maps are zero, the logger `gradcam_kit` warns,
+            but only on a CPU, because on other devices the check would have to synchronize.
         """
         explanation = self.explain(images, targets, **forward_kwargs)
         if explanation.empty_because:
@@ -156,8 +157,9 @@ class BaseCAM(Declared):
     def check(self, images: Images, targets: Any = None, *, seed: int = 0, **forward_kwargs: Any) -> SanityCheck:
         """Run sanity checks: do the maps change with the model's parameters and with the class?
 
-        Explains the images, another class, and the model with random parameters (six times the cost of a call). The
-        result prints its findings, and has `passed`, `warnings` and the figures. The arguments are those of a call.
+        The images are explained once as in a call, then for another class, then with random parameters of the model, at
+        about six times the cost of a call. Printing the result shows its findings; `passed` and `warnings` summarize
+        them. The arguments are those of a call.
         """
         return check(self, images, targets, seed, forward_kwargs)
 
@@ -181,7 +183,7 @@ class BaseCAM(Declared):
         return weighted_sum(layer.activations, weights)
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *ms"]:
-        """Return the signed maps of all targets. Methods override it to share work between targets."""
+        """Return the signed maps of all targets. Override this method to share work between targets."""
         if layer.scores is None or layer.scores.ndim == 1:
             return self.saliency(layer)
         count = layer.scores.shape[1]
@@ -210,7 +212,7 @@ def _check_rule(cam: BaseCAM) -> None:
 
     Raises:
         UnknownNameError: a rule that does not exist.
-        InputError: balanced gradients for a method without gradients, or with a gradient rule of its own.
+        InputError: balanced gradients for a method without gradients, or with its own gradient rule.
     """
     if one_of("gradient_rule", cam.gradient_rule, get_args(GradientRule), UnknownNameError) == "exact":
         return
@@ -241,5 +243,5 @@ def _check_weights(cam: BaseCAM, weights: Any, activations: Tensor) -> None:
     ones = (n, k, *(1 for _ in positions))
     raise ShapeError(
         f"{type(cam).__name__}.weights returned {found}; expected {ones}, one weight for each sample and channel "
-        f"(keepdim=True keeps the axes of size 1), or {(n, k, *positions)}, one for each position too"
+        f"(keepdim=True keeps the axes of size 1), or {(n, k, *positions)}, one weight for each position as well"
     )

@@ -1,7 +1,7 @@
 """The interface between engine and methods: the `Method` protocol, the registry, and access to captured evidence.
 
 The engine (`methods/engine/`) runs any object that has the attributes of `Method`; it does not import `BaseCAM`, the
-base class with which methods are written. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
+base class of the methods. `METHODS` is filled by `BaseCAM` as its subclasses are defined.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradcam_kit.targets.classes import ClassTarget
 from gradcam_kit.types import Evidence, GradientRule, LayerCapture, LayerChoice, Reshape
 
 METHODS: dict[str, type[Any]] = Registry("method")
-"""Every method with a name, keyed by it ("grad-cam", ...)."""
+"""Every named method, keyed by its name ("grad-cam", ...)."""
 
 
 @runtime_checkable
@@ -63,13 +63,13 @@ class Method(Protocol):
 
 
 def rule_of(cam: Method) -> GradientRule:
-    """Return the gradient rule of a method, "exact" unless it has one."""
+    """Return the gradient rule of a method, which is "exact" if the method does not define one."""
     rule: GradientRule = getattr(cam, "gradient_rule", "exact")
     return rule
 
 
 def single_pass_methods() -> list[str]:
-    """Return the names of the methods that need only the one forward and backward pass that they can all share."""
+    """Return the names of the methods that can share a single forward and backward pass, and need no other pass."""
     again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
     return [name for name, method in METHODS.items() if not method.needs & again]
 

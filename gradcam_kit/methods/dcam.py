@@ -68,15 +68,15 @@ class DCAM:
     """Find which dimensions of a multivariate series matter, and when, from many orders of the dimensions.
 
     A CAM of a series shows which times matter; dCAM also shows which dimensions (sensors or channels) matter. The model
-    takes cubes `(n, D, D, t)` as made by `cube`, and its layer keeps the D rows. Each order of the dimensions gives a
-    CAM, computed by Grad-CAM, which equals CAM for models that end in mean pooling and a linear layer. A dimension
-    matters if its place in the order changes the map. The result has an axis for the dimensions, so `DCAM` is not a CAM
-    method. It costs one pass for each order.
+    must accept cubes `(n, D, D, t)` as made by `cube`, and its target layer must preserve the D rows. Each order of the
+    dimensions gives a CAM, computed by Grad-CAM, which equals CAM for models that end in mean pooling and a linear
+    layer. A dimension matters if its position in the order changes the map. The result has an axis for the dimensions,
+    so `DCAM` is not a CAM method. The cost is one forward and backward pass for each order.
 
     Args:
-        model: a model that takes cubes.
+        model: a model that accepts cubes.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
-        permutations: number of orders, at least 1.
+        permutations: number of orders of the dimensions, at least 1.
         seed: seed of the orders, which all series share.
         batch_size: maximum number of cubes in one pass.
 
@@ -101,7 +101,7 @@ class DCAM:
     ) -> None:
         self._cam = GradCAM(model, target_layers, batch_size=batch_size)
         if len(self._cam.target_layers or ()) > 1:
-            raise OptionError(f"{len(self._cam.target_layers or ())} target layers; expected one, or None")
+            raise OptionError(f"got {len(self._cam.target_layers or ())} target layers; expected one, or None")
         positive_int("permutations", permutations)
         self.permutations, self.seed = permutations, seed
 
@@ -111,15 +111,15 @@ class DCAM:
 
     @torch.inference_mode(False)
     def explain(self, series: Float[Tensor, "n D t"], targets: Any = None) -> DimensionMaps:
-        """Return the heatmaps, the signed maps and the number of orders from which they were made.
+        """Return the heatmaps, the signed maps, and the number of orders from which the maps were computed.
 
         Args:
             series: `(n, D, t)`, at least one series.
-            targets: None = the class predicted for the dimensions in their given order; an int for all; or classes
-                `(n,)`.
+            targets: None = the class predicted for the dimensions in their given order; an int = this class for all
+                series; or class indices `(n,)`.
         """
         if series.ndim != 3 or not len(series):
-            raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times), n > 0")
+            raise ShapeError(f"the series have shape {tuple(series.shape)}; expected (n, dimensions, times) with n > 0")
         n, dimensions, times = series.shape
         generator = torch.Generator().manual_seed(self.seed)
         orders = torch.rand(self.permutations, dimensions, generator=generator).argsort(1)
@@ -150,7 +150,7 @@ class DCAM:
         if maps.ndim != 3 or maps.shape[1] != dimensions:
             raise ShapeError(
                 f"layer {layer!r} has maps {tuple(maps.shape[1:])} for {dimensions} dimensions; expected one row for "
-                "each dimension; give the convolutions kernels and strides of 1 along the rows"
+                "each dimension; use kernels and strides of 1 along the rows in its convolutions"
             )
         apart = (n, len(orders))
         return maps.unflatten(0, apart), predicted_classes(found.output).unflatten(0, apart)

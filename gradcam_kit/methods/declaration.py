@@ -1,4 +1,4 @@
-"""Turn a class into a method: its annotated attributes become options, and its name joins `METHODS`."""
+"""Turn a class into a method: its annotated attributes become options, and its name is registered in `METHODS`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradcam_kit.types import Evidence, LayerChoice
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
 class Declared:
-    """Declarations of a method class. These attributes describe the class; they are not options."""
+    """Base class of methods, with the attributes that describe a method class and are not its options."""
 
     name: ClassVar[str] = ""
     needs: Evidence = Evidence.GRADIENTS
@@ -48,10 +48,10 @@ class Declared:
         _declare_options(cls)
         if not name:
             return
-        # A class of the same name and module was defined again: a reloaded module, or a notebook cell run twice.
+        # A reloaded module or a notebook cell that runs twice defines the same class again, which is not a conflict.
         taken = METHODS.get(name, cls)
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise UnknownNameError(f"the method name {name!r} is taken by {taken.__name__}; choose another one")
+            raise UnknownNameError(f"the method name {name!r} is taken by {taken.__name__}; choose another name")
         cls.paper = cls.__dict__.get("paper", documentation.strip().partition("\n")[0])
         METHODS[name] = cls
 
@@ -62,7 +62,7 @@ def _declare_options(cls: type[Declared]) -> None:
     A hand-written `__init__`, in the class or in a base class, is kept.
     """
     annotations = inspect.get_annotations(cls)
-    with suppress(Exception):  # names imported under TYPE_CHECKING cannot be resolved and stay strings
+    with suppress(Exception):  # names imported under TYPE_CHECKING cannot be resolved and remain strings
         annotations = inspect.get_annotations(cls, eval_str=True)
     described = Declared.__annotations__
     options = {
@@ -72,19 +72,20 @@ def _declare_options(cls: type[Declared]) -> None:
     }
     for name, inherited in getattr(cls, "__dataclass_fields__", {}).items():
         if name in vars(cls) and not hasattr(vars(cls)[name], "__get__"):
-            options.setdefault(name, inherited.type)  # a new default without an annotation
+            options.setdefault(name, inherited.type)  # a new default of an inherited option, without annotation
     for name in options:
         hidden = next((vars(base)[name] for base in cls.__mro__[1:] if name in vars(base)), None)
         if inspect.isfunction(hidden):
             raise OptionError(
-                f"{cls.__name__} declares an option {name!r}, which hides the method {hidden.__qualname__}; rename it"
+                f"{cls.__name__} declares an option {name!r}, which hides the method {hidden.__qualname__}; rename the "
+                "option"
             )
     cls.__annotations__ = options
     maker = next(base for base in cls.__mro__ if "__init__" in vars(base))
     declared = maker is object or "_constructor_is_declared" in vars(maker)
     documentation = cls.__doc__
     dataclass(init=declared, repr=False, eq=False, match_args=False, kw_only=True)(cls)
-    cls.__doc__ = documentation  # without a docstring, `dataclass` would put the signature there
+    cls.__doc__ = documentation  # `dataclass` replaces a missing docstring by the signature
     cls.__annotations__ = {**options, **annotations}
     if declared:
         setattr(cls, "__init__", says_what_it_is_here(getattr(cls, "__init__")))  # noqa: B009, B010
@@ -109,7 +110,7 @@ def _spell_out_options(cls: type[Declared]) -> None:
             shown += [other for other in inherited if other.kind is other.KEYWORD_ONLY and other.name not in named]
         else:
             shown.append(one)
-    with suppress(ValueError):  # parameters in an order that no signature allows: keep the written signature
+    with suppress(ValueError):  # no signature allows this order of parameters: keep the written one
         cls.__init__.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
 
 

@@ -25,9 +25,9 @@ class Factorization:
 
     Attributes:
         heatmaps: `(n, components, *t)` float32 in [0, 1]: the maps at the size of the images, divided by the largest
-            value of each concept in the batch, so that an image without a concept stays dark.
-        maps: strength of each concept at each position of the layer; not negative.
-        concepts: a direction in channel space for each component; not negative.
+            value of each concept in the batch, so that a concept gives a dark map for an image that lacks it.
+        maps: strength of each concept at each position of the layer; nonnegative.
+        concepts: a direction in channel space for each component; nonnegative.
         layer: name of the layer.
     """
 
@@ -48,9 +48,9 @@ def factorize(
 ) -> tuple[Float[Tensor, "rows components"], Float[Tensor, "components k"]]:
     r"""Factorize $V \approx H W$ without negative entries by the multiplicative updates of Lee & Seung.
 
-    No update increases $\|V - H W\|^2$; a factor 0 / 0 is taken as 0. The concepts start as rows of V that differ most,
-    with a little noise so that none of their entries stays zero. The order of the rows has no influence on the
-    concepts.
+    No update increases $\|V - H W\|^2$; a factor 0 / 0 is taken as 0. The concepts are initialized with the rows of V
+    that differ most from each other. A little noise is added to them, because the updates cannot change an entry of 0.
+    The order of the rows does not influence the concepts.
 
     Args:
         rows: the matrix V, without negative entries.
@@ -59,7 +59,7 @@ def factorize(
         iterations: number of updates of both factors.
 
     Returns:
-        H and W.
+        The factors H and W.
     """
     # Normalize the scale, so that products of entries neither overflow nor underflow.
     largest = rows.amax()
@@ -82,7 +82,7 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 
 
 class _Activations(BaseCAM):
-    """A method that needs activations and computes nothing: the engine captures them for the factorization."""
+    """A placeholder method, for which the engine captures the activations to factorize."""
 
     needs = Evidence.NONE
     class_agnostic = True
@@ -91,15 +91,16 @@ class _Activations(BaseCAM):
 class DeepFeatureFactorization:
     """Find a few concepts that all images of a batch share, and where they are, without classes or gradients.
 
-    Shows what a layer distinguishes: parts, textures, background. It gives several maps for each image, so it is not a
-    CAM method; and because the images share the concepts, the result for a batch differs from its images one by one.
+    The concepts show what a layer distinguishes, such as parts, textures and background. There are several maps for
+    each image, so this is not a CAM method. Because the images share the concepts, the maps of a batch differ from
+    those of its images one by one.
 
     Args:
         model: any PyTorch model.
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         components: number of concepts, at least 1.
-        seed: seed of the start of the factorization.
-        iterations: iterations of the factorization, at least 1.
+        seed: seed of the initial concepts.
+        iterations: number of iterations of the factorization, at least 1.
         reshape: as for CAM methods, see `BaseCAM`.
         image_input: as for CAM methods, see `BaseCAM`.
 
@@ -124,7 +125,7 @@ class DeepFeatureFactorization:
     ) -> None:
         self._source = _Activations(model, target_layers, reshape=reshape, image_input=image_input)
         if len(self._source.target_layers or ()) > 1:
-            raise OptionError(f"{len(self._source.target_layers or ())} target layers; expected one, or None")
+            raise OptionError(f"got {len(self._source.target_layers or ())} target layers; expected one, or None")
         positive_int("components", components)
         positive_int("iterations", iterations)
         self.components, self.seed, self.iterations = components, seed, iterations
@@ -144,7 +145,7 @@ class DeepFeatureFactorization:
         source = self._source
         inputs = read_inputs(images, forward_kwargs, source.model, image_input=source.image_input)
         if inputs.n == 0:
-            raise ShapeError("the batch has no images; the concepts are found in them, so give at least one")
+            raise ShapeError("the batch is empty, so there are no images to find concepts in; pass at least one image")
         return in_fastest_format(source.model, with_images_of(source, inputs, None), self._factorize)
 
     def _factorize(self, inputs: Inputs) -> Factorization:

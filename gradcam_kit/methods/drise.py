@@ -16,8 +16,8 @@ class DRISE(RISE, name="d-rise"):
 
     Args:
         masks: number of masks N; the default is the paper's.
-        cells: cells of the masks along each axis, finer than in RISE, because boxes are small.
-        visible: the probability that a cell stays visible, in (0, 1).
+        cells: number of mask cells along each axis, which is larger than in RISE because boxes are small.
+        visible: the probability that a cell remains visible, in (0, 1).
         seed: seed of the masks.
 
     Example:

@@ -18,7 +18,7 @@ class EigenCAM(BaseCAM, name="eigen-cam"):
     labels look alike.
 
     Args:
-        center: subtract each channel's mean first (the paper does not; pytorch-grad-cam does).
+        center: whether to subtract each channel's mean first, as pytorch-grad-cam does and the paper does not.
 
     Example:
         >>> from gradcam_kit import EigenCAM

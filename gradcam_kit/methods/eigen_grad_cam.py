@@ -17,7 +17,7 @@ class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
     of two objects with different parts may be missing.
 
     Args:
-        center: subtract each channel's mean first.
+        center: whether to subtract each channel's mean first.
 
     Example:
         >>> from gradcam_kit import EigenGradCAM

@@ -28,9 +28,8 @@ def expected_grad_cam(
 ) -> Float[Tensor, "n *s"]:
     r"""Return the expected gradients of a layer.
 
-    $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. Where
-    the weights are the same everywhere, as before mean pooling and a linear head, the map sums to
-    $y(x) - \mathrm{E}\,y(x')$.
+    $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. If the
+    weights are constant, as before mean pooling and a linear head, the map sums to $y(x) - \mathrm{E}\,y(x')$.
     """
     differences = without_rounding(activations - baselines, activations).flatten(0, 1)
     maps: Tensor = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))
@@ -41,11 +40,12 @@ def expected_grad_cam(
 class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     """Integrate Grad-CAM along paths from many baselines that are made from the image itself.
 
-    For saturated scores, where the gradient at the image alone is close to zero. The map depends less on one baseline
-    than that of IntegratedGradCAM, and the same seed gives the same map. A baseline is the blurred image (kernel
-    smoothing) with noise in proportion to the image's own contrast (data-aware perturbation). Each path contributes one
-    sample of the integral; the samples lie at the centers of equal parts. Three details could not be confirmed against
-    the paper: the distribution of the baselines, the factor of the weights, and the number of samples.
+    Use this method for saturated scores, whose gradient at the image itself is close to zero. The map depends less on a
+    single baseline than that of IntegratedGradCAM, and the same seed gives the same map. A baseline is the blurred
+    image (kernel smoothing) with noise in proportion to the image's own contrast (data-aware perturbation). Each path
+    contributes one sample of the integral; the samples lie at the midpoints of equal intervals. Three details could not
+    be confirmed against the paper: the distribution of the baselines, the factor of the weights, and the number of
+    samples.
 
     Args:
         samples: number of baselines, each with one point on its path; each costs two forward and two backward passes.

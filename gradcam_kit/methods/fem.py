@@ -14,8 +14,8 @@ from gradcam_kit.types import Evidence, LayerCapture
 def fem_weights(activations: Float[Tensor, "n k *s"], sigmas: float = 2.0) -> Float[Tensor, "n k *one"]:
     r"""Return the share of strong positions: $w_k = \mathrm{mean}_s [A_k > \mu_k + \mathrm{sigmas}\,\sigma_k]$.
 
-    The standard deviation is the population's; a constant channel gets weight 0. Other descriptions weigh a channel by
-    its mean instead; which of these weights the paper prints could not be confirmed.
+    The standard deviation is that of the population, and a constant channel gets weight 0. Other descriptions weight a
+    channel by its mean instead; which of the two weights the paper uses could not be confirmed.
     """
     mean = spatial_mean(activations)
     deviation = spatial_mean((activations - mean) ** 2).sqrt()
@@ -25,10 +25,12 @@ def fem_weights(activations: Float[Tensor, "n k *s"], sigmas: float = 2.0) -> Fl
 class FEM(BaseCAM, name="fem"):
     """Weight channels by how often they respond strongly, which gives the same map for every class.
 
-    Needs neither gradients nor classes. It finds rare, strong features, whether or not the class depends on them.
+    The method needs neither gradients nor classes. It finds rare, strong features, whether or not the class depends on
+    them.
 
     Args:
-        sigmas: a position counts as strong this many standard deviations above the channel's mean; at least 0.
+        sigmas: a position is strong if it exceeds the channel's mean by more than this many standard deviations; at
+            least 0.
 
     Example:
         >>> from gradcam_kit import FEM

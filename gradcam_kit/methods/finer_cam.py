@@ -7,11 +7,12 @@ from gradcam_kit.methods.grad_cam import GradCAM
 
 
 class FinerCAM(GradCAM, name="finer-cam"):
-    r"""Explain by Grad-CAM what sets the class apart from the classes nearest to it, without evidence that they share.
+    r"""Explain by Grad-CAM what distinguishes the class from similar classes, without the evidence that they share.
 
-    The score is the mean of $z_c - z_d$ over the nearest classes d, weighted by their probabilities. For fine-grained
-    classes such as species of birds or models of cars. Where no other class comes close it shows little more than
-    Grad-CAM. The comparison is `FinerTarget` with its defaults; for other settings pass a `FinerTarget` to any method.
+    The score is the mean of $z_c - z_d$ over the nearest classes d, weighted by their probabilities. Use this method
+    for fine-grained classes, such as species of birds or models of cars. If no other class comes close, it shows little
+    more than Grad-CAM. The comparison is `FinerTarget` with its defaults; for other settings pass a `FinerTarget` to
+    any method.
 
     Example:
         >>> from gradcam_kit import FinerCAM

@@ -18,10 +18,10 @@ def post_process(terms: Float[Tensor, "n k *s"]) -> Float[Tensor, "n *s"]:
 class FullGrad(BaseCAM, name="full-grad"):
     r"""Sum the input gradient and all bias gradients: $U\psi(\nabla_x y \odot x) + \sum_l \sum_k U\psi(b_l \odot G_l)$.
 
-    A map at the resolution of the image that accounts for the whole score: before psi is applied, the terms of a
-    piecewise linear network sum to the score. Because of the absolute value it does not tell evidence for a class from
-    evidence against it. The channels are summed before upsampling, which is linear. `target_layers` is not used. Biases
-    without positions (linear heads) are left out.
+    The map has the resolution of the image and accounts for the complete score: before psi is applied, the terms of a
+    piecewise linear network sum to the score. Because of the absolute value, the map does not distinguish evidence for
+    a class from evidence against it. The channels are summed before upsampling, which gives the same map because
+    upsampling is linear. `target_layers` is not used. Biases without positions (linear heads) are left out.
 
     Example:
         >>> from gradcam_kit import FullGrad

@@ -25,16 +25,16 @@ def generic_attention_step(
 class GenericAttention(BaseCAM, name="generic-attention"):
     r"""Follow the attention that raises the score back through all blocks: $R \leftarrow R + \bar A_l R$ from $R = I$.
 
-    A good first choice for vision transformers: class-specific, at the cost of one backward pass through all blocks.
-    No relevance propagation is involved. `target_layers` is not used. Needs a transformer in which all tokens of an
-    image attend to each other.
+    This method is a good first choice for vision transformers: it is class-specific and costs one backward pass through
+    all blocks, without relevance propagation. `target_layers` is not used. The method needs a transformer in which all
+    tokens of an image attend to each other.
 
     Example:
         >>> import torch
         >>> from torchvision.models import VisionTransformer
         >>> from gradcam_kit import GenericAttention
         >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
-        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision initializes this weight to zero
         >>> GenericAttention(model)(torch.rand(2, 3, 32, 32), targets=1).shape
         torch.Size([2, 32, 32])
     """

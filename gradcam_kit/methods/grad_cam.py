@@ -17,7 +17,8 @@ def grad_cam_weights(gradients: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *
         gradients: d score / d activation, in score units per activation unit; not normalized.
 
     Returns:
-        One weight per channel; spatial axes are kept with size 1 so that it broadcasts against the activations.
+        One weight per channel; spatial axes are kept with size 1, so that the weights broadcast against the
+        activations.
     """
     return spatial_mean(gradients)
 
@@ -25,8 +26,9 @@ def grad_cam_weights(gradients: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *
 class GradCAM(BaseCAM, name="grad-cam"):
     r"""Weight channels by their mean gradient, Equation 2 (before its ReLU): $\sum_k \alpha_k A_k$.
 
-    The method to start with: fast, class-specific, and as good as any other at the last layer with positions. At
-    earlier layers one weight per channel is too coarse; use LayerCAM there, or HiResCAM if each position counts.
+    This is the method to start with: it is fast, class-specific, and on a par with any other method at the last layer
+    with positions. At earlier layers, one weight per channel is too coarse; use LayerCAM there, or HiResCAM if the
+    exact positions matter.
 
     Example:
         >>> from gradcam_kit import GradCAM

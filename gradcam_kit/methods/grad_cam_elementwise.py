@@ -12,8 +12,8 @@ from gradcam_kit.types import LayerCapture
 class GradCAMElementwise(BaseCAM, name="grad-cam-elementwise"):
     r"""Sum the positive part of each product: $\sum_k \mathrm{ReLU}(G_k \odot A_k)$.
 
-    Equals LayerCAM where A >= 0, so it differs only at layers with negative activations. There it also counts
-    negative activations with a negative gradient as evidence.
+    The map equals that of LayerCAM where A >= 0, so it differs only at layers with negative activations. At these
+    layers, negative activations with a negative gradient are also evidence.
 
     Example:
         >>> from gradcam_kit import GradCAMElementwise

@@ -20,8 +20,8 @@ def grad_cam_plus_plus_weights(
 ) -> Float[Tensor, "n k *one"]:
     r"""Return the weights of Equation 5 with the coefficients of Equation 19.
 
-    $\alpha = G^2 / (2 G^2 + (\sum_s A_k) G^3)$ and $w_k = \sum_s \alpha\, \mathrm{ReLU}(G)$. It is computed as
-    $\alpha = 1 / (2 + G \sum_s A_k)$ where $G \ne 0$, which needs no epsilon and no cubes, which could underflow. A
+    $\alpha = G^2 / (2 G^2 + (\sum_s A_k) G^3)$ and $w_k = \sum_s \alpha\, \mathrm{ReLU}(G)$. Where $G \ne 0$, it is
+    computed as $\alpha = 1 / (2 + G \sum_s A_k)$, which needs no epsilon and avoids cubes that could underflow. A
     denominator of exactly 0 is replaced by 1, as in the authors' code. The factors $e^y$ of the derivation cancel in
     $\alpha$.
 
@@ -29,11 +29,11 @@ def grad_cam_plus_plus_weights(
         activations: output of the layer; the paper assumes $A \ge 0$. Negative activations can bring the denominator
             near 0.
         gradients: d score / d activation.
-        variant: "paper", or "authors": $\alpha$ divided by its sum over the positions with $G > 0$.
+        variant: "paper", or "authors", which divides $\alpha$ by its sum over the positions with $G > 0$.
     """
     rising = gradients.clamp(min=0)
     denominator = 2 + gradients * spatial_sum(activations)
-    # Only positions with G > 0 contribute to w, so alpha is not needed where G = 0.
+    # Only positions with G > 0 contribute to w, so alpha is 0 elsewhere; it is G^2 where the denominator is 0.
     alpha = (rising > 0) / denominator.where(denominator != 0, rising**-2)
     if variant == "authors":
         total = spatial_sum(alpha)
@@ -42,10 +42,10 @@ def grad_cam_plus_plus_weights(
 
 
 class GradCAMPlusPlus(BaseCAM, name="grad-cam++"):
-    """Weight channels by positive gradients, in which a position counts by its share of the channel's evidence.
+    """Weight channels by their positive gradients, with each position weighted by its share of the channel's evidence.
 
-    Covers several objects of the same class more evenly than Grad-CAM. It ignores negative gradients, so it separates
-    similar classes less well, and its weights depend on the scale of the score.
+    The map covers several objects of the same class more evenly than that of Grad-CAM. The method ignores negative
+    gradients, so it separates similar classes less well, and its weights depend on the scale of the score.
 
     Args:
         variant: "paper" (Equation 19) or "authors" (their released code, which normalizes alpha).

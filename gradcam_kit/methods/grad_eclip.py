@@ -36,19 +36,19 @@ def grad_eclip_map(
 
 
 class GradECLIP(BaseCAM, name="grad-eclip"):
-    """Weight the values of the last attention by the gradient at the class token, and by how close query and key are.
+    """Weight the values of the last attention by the gradient at the class token and the similarity of query and key.
 
-    Made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`; it works for any transformer with a class
-    token. It looks only at the last block. It keeps the model's heads, concatenated, and takes the gradient before the
-    output projection, where it has the axes of the values. The released code instead runs the last block with one head,
-    and compares queries and keys after the output projection. `target_layers` is not used.
+    The method is made for CLIP's image encoder with `targets=EmbeddingSimilarity(text)`, and works for any transformer
+    with a class token. It uses only the last block. It concatenates the model's heads, and takes the gradient before
+    the output projection, where the gradient has the axes of the values. The released code instead runs the last block
+    with one head, and compares queries and keys after the output projection. `target_layers` is not used.
 
     Example:
         >>> import torch
         >>> from torchvision.models import VisionTransformer
         >>> from gradcam_kit import GradECLIP
         >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
-        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision initializes this weight to zero
         >>> GradECLIP(model)(torch.rand(2, 3, 32, 32), targets=1).shape
         torch.Size([2, 32, 32])
     """

@@ -23,8 +23,8 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
     """Group channels with similar maps by k-means on their correlation. The order of the channels does not matter.
 
     The first center is the channel most like a seeded random map, and each further center is the channel least like the
-    centers so far. Ten rounds of assigning channels to centers and averaging groups follow. The random map is shared by
-    the batch.
+    centers so far. Ten rounds of assigning channels to centers and averaging groups follow. All images of a batch share
+    the random map.
 
     Args:
         activations: maps to compare; constant maps have no structure and join the first group.
@@ -47,8 +47,8 @@ def group_channels(activations: Float[Tensor, "n k *s"], groups: int, seed: int 
 class GroupCAM(BaseCAM, name="group-cam"):
     r"""Weight groups of similar channels by what they add to a blurred image: $\sum_g v_g M_g$.
 
-    Nearly the quality of Score-CAM for a few passes instead of one per channel. $M_g = ReLU(\sum_{k \in g} w_k A_k)$
-    with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
+    The method nearly reaches the quality of Score-CAM with a few passes instead of one per channel.
+    $M_g = ReLU(\sum_{k \in g} w_k A_k)$ with Grad-CAM's weights w; $m_g$ is $M_g$ upsampled and min-max normalized, and
     $v_g = ReLU(p(x \odot m_g + b \odot (1 - m_g)) - p(b))$ with the probability p of the class and the blurred image b.
     A constant $M_g$ contributes nothing. The released code groups neighboring channels and thresholds the maps; this
     implementation groups similar channels, so that the order of the channels does not matter, and has no threshold.

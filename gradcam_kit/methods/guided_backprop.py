@@ -12,10 +12,10 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 class GuidedBackprop(BaseCAM, name="guided-backprop"):
     r"""Return the gradient at the input, with negative gradients dropped at every ReLU, summed over the input channels.
 
-    A ReLU of x passes $\mathrm{ReLU}(R) \odot [x > 0]$ of a gradient R on. The map has sharp outlines at the resolution
-    of the image. Only networks whose activation functions are ReLU, ReLU6, PReLU or LeakyReLU can be explained. The map
-    shows edges rather than what the model learned: the method fails the sanity checks of Adebayo et al. (NeurIPS 2018).
-    `target_layers` is not used.
+    The backward pass of a ReLU of x turns a gradient R into $\mathrm{ReLU}(R) \odot [x > 0]$. The map has sharp
+    outlines at the resolution of the image. Only networks whose activation functions are ReLU, ReLU6, PReLU or
+    LeakyReLU can be explained. The map shows edges rather than what the model learned: the method fails the sanity
+    checks of Adebayo et al. (NeurIPS 2018). `target_layers` is not used.
 
     Example:
         >>> from gradcam_kit import GuidedBackprop

@@ -18,7 +18,7 @@ def integrated_grad_cam(
     gradients: Float[Tensor, "steps n k *s"],
     start: Float[Tensor, "n k *s"],
 ) -> Float[Tensor, "n *s"]:
-    r"""Average along the path $x_l$: $\mathrm{mean}_l \mathrm{ReLU}(\sum_k w_k(x_l)\,(A_k(x_l) - A_k(x_0)))$.
+    r"""Average the maps along the path $x_l$: $\mathrm{mean}_l \mathrm{ReLU}(\sum_k w_k(x_l)\,(A_k(x_l) - A_k(x_0)))$.
 
     The difference term and the weights (Grad-CAM's at each step) could not be confirmed against the paper.
     """
@@ -32,8 +32,8 @@ def integrated_grad_cam(
 class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     """Integrate Grad-CAM along the straight path from the zero input (the mean color) to the image.
 
-    For saturated scores, where the gradient at the image alone is close to zero. Regions of the mean color cannot get
-    any evidence.
+    Use this method for saturated scores, whose gradient at the image itself is close to zero. Regions of the mean color
+    cannot get any evidence.
 
     Args:
         steps: points on the path, the image included; each costs a forward and a backward pass.

@@ -21,9 +21,9 @@ def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
 
     Args:
         samples: number of steps N.
-        ladder: "linear" is $i/N$, which stays in [0, 1]. "printed" is the sum that the paper prints, $\sum_{j<i} j/N$,
-            and "cumulative" is that of torch-cam, $\sum_{j \le i} j/N$; with N = 10, their last steps brighten the
-            image 4.5 and 5.5 times.
+        ladder: "linear" is $i/N$, which does not exceed 1. "printed" is the sum that the paper prints,
+            $\sum_{j<i} j/N$, and "cumulative" is that of torch-cam, $\sum_{j \le i} j/N$; with N = 10, their last steps
+            multiply the brightness by 4.5 and 5.5.
     """
     steps = range(1, samples + 1)
     if ladder == "linear":
@@ -34,8 +34,8 @@ def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
 class ISCAM(ScoreCAM, name="is-cam"):
     r"""Average Score-CAM's scores along a path to the masked image: $s_k = \mathrm{mean}_i\, y(c_i\, x \odot M_k)$.
 
-    For scores that saturate in the image of full brightness. `samples` multiplies the cost of Score-CAM. The options of
-    Score-CAM apply too, above all `channels`, which reduces the cost.
+    Use this method for scores that saturate at full brightness. `samples` multiplies the cost of Score-CAM. The options
+    of Score-CAM are also available, in particular `channels`, which reduces the cost.
 
     Args:
         samples: number of steps of the path; the default is torch-cam's.

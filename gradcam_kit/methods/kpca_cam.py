@@ -26,9 +26,9 @@ def kernel_component(
         activations: output of the layer; memory grows with the square of its positions.
         kernel: "sigmoid" $\tanh(\gamma \langle a_i, a_j\rangle + 1)$, "poly" $(\gamma \langle a_i, a_j\rangle + 1)^3$,
             "rbf" $\exp(-\gamma \|a_i - a_j\|^2)$ or "linear". Each channel's mean over the positions is subtracted
-            first, because "sigmoid" and "poly" depend on the origin and saturate far from it, so that the component
-            would separate only the weakest positions, the background. Centering, the offset 1 and the default gamma
-            follow a widely used implementation; they could not be confirmed against the paper.
+            first, because "sigmoid" and "poly" depend on the origin: far from it, the component would separate only the
+            weakest positions, the background. Centering, the offset 1 and the default gamma follow a widely used
+            implementation; they could not be confirmed against the paper.
         gamma: scale inside the kernel; None = 1 / k.
     """
     rows = centered_rows(activations.flatten(2).mT)

@@ -12,8 +12,8 @@ from gradcam_kit.types import Evidence, LayerCapture
 class LaFAM(BaseCAM, name="lafam"):
     r"""Average the activations over the channels, $\frac{1}{k}\sum_k A_k$, which gives the same map for every class.
 
-    For self-supervised backbones, which have no classes. It shows where the layer responds to anything, not why a
-    classifier chose a class.
+    Use this method for self-supervised backbones, which have no classes. It shows where the layer responds to anything,
+    not why a classifier chose a class.
 
     Example:
         >>> from gradcam_kit import LaFAM

@@ -14,10 +14,10 @@ from gradcam_kit.types import LayerCapture
 class LayerCAM(BaseCAM, name="layer-cam"):
     r"""Weight each position by its positive gradient: $\sum_k \mathrm{ReLU}(G_k) \odot A_k$.
 
-    Works at early layers too, where it shows fine detail; combine several layers for detail and meaning. Evidence
-    against the class is left out. Before several maps are fused, Equation 9 scales the maps of the shallow layers,
-    $\tanh(\gamma M / \max M)$. All layers but the last to run count as shallow; this reading could not be confirmed
-    against the paper.
+    The method also works at early layers, where it shows fine detail; combine several layers for detail and semantics.
+    Evidence against the class is ignored. Before several maps are fused, Equation 9 scales the maps of the shallow
+    layers, $\tanh(\gamma M / \max M)$. All layers but the last one to run are treated as shallow; this reading could
+    not be confirmed against the paper.
 
     Args:
         fusion: fusion of several layers: "max" as in the paper, "mean" or "product".

@@ -15,7 +15,7 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 def legrad_map(gradients: Float[Tensor, "n heads queries keys"]) -> Float[Tensor, "n keys"]:
     r"""Return how much a block's own score rises with the attention to each key: mean $(\partial y_l/\partial A_l)^+$.
 
-    The mean is over heads and queries, prefix tokens included; there is no product with the attention.
+    The mean is taken over heads and queries, including prefix tokens. The gradient is not multiplied by the attention.
     """
     return gradients.clamp(min=0).mean(dim=(1, 2))
 
@@ -23,11 +23,11 @@ def legrad_map(gradients: Float[Tensor, "n heads queries keys"]) -> Float[Tensor
 class LeGrad(BaseCAM, name="legrad"):
     """Average over the blocks how sensitive each block's own score is to its attention.
 
-    For large vision transformers, whose middle blocks decide much; one backward pass per block. A block's score is the
-    model's output if this block were the last one: its tokens go through the part of the model after the last block,
-    with the model's own normalization, pooling and head. The released code pools CLIP by the mean over all tokens
-    instead, and looks at the last two blocks (`blocks=2`). `target_layers` is not used. Needs a transformer in which
-    all tokens of an image attend to each other.
+    Use this method for large vision transformers, in which the middle blocks matter. It costs one backward pass per
+    block. A block's score is what the model would return if this block were the last one: its tokens go through the
+    part of the model after the last block, with the model's own normalization, pooling and head. The released code
+    pools CLIP by the mean over all tokens instead, and looks at the last two blocks (`blocks=2`). `target_layers` is
+    not used. The method needs a transformer in which all tokens of an image attend to each other.
 
     Args:
         blocks: number of blocks to average, counted from the last; None = all.
@@ -37,7 +37,7 @@ class LeGrad(BaseCAM, name="legrad"):
         >>> from torchvision.models import VisionTransformer
         >>> from gradcam_kit import LeGrad
         >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
-        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision initializes this weight to zero
         >>> LeGrad(model, blocks=1)(torch.rand(2, 3, 32, 32), targets=1).shape
         torch.Size([2, 32, 32])
     """

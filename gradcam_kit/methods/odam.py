@@ -16,9 +16,10 @@ from gradcam_kit.types import LayerCapture
 class ODAM(BaseCAM, name="odam"):
     r"""Weight each position by its smoothed gradient: $\sum_k \Phi(G_k) \odot A_k$, with a Gaussian $\Phi$.
 
-    For detectors: the gradient of one box is concentrated near this box, so each instance gets its own map, whereas
-    channel weights averaged over the image would show all instances of a class. Use targets of `DetectionTarget.of`,
-    at a layer of the backbone or at the level of the feature pyramid from which the box comes.
+    Use this method for detectors. The gradient of one box is concentrated near this box, so each instance gets its own
+    map, whereas channel weights averaged over the image would show all instances of a class. Pass targets made by
+    `DetectionTarget.of`, and choose a layer of the backbone or the level of the feature pyramid from which the box
+    comes.
 
     Args:
         sigma: width of the Gaussian, in cells of the layer. The paper derives it from the size of the object; the

@@ -14,7 +14,8 @@ from gradcam_kit.types import Evidence, LayerCapture
 class RandomCAM(BaseCAM, name="random-cam"):
     r"""Weight channels by one draw of U(-1, 1) that all samples and classes share: $\sum_k r_k A_k$.
 
-    A baseline for comparisons, not an explanation: a method that scores no better tells nothing about the class.
+    This is a baseline for comparisons, not an explanation. A method that does not score better shows nothing about the
+    class.
 
     Args:
         seed: seed of the draw, which is made on the host so that every device gets the same weights.
@@ -34,7 +35,7 @@ class RandomCAM(BaseCAM, name="random-cam"):
     seed: int = 0
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *one"]:
-        """Return the draw, one weight per channel."""
+        """Return the random weights, one per channel."""
         n, k, *positions = layer.activations.shape
         generator = torch.Generator("cpu").manual_seed(self.seed)
         drawn = 2 * torch.rand(k, generator=generator, dtype=torch.float32, device="cpu") - 1

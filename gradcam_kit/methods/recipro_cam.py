@@ -55,13 +55,14 @@ def check_window(window: int) -> int:
 class ReciproCAM(BaseCAM, name="recipro-cam"):
     r"""Score each position alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
-    Needs no gradients and explains all classes from the same passes: one per position, through the part of the model
-    after the layer. So use it at a late layer. The released code scores softmax probabilities: pass `ClassProbability`.
+    The method needs no gradients and explains all classes from the same passes. There is one pass per position, through
+    the part of the model after the layer, so use a late layer. The released code scores softmax probabilities; pass
+    `ClassProbability` as the target to do the same.
 
     Args:
         window: positions kept along each axis: 1, or 3 with Gaussian weights.
-        mode: for window 3, "mask" weighs the activations around the position, "spread" copies the position's own
-            activation to its neighbors (the released code). Which of the two the paper means could not be confirmed.
+        mode: for window 3, "mask" weights the activations around the position, and "spread" copies the position's own
+            activation to its neighbors, as the released code does. Which mode the paper means could not be confirmed.
 
     Example:
         >>> from gradcam_kit import ReciproCAM

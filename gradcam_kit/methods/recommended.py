@@ -53,7 +53,7 @@ _GOOD_FOR = {
 def recommended() -> dict[str, str]:
     """Return what each method of `METHODS` is good for, in the order in which to try the methods.
 
-    Methods that were registered elsewhere come last, with the first sentence of their docstring.
+    Methods that are not part of this package come last, with the first sentence of their docstring.
 
     Example:
         >>> from gradcam_kit.methods.recommended import recommended

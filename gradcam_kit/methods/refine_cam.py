@@ -11,11 +11,11 @@ class RefineCAM(GradCAMPlusPlus, name="refine-cam"):
     r"""Multiply the Grad-CAM++ maps of several layers: the semantics of the deepest with the detail of shallower ones.
 
     The map is $\prod_l M_l$, with each $M_l$ in [0, 1] and at the size of the image. The map is sharper than that of
-    the last layer alone. One layer without positive evidence empties the map (`is_empty`). Without `target_layers` the
-    last layers of the two deepest resolutions are taken.
+    the last layer alone. If one layer has no positive evidence, the map is empty (`is_empty`). Without `target_layers`,
+    the last layers at the two deepest resolutions are used.
 
     Args:
-        fusion: "product" as in the paper, or "mean" or "max", where one empty layer does not empty the map.
+        fusion: "product" as in the paper, or "mean" or "max", for which one empty layer does not make the map empty.
 
     Example:
         >>> from gradcam_kit import RefineCAM

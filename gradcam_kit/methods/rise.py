@@ -20,15 +20,15 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice, Rescore
 class RISE(BaseCAM, name="rise"):
     r"""Average random masks, weighted by the score of the masked image: $\frac{1}{N p} \sum_i y(x \odot M_i) M_i$.
 
-    Looks only at inputs and outputs, so it suits every model. A map costs one forward pass per mask, and its noise
-    falls with the square root of the number of masks. The masks multiply the model's normalized input, so removed
-    regions take the mean color. The masks of an image are derived from its values and the seed, made in chunks and
-    never stored. `target_layers` is not used.
+    The method uses only inputs and outputs, so it works for every model. A map costs one forward pass per mask, and its
+    noise decreases with the square root of the number of masks. The masks multiply the model's normalized input, so
+    removed regions have the mean color. The masks of an image depend only on its values and the seed; they are made in
+    chunks and never stored. `target_layers` is not used.
 
     Args:
         masks: number of masks N; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
-        cells: cells of the masks along each axis.
-        visible: p, the probability that a cell stays visible, in (0, 1).
+        cells: number of mask cells along each axis.
+        visible: p, the probability that a cell remains visible, in (0, 1).
         seed: seed of the masks.
 
     Example:

@@ -41,7 +41,7 @@ def channel_scores(
         activations: the channels to score.
         batch_size: maximum number of rows in one forward pass.
         rescore: function that scores the masked images.
-        baseline: score the zero input of every image, even without a constant channel.
+        baseline: whether to score the zero input of every image, even if no channel is constant.
         changes: functions that change the masks `(m, *t)`, one for each pass over the channels; None = no change.
 
     Returns:
@@ -83,22 +83,22 @@ class ScoreCAM(BaseCAM, name="score-cam"):
     r"""Weight each channel by the score of the image that it masks, without gradients.
 
     The map is $\sum_k \mathrm{softmax}_k(y(x \odot H_k))\, A_k$, where $H_k$ is channel k at the size of the image and
-    scaled to [0, 1]. For models whose gradients are noisy or vanish. Score-CAM is the most expensive of the common
-    methods, with one forward pass per channel; `channels` and `dtype` make it several times as fast. The masks multiply
-    the model's normalized input, so removed regions take the mean color and do not become black.
+    scaled to [0, 1]. Use this method for models whose gradients are noisy or vanish. Score-CAM is the most expensive of
+    the common methods, with one forward pass per channel; `channels` and `dtype` make it several times faster. The
+    masks multiply the model's normalized input, so removed regions have the mean color and are not black.
 
     Args:
         weighting: "softmax" (paper): softmax of the scores over the channels. The paper subtracts a baseline score
-            first, which cancels in the softmax and is not computed. "probability" (released code): the class's
-            probability (the softmax; the sigmoid or the output itself where the model says so), constant channels
-            skipped. "relu": ReLU(score - score of the zero input).
+            first, which cancels in the softmax and is not computed. "probability" (released code): the probability of
+            the class, which is the softmax unless the model shows another score kind (sigmoid or raw); constant
+            channels are skipped. "relu": ReLU(score - score of the zero input).
         channels: keep only this many channels of each image (an int), or this share of them (a float in (0, 1]); None =
             all.
-        ranking: which channels are kept: those with the largest standard deviation over space ("std"), with the
-            largest mean gradient ("gradient", gScoreCAM: Chen et al., ACCV 2022; one backward pass), or whose mask on
-            the layer keeps most of the score to first order ("first-order", no paper; one backward pass).
+        ranking: which channels are kept. "std": those with the largest standard deviation over space. "gradient": those
+            with the largest mean gradient (gScoreCAM: Chen et al., ACCV 2022). "first-order": those whose mask on the
+            layer keeps most of the score to first order (no paper). The last two need one backward pass.
         dtype: torch.bfloat16 or torch.float16 runs the masked passes under autocast in half precision, for speed; None
-            = the model's own. The unmasked image, the target and all arithmetic keep their precision.
+            = the model's own precision. The unmasked image, the target and all arithmetic keep their precision.
 
     Example:
         >>> from gradcam_kit import ScoreCAM

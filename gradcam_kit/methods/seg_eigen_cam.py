@@ -11,10 +11,11 @@ from gradcam_kit.types import LayerCapture
 
 
 class SegEigenCAM(BaseCAM, name="seg-eigen-cam"):
-    r"""Return the first principal component of $|G| \odot A$, flipped where its smallest value outweighs its largest.
+    r"""Return the first principal component of $|G| \odot A$, flipped if its smallest value outweighs its largest.
 
-    Made for segmentation: with `targets=SegmentationTarget(class, mask)` it shows the structure on which the class in a
-    region depends. The absolute gradient does not tell evidence for a class from evidence against it.
+    The method is made for segmentation: with `targets=SegmentationTarget(mask, classes)` it shows the structure on
+    which the class in a region depends. The absolute gradient does not distinguish evidence for a class from evidence
+    against it.
 
     Example:
         >>> from gradcam_kit import SegEigenCAM
@@ -26,5 +27,5 @@ class SegEigenCAM(BaseCAM, name="seg-eigen-cam"):
     cost = "F + B + eigenproblem"
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the component, flipped where its smallest value outweighs its largest."""
+        """Return the component, flipped if its smallest value outweighs its largest."""
         return first_component(gradients_of(layer).abs() * layer.activations)

@@ -36,11 +36,12 @@ def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "m
 class SegXResCAM(BaseCAM, name="seg-xres-cam"):
     r"""Multiply the activations by gradients pooled in blocks: $\sum_k \mathrm{pool}(G_k) \odot A_k$.
 
-    A compromise between HiResCAM and Grad-CAM, made for segmentation with `targets=SegmentationTarget(class, mask)`,
-    where Grad-CAM's one weight per channel spreads evidence over the whole image and HiResCAM is noisy.
+    This compromise between HiResCAM and Grad-CAM is made for segmentation with
+    `targets=SegmentationTarget(mask, classes)`. There, Grad-CAM's one weight per channel spreads evidence over the
+    entire image, and HiResCAM is noisy.
 
     Args:
-        pool_window: positions per block along each axis; 1 is HiResCAM, all positions with "mean" is Grad-CAM.
+        pool_window: positions per block along each axis; 1 gives HiResCAM, and all positions with "mean" give Grad-CAM.
         pool: "mean" or "max". The paper's defaults could not be confirmed.
 
     Example:

@@ -67,12 +67,12 @@ def paste_windows(
 class SESS(BaseCAM, name="sess"):
     r"""Combine the Grad-CAM maps of many windows of the image, each enlarged to the size of the image.
 
-    For small objects, or several objects of different sizes, which a single pass sees too coarsely. The map of a
-    window, after ReLU and min-max normalization, is weighted by the probability of the class in the window, divided by
-    the largest such probability over all windows. The result has the resolution of the image and is smoothed by a
-    Gaussian of 11 cells with $\sigma = 5$. For targets other than classes, the score clipped at 0 takes the place of
-    the probability. The defaults are those of the released code. Its windows are square; the windows of this
-    implementation have the aspect ratio of the image, which is what the model expects.
+    Use this method for small objects, or several objects of different sizes, which a single pass sees too coarsely. The
+    map of a window, after ReLU and min-max normalization, is weighted by the probability of the class in the window,
+    divided by the largest such probability over all windows. The result has the resolution of the image and is smoothed
+    by a Gaussian of 11 cells with $\sigma = 5$. For targets other than classes, the score clipped at 0 replaces the
+    probability. The defaults are those of the released code. Its windows are square; the windows of this implementation
+    have the aspect ratio of the image, which is what the model expects.
 
     Args:
         scales: number of window sizes; the defaults make 122 windows of an image of 224 x 224.
@@ -99,7 +99,7 @@ class SESS(BaseCAM, name="sess"):
         one_of("pool", self.pool, get_args(Pool))
 
     def saliencies(self, layer: LayerCapture) -> Float[Tensor, "n *mt"]:
-        """Return the maps of all targets from the same windows, as many in a pass as `batch_size` allows."""
+        """Return the maps of all targets from the same windows, as many windows per pass as `batch_size` allows."""
         images, size = at_least_float32(layer.images), layer.images.shape[2:]
         where = windows(size, self.scales, self.growth)
         together = max(1, self.batch_size // len(images))
@@ -120,7 +120,7 @@ class SESS(BaseCAM, name="sess"):
     def _scan(
         self, layer: LayerCapture, copies: list[Float[Tensor, "n c *t"]]
     ) -> tuple[Float[Tensor, "r *s"], Float[Tensor, "copies n *m"]]:
-        """Return the Grad-CAM map of each copy, sample and target along one axis, and the probabilities."""
+        """Return the Grad-CAM maps of all copies, samples and targets along one axis, and the probabilities."""
         activations, gradients = probe_targets(layer, copies)
         maps = [weighted_sum(activations.flatten(0, 1), grad_cam_weights(own.flatten(0, 1))) for own in gradients]
         index = torch.arange(activations.shape[1], device=activations.device).repeat(len(copies))

@@ -39,8 +39,9 @@ def shapley_cam_weights(
 class ShapleyCAM(BaseCAM, name="shapley-cam"):
     """Correct Grad-CAM's weights by the curvature of the score.
 
-    For scores that saturate, such as probabilities. ShapleyCAM equals Grad-CAM where the score is piecewise linear, so
-    plain class indices are scored by the logit plus the log-probability. The second derivative about doubles the cost.
+    Use this method for scores that saturate, such as probabilities. ShapleyCAM equals Grad-CAM where the score is
+    piecewise linear, so plain class indices are scored by the logit plus the log-probability. The second derivative
+    about doubles the cost.
 
     Example:
         >>> from gradcam_kit import ShapleyCAM

@@ -16,7 +16,7 @@ from gradcam_kit.types import Evidence, LayerCapture
 def smooth_grad_cam_plus_plus_weights(
     activations: Float[Tensor, "n k *s"], gradients: Float[Tensor, "samples n k *s"]
 ) -> Float[Tensor, "n k *one"]:
-    r"""Return Grad-CAM++'s weights from mean powers of the gradients at noisy inputs, and the clean activations.
+    r"""Return Grad-CAM++'s weights from mean powers of the gradients at noisy inputs and from clean activations.
 
     $\alpha = \overline{G^2} / (2\,\overline{G^2} + \sum_s A\,\overline{G^3})$,
     $w_k = \sum_s \alpha\,\mathrm{ReLU}(\overline{G})$; a denominator of exactly 0 is replaced by 1. The order of power
@@ -36,8 +36,8 @@ def smooth_grad_cam_plus_plus_weights(
 class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
     """Compute Grad-CAM++ from gradients averaged over noisy copies of the input.
 
-    For models whose gradients are noisy. The same seed gives the same map. To smooth another method, wrap it:
-    `Smooth(LayerCAM(model))`.
+    Use this method for models whose gradients are noisy. The same seed gives the same map. To smooth another method,
+    wrap it: `Smooth(LayerCAM(model))`.
 
     Args:
         samples: number of noisy copies; the default is torch-cam's.

@@ -47,7 +47,7 @@ class _Mean:
         self.cam = check_cam(type(self).__name__, cam)
 
     def views(self, images: Float[Tensor, "n c *t"]) -> Iterator[View]:
-        """Return the views that the mean is taken over."""
+        """Yield the views over which the mean is taken."""
         raise NotImplementedError
 
     def __call__(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Float[Tensor, "n *mt"]:
@@ -56,7 +56,7 @@ class _Mean:
 
     @torch.inference_mode(False)
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
-        """Explain a batch: `saliency` and `heatmaps` are means, `scores` and `output` belong to the unchanged images.
+        """Explain a batch: `saliency` and `heatmaps` are means, `scores` and `output` those of the unchanged images.
 
         As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets the
         outputs of the views one at a time.
@@ -108,8 +108,8 @@ def _turn_back(maps: Float[Tensor, "views n *ms"], views: list[View]) -> Float[T
 class Smooth(_Mean):
     """Average a method's saliency over noisy images, as SmoothGrad (Smilkov et al. 2017) averages gradients.
 
-    Removes the speckle that gradients have at early layers, but also blurs the map. With a large `std`, the map
-    explains the noise rather than the image.
+    Smoothing removes the speckle that gradients have at early layers, but also blurs the map. With a large `std`, the
+    map explains the noise rather than the image.
 
     Args:
         cam: any method.
@@ -137,9 +137,9 @@ class Smooth(_Mean):
 class TestTime(_Mean):
     """Average a method's saliency over the images and their mirror images, each at several levels of brightness.
 
-    Removes effects of orientation and brightness. This variant is not from a paper. The mirror flips the last axis
-    (left and right, or the time of a signal), and the maps are flipped back. A target with positions in the image (a
-    mask, a box) is not flipped with it: use `Smooth` for such targets.
+    The mean reduces the effects of orientation and brightness. This variant is not from a paper. The mirror flips the
+    last axis (left and right, or the time of a signal), and the maps are flipped back. A target with positions in the
+    image (a mask, a box) is not flipped with it: use `Smooth` for such targets.
 
     Args:
         cam: any method.
@@ -171,12 +171,12 @@ class TestTime(_Mean):
 class EigenSmooth(BaseCAM):
     """Replace the sum of a method's weighted maps w_k A_k by their first principal component.
 
-    Gives smoother maps at the cost of an eigenproblem. This variant is not from a paper. The result is itself a method:
-    it shares passes with others, and `Smooth` and `TestTime` can wrap it.
+    The maps are smoother, but each needs the solution of an eigenproblem. This variant is not from a paper. The result
+    is itself a method: it shares passes with other methods, and `Smooth` and `TestTime` can wrap it.
 
     Args:
         cam: a method that sums the channels with weights (Grad-CAM, XGrad-CAM, ...).
-        center: subtract each weighted map's mean first, as pytorch-grad-cam does.
+        center: whether to subtract each weighted map's mean first, as pytorch-grad-cam does.
 
     Example:
         >>> from gradcam_kit import EigenSmooth, GradCAM

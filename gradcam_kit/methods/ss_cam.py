@@ -19,9 +19,9 @@ class SSCAM(ScoreCAM, name="ss-cam"):
     r"""Average Score-CAM's scores over noisy masks: $s_k = \mathrm{mean}_i\, y(x \odot (M_k + \epsilon_i))$.
 
     The map is smoother than that of Score-CAM but seldom worth its cost, because `samples` multiplies the number of
-    passes. The options of Score-CAM apply too, above all `channels`, which reduces the cost. The noise is added to the
-    normalized masks, including the empty mask of a constant channel. The default of `std` is large for masks in [0, 1];
-    the defaults of `samples` and `std` are torch-cam's.
+    passes. The options of Score-CAM are also available, in particular `channels`, which reduces the cost. The noise is
+    added to the normalized masks, including the empty mask of a constant channel. The default of `std` is large for
+    masks in [0, 1]; the defaults of `samples` and `std` are torch-cam's.
 
     Args:
         samples: number of draws of noise, which all channels and images share.

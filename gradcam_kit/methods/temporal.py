@@ -1,6 +1,6 @@
 """Class activation maps of clips: a map of each frame, and the weight of each frame.
 
-The map of a frame is computed from its own activations and gradients, as if each frame were an image of its own in
+The map of a frame is computed from its own activations and gradients, as if each frame were a separate image in
 Grad-CAM (Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391).
 """
 
@@ -29,7 +29,7 @@ class TemporalExplanation:
     With `(n, m)` targets, every tensor has an axis m after n.
 
     Attributes:
-        heatmaps: float32 in [0, 1] at the size of the frames, normalized over the whole clip, so that frames can be
+        heatmaps: float32 in [0, 1] at the size of the frames, normalized over the entire clip, so that frames can be
             compared.
         weights: the share of the positive evidence that lies in each frame; sums to 1, or to 0 without any evidence.
         saliency: the signed maps at the layer's resolution.
@@ -70,13 +70,13 @@ def temporal_cam(
 
     Args:
         model: any model of clips.
-        clip: `(n, t, c, h, w)` or `(n, c, t, h, w)`, whichever the model takes, or a tuple or mapping of inputs. With
+        clip: `(n, t, c, h, w)` or `(n, c, t, h, w)`, whichever the model accepts, or a tuple or mapping of inputs. With
             `frames`, `(n * t, c, h, w)`, clip after clip.
         layer: a module whose output has spatial positions, such as the last convolution of the CNN, or its dotted name.
-        targets: as in calling a CAM method.
+        targets: the targets, as in a call of a CAM method.
         method: a method that needs only activations and gradients: "grad-cam", "hires-cam", "layer-cam", ...
-        normalize: "minmax", "max" or "none", over the whole clip.
-        frames: number of frames of a clip, for models that take the frames in the batch axis.
+        normalize: "minmax", "max" or "none", over the entire clip.
+        frames: number of frames of a clip, for models that expect the frames in the batch axis.
         forward_kwargs: keyword arguments passed on to the model.
 
     Raises:
@@ -120,11 +120,11 @@ def temporal_cam(
     inputs = read_inputs(clip, forward_kwargs, called)
     if inputs.images.ndim != 5:
         raise ShapeError(
-            f"clip is {tuple(inputs.raw.shape)}; expected (n, t, c, h, w) or (n, c, t, h, w), or pass "
-            "frames= for a model that takes the frames in its batch axis"
+            f"clip has shape {tuple(inputs.raw.shape)}; expected (n, t, c, h, w) or (n, c, t, h, w), or pass "
+            "frames= for a model that expects the frames in its batch axis"
         )
     if inputs.n == 0:
-        raise ShapeError(f"clip is {tuple(inputs.raw.shape)}, which has no clips; expected at least one")
+        raise ShapeError(f"clip has shape {tuple(inputs.raw.shape)}; expected at least one clip")
     layout = frame_layout(called, inputs, module, name)
     names = [f"{prefix}{name}"] if layout.calls == 1 else [f"{prefix}{name}#{i + 1}" for i in range(layout.calls)]
     cam = cam_type(called, names, reshape=layout.reshape)
@@ -141,7 +141,7 @@ def temporal_cam(
 
 
 def _saliency(cam: BaseCAM, layer: LayerCapture) -> Float[Tensor, "n *m y x"]:
-    """Return the signed maps of the capture, one row for each image. Several targets have an axis of their own."""
+    """Return the signed maps of the capture, one row for each image. Several targets have a separate axis."""
     return cam.saliencies(layer)
 
 
@@ -149,7 +149,7 @@ def _folded(layer: LayerCapture) -> LayerCapture:
     """Return the capture with each frame as a row of the batch."""
     t = layer.activations.shape[2]
     gradients, scores = layer.gradients, layer.scores
-    # a stride over time leaves fewer frames
+    # a stride over time leaves fewer frames than images, so each frame gets the image nearest to it in time
     nearest = torch.arange(t, device=layer.images.device) * layer.images.shape[2] // t
     return replace(
         layer,
@@ -189,15 +189,13 @@ def _explained(
 
 
 def _unfolded(clip: Any, frames: int) -> Any:
-    """Give the frames of `(n * t, c, h, w)` an axis of their own."""
+    """Split the first axis of `(n * t, c, h, w)` into clips and frames."""
     if isinstance(clip, tuple | list):
         return (_unfolded(clip[0], frames), *clip[1:]) if clip else clip
     if not isinstance(clip, Tensor):
         raise InputError(
-            f"clip is {kind_of(clip)}; with frames= expected a tensor (n * t, c, h, w), or a tuple with it first"
+            f"clip is {kind_of(clip)}; frames= expects a tensor (n * t, c, h, w), or a tuple that starts with one"
         )
     if clip.ndim != 4 or clip.shape[0] % frames:
-        raise ShapeError(
-            f"clip is {tuple(clip.shape)} and frames is {frames}; expected (n * t, c, h, w) with a multiple of t rows"
-        )
+        raise ShapeError(f"clip has shape {tuple(clip.shape)} and frames is {frames}; expected (n * frames, c, h, w)")
     return clip.unflatten(0, (-1, frames))

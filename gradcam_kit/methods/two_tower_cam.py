@@ -70,28 +70,28 @@ def two_tower_cam(
     The score is the cosine similarity of the two embeddings, or the output of `fusion`. The image's map is that of
     `method` at `image_layer`. A token's weight is the norm over channels of gradient times activation at `text_layer`,
     $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. The call
-    takes one forward and one backward pass of each tower, and leaves both towers unchanged.
+    runs one forward and one backward pass of each tower, and leaves both towers unchanged.
 
     Args:
         image_tower: a module, or a method of a module (`model.encode_image`), that returns embeddings `(n, d)`.
         text_tower: a module, or a method of a module, that returns embeddings `(n, d)` of texts.
-        images: `(n, c, *t)`; a single one is compared with every text.
-        texts: input of the text tower: token indices `(n, t)`, or a mapping of its keyword arguments. A single one
-            is compared with every image.
+        images: `(n, c, *t)`; a single image is compared with every text.
+        texts: input of the text tower: token indices `(n, t)`, or a mapping of its keyword arguments. A single text is
+            compared with every image.
         image_layer: as `target_layers` of a method; None = chosen automatically.
         text_layer: name or module whose output is `(n, t, k)`; None = the last layer at which the gradient reaches more
             than one token, because after this layer the score depends only on the pooled token.
         fusion: a module that is called with the outputs of both towers and returns scores or logits.
-        fusion_layer: name or module inside `fusion`; None = the last layer before the output of `fusion`, or else the
-            embedding of the image.
+        fusion_layer: name or module inside `fusion`; None = the last layer before the output of `fusion`, or the
+            embedding of the image if there is no such layer.
         targets: the explained logit of the fusion module: an int, class indices `(n,)` or a callable; None = the
             predicted class.
         method: name of a method in `METHODS`, for the image.
 
     Raises:
         ShapeError: towers whose embeddings differ in size, or unequal numbers of texts and images.
-        InputError: a tower that is neither a module nor a method of one, or texts without token indices.
-        CaptureError: no layer of the text tower has tokens that the score depends on.
+        InputError: a tower that is neither a module nor a method of a module, or texts without token indices.
+        CaptureError: no layer of the text tower has tokens on which the score depends.
         LayerNotFoundError: a layer that a tower does not have.
 
     Example:
@@ -108,7 +108,7 @@ def two_tower_cam(
     """
     image, text = _Tower.of(image_tower, "image_tower"), _Tower.of(text_tower, "text_tower")
     if fusion is not None and not isinstance(fusion, nn.Module):
-        raise InputError(f"fusion is {kind_of(fusion)}; expected a module that takes the outputs of both towers")
+        raise InputError(f"fusion is {kind_of(fusion)}; expected a module that accepts the outputs of both towers")
     images, texts, n, length = _pairs(images, texts)
     device = images.device
     padded = _with_extra_row(texts, n) if n == length else texts
@@ -165,7 +165,7 @@ class _Tower(nn.Module):
         return self.function(*args, **kwargs)
 
     def find(self, layer: Any) -> Any:
-        """Return the layer: a module as it is, a name looked up in the owner."""
+        """Return a module unchanged, or the name of a layer with the prefix that it has in this module."""
         if isinstance(layer, list | tuple):
             return [self.find(one) for one in layer]
         if isinstance(layer, str):
@@ -195,8 +195,8 @@ def _pairs(images: Tensor, texts: Any) -> tuple[Tensor, Any, int, int]:
     n, m = len(images), len(tokens)
     if 0 in (n, m) or (n != m and 1 not in (n, m)):
         raise ShapeError(
-            f"{n} images and {m} texts; expected one text for each image, one text for all images, or one image for "
-            "all texts"
+            f"got {n} images and {m} texts; expected one text for each image, one text for all images, or one image "
+            "for all texts"
         )
     if n < m:
         images = images.expand(m, *images.shape[1:])
@@ -213,7 +213,7 @@ def _with_extra_row(texts: Any, n: int) -> Any:
 def _token_saliency(
     passed: TowerPass, gradients: list[Tensor | None], rows: int, length: int
 ) -> tuple[str, Float[Tensor, "n tokens"]]:
-    """Return a layer and its norms of gradient times activation: the last where several tokens have a gradient."""
+    """Return the last layer where several tokens have a gradient, and its norms of gradient times activation."""
     best: tuple[str, Tensor] | None = None
     for (name, activations), gradient in reversed(list(zip(passed.recorded.items(), gradients, strict=True))):
         if gradient is None:
@@ -229,7 +229,7 @@ def _token_saliency(
             best = name, saliency.float()
     if best is None:
         raise CaptureError(
-            "the score depends on no layer of the text tower that returns (n, tokens, k); name one with text_layer="
+            "the score depends on no layer of the text tower that returns (n, tokens, k); name a layer with text_layer="
         )
     return best
 
@@ -237,7 +237,7 @@ def _token_saliency(
 def _fuse(
     layer: Any, image_output: Any, text_output: Any, score: FusedScore, passed: TowerPass
 ) -> tuple[_Fusion, list[Tensor | None], Tensor]:
-    """Return the map of the fusion module, the gradients at the layers of the text tower, and the scores."""
+    """Return the layer, norms and shares of the fusion, the gradients at the text tower's layers, and the scores."""
     image_output = map_output(
         lambda leaf: leaf.detach().requires_grad_() if leaf.is_floating_point() else leaf, image_output
     )
@@ -259,7 +259,7 @@ def _fuse(
         ]
         name, own, gradient = usable[-1] if usable else ("image_embeddings", ends[0], found[0])
         if gradient is None:
-            raise CaptureError(f"the score does not depend on {name!r} of the fusion module; name another fusion_layer")
+            raise CaptureError(f"the score does not depend on {name!r} of the fusion module; use another fusion_layer")
         product = at_least_float32(gradient) * at_least_float32(own.detach())
         norms = product.abs() if product.ndim == 2 else torch.linalg.vector_norm(product, dim=-1)
     return (

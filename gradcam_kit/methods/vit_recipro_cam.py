@@ -15,10 +15,10 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
     r"""Score each patch token alone in the last block, with all prefix tokens kept: $S - \min S$.
 
-    Recipro-CAM for vision transformers: no gradients, one pass of the last block per patch. The tokens are masked both
-    on the residual branch and after the block's input normalization, which would turn a zeroed token into its bias.
-    Without `target_layers` the input normalization of the last block is taken. As in Recipro-CAM, the minimum of the
-    map is subtracted from it; this could not be confirmed against the paper.
+    This is Recipro-CAM for vision transformers. It needs no gradients, and one pass of the last block per patch. The
+    tokens are masked both on the residual branch and after the block's input normalization, because the normalization
+    would turn a zeroed token into its bias. Without `target_layers`, the input normalization of the last block is used.
+    As in Recipro-CAM, the minimum of the map is subtracted from it; this could not be confirmed against the paper.
 
     Args:
         window: patches kept along each axis: 3 with Gaussian weights, or 1.
@@ -28,7 +28,7 @@ class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
         >>> from torchvision.models import VisionTransformer
         >>> from gradcam_kit import ViTReciproCAM
         >>> model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=3)
-        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision starts it at zero
+        >>> _ = torch.nn.init.normal_(model.heads.head.weight)  # torchvision initializes this weight to zero
         >>> ViTReciproCAM(model, window=1)(torch.rand(2, 3, 32, 32), targets=1).shape
         torch.Size([2, 32, 32])
     """

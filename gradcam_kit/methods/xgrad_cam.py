@@ -9,7 +9,8 @@ from gradcam_kit.functional import spatial_sum
 from gradcam_kit.methods.base import BaseCAM, gradients_of
 from gradcam_kit.types import LayerCapture
 
-# Below this share of sum |A| the sum of a signed channel is mostly rounding, and dividing by it gives huge weights.
+# Below this share of sum |A|, the sum of a signed channel is mostly rounding error, and division by it would give huge
+# weights.
 _CANCELED = 1e-6
 
 
@@ -27,7 +28,7 @@ def xgrad_cam_weights(
 
 
 class XGradCAM(BaseCAM, name="xgrad-cam"):
-    """Weight channels by their mean gradient, in which positions with strong activations count more.
+    """Weight channels by their mean gradient, in which each position is weighted by its activation.
 
     After a ReLU, the map sums to the contribution of the layer to the score, as HiResCAM's does, but with the
     smoothness of one weight per channel. At layers with negative activations the weights may grow large; use GradCAM

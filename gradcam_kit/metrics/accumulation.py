@@ -1,6 +1,7 @@
-"""Metrics over a whole data set, and over several processes, as torchmetrics' `Metric`: update per batch, then compute.
+"""Metrics over a data set, also from several processes, as subclasses of torchmetrics' `Metric`.
 
-Needs the extra `metrics`: pip install -e ".[metrics]" in the checkout.
+Call `update` for each batch, then `compute`. The module needs the extra `metrics`: pip install -e ".[metrics]" in the
+checkout.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ class MeanOverImages(torchmetrics.Metric):
     """The mean of any metric over the images with status OK, and the number of images by status.
 
     `compute` returns a dict: "mean", "count" (images in the mean), and the number of images per status that is not OK.
-    `higher_is_better` and `settings` tell how to read the mean.
+    `higher_is_better` and `settings` show how to interpret the mean.
 
     Args:
-        name: key of `METRICS`, or a metric made from any function that returns one number per image, such as
-            `Metric("grid-pointing", grid_pointing, "higher")`, whose results are given to `update`.
-        options: options of the plain function; those of torchmetrics go into `torchmetrics_options`.
+        name: key of `METRICS`, or a metric such as `Metric("grid-pointing", grid_pointing, "higher")`, made from a
+            function that returns one number per image. Pass the results of such a function to `update`.
+        options: options of the metric's function; pass those of torchmetrics as `torchmetrics_options`.
         torchmetrics_options: options of torchmetrics, such as `sync_on_compute` or `dist_sync_fn`.
 
     Raises:
         UnknownNameError: a name that is not in `METRICS`.
-        OptionError: an option that the plain function does not have.
+        OptionError: an option that the metric's function does not have.
     """
 
     full_state_update = False
@@ -114,9 +115,9 @@ class MeanOverImages(torchmetrics.Metric):
 class PointingGame(torchmetrics.Metric):
     """The pointing game as in its paper: hits / (hits + misses) for each class, then the mean of the classes.
 
-    `compute` returns "mean", "classes" (number of classes in the data, and so in the mean), "per_class" (NaN for
-    classes that are not in the data), "count" (images in the mean), and the number of images per status that is not OK.
-    `settings` lists what the numbers depend on, here and in the classes below.
+    `compute` returns "mean", "classes" (number of classes in the mean), "per_class" (NaN for classes that are not in
+    the data), "count" (images in the mean), and the number of images per status that is not OK. `settings` lists what
+    the numbers depend on.
 
     Args:
         classes: number of classes.
@@ -144,7 +145,7 @@ class PointingGame(torchmetrics.Metric):
         masks: Bool[Tensor, "n *t"],
         classes: Integer[Tensor, " n"] | Integer[np.ndarray, " n"] | Sequence[int],
     ) -> None:
-        """Add a batch, without images whose map or mask is flagged. A batch that raises an error adds nothing.
+        """Add a batch, except images whose map or mask is flagged. A batch that raises an error is not added.
 
         Args:
             heatmaps: maps of any scale.
@@ -178,10 +179,10 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     themselves; to choose it on other images, use `accuracies()`.
 
     Args:
-        overlaps: smallest intersection over union at which a box is a hit; the second version takes the mean over (0.3,
-            0.5, 0.7).
-        all_regions: try all regions of a map (second version), or only the largest.
-        thresholds: shares of each map's maximum.
+        overlaps: smallest intersection over union at which a box is a hit; the second version of the metric takes the
+            mean over (0.3, 0.5, 0.7).
+        all_regions: whether to use all regions of a map (second version) instead of only the largest one.
+        thresholds: thresholds to try, as shares of each map's maximum.
         options: options of torchmetrics.
     """
 
@@ -217,13 +218,13 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         *,
         boxes: Float[Tensor, "n b 4"] | None = None,
     ) -> None:
-        """Add a batch, without flagged images.
+        """Add a batch, except flagged images.
 
         Args:
             heatmaps: maps with two position axes.
             masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
             boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; a hit on any box of an image is enough, and
-                boxes without area are padding. An image whose boxes lie outside it has no object.
+                boxes without area are padding. If all boxes of an image lie outside it, the image is flagged as empty.
 
         Raises:
             InputError: neither masks nor boxes, or both.
@@ -237,7 +238,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             boxes = bounding_boxes(masks)[:, None]
         assert boxes is not None
         found = box_overlaps(heatmaps, boxes, self.thresholds, all_regions=self.all_regions)
-        size = boxes.new_tensor(heatmaps.shape[:0:-1])  # width, height
+        size = boxes.new_tensor(heatmaps.shape[:0:-1])  # width and height, as x comes first in boxes
         inside = (boxes[..., 2:] > boxes[..., :2]) & (boxes[..., 2:] > 0) & (boxes[..., :2] < size)
         no_box = ~inside.all(2).any(1)
         status = measured(found[:, 0], {Status.EMPTY_GT: no_box, **degenerate(heatmaps)}).status
@@ -286,7 +287,7 @@ class PixelAveragePrecision(torchmetrics.Metric):
         masks: Bool[Tensor, "n *t"],
         ignored: Bool[Tensor, "n *t"] | None = None,
     ) -> None:
-        """Add a batch, without constant maps, non-finite maps and `ignored` pixels."""
+        """Add a batch, except constant maps, non-finite maps and `ignored` pixels."""
         found = pixel_histograms(heatmaps, masks, ignored, **self.settings)
         status = measured(heatmaps.new_zeros(len(heatmaps)), degenerate(heatmaps)).status
         self.histograms += (found * (status == int(Status.OK))[:, None, None]).sum(0)

@@ -16,7 +16,7 @@ from gradcam_kit.options import Registry
 
 @runtime_checkable
 class Baseline(Protocol):
-    """A model-independent map."""
+    """A function that makes model-independent maps."""
 
     def __call__(
         self, images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
@@ -57,7 +57,7 @@ def center_map(
 def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return the min-max scaled Sobel magnitude of the channels' mean, which looks convincing."""
+    """Return the min-max normalized Sobel magnitude of the mean channel. It looks convincing, yet ignores the model."""
     gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)
@@ -70,7 +70,7 @@ def edge_map(
 
 
 BASELINES: dict[str, Baseline] = Registry("baseline")
-"""Every baseline by its name; called with images, seed and identities."""
+"""Every baseline, keyed by its name. It is called with images, seed and identities."""
 BASELINES.update(random=random_map, ones=ones_map, center=center_map, edges=edge_map)
 
 

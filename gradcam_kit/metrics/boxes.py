@@ -33,14 +33,14 @@ def box_accuracy(
 ) -> MetricResult:
     """Score 1 if the box around the map's largest contour overlaps the mask's box by at least `overlap`, else 0.
 
-    Uses one fixed threshold. The paper takes the best threshold for the data set: `max_box_accuracy`, or
+    The threshold is fixed. The paper takes the best threshold for the data set; see `max_box_accuracy`, or
     `MaxBoxAccuracy` in `gradcam_kit.metrics.accumulation`. `details["iou"]` is the overlap.
 
     Args:
         heatmaps: maps with two position axes.
         masks: masks of the objects, whose bounding boxes are used.
         threshold: regions consist of positions above this share of the map's maximum.
-        overlap: smallest intersection over union of the boxes that counts as a hit.
+        overlap: smallest intersection over union of the boxes that is a hit.
     """
     check_masks(masks, heatmaps)
     check_overlap(overlap)
@@ -85,12 +85,12 @@ def box_overlaps(
         boxes: (x0, y0, x1, y1), x1 and y1 exclusive; boxes without area are padding.
         thresholds: shares of each map's maximum, exclusive.
         all_regions: False = only the region whose contour, through its outer positions, encloses the largest area
-            (MaxBoxAcc), True = all of them (V2).
+            (MaxBoxAcc); True = all regions (MaxBoxAccV2).
 
     Raises:
         ShapeError: maps without exactly two position axes, or boxes that are not `(n, b, 4)`.
         OptionError: thresholds outside [0, 1).
-        InputError: boxes that are NaN.
+        InputError: boxes that contain NaN.
     """
     check_boxes(boxes)
     if heatmaps.ndim != 3 or len(boxes) != len(heatmaps):
@@ -104,7 +104,7 @@ def box_overlaps(
     maps = usable(heatmaps).cpu().numpy()
     truth = boxes.double().cpu().numpy()
     if np.isnan(truth).any():
-        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, all 0 for padding")
+        raise InputError("boxes contain NaN; expected x0, y0, x1, y1 in positions, or zeros for padding")
     found = np.zeros((len(maps), len(thresholds)))
     for image, (one, own) in enumerate(zip(maps, truth, strict=True)):
         for place, threshold in enumerate(thresholds):
@@ -123,7 +123,7 @@ def bounding_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     if masks.ndim != 3:
         raise ShapeError(f"boxes need masks (n, h, w); got {tuple(masks.shape)}")
     corners = []
-    for axis in (1, 2):  # reduce over rows, then over columns
+    for axis in (1, 2):  # the columns that the mask covers, then the rows
         line = masks.any(axis).to(torch.uint8)
         length = line.shape[1]
         corners.append((line.argmax(1), length - line.flip(1).argmax(1)))

@@ -26,7 +26,7 @@ _ROUNDING = 1e-6  # tolerance of the sum of a softmax
 
 @contextmanager
 def case_checked() -> Iterator[None]:
-    """Skip the checks inside this block that heatmaps lie in [0, 1] and that images are those of `rescore`."""
+    """Skip, inside this block, the checks that heatmaps lie in [0, 1] and that images are those of `rescore`."""
     token = _is_checked.set(True)
     try:
         yield
@@ -102,7 +102,7 @@ def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
     _check_tensor(name, masks)
     _check_tensor("heatmaps", heatmaps)
     if masks.shape != heatmaps.shape:
-        variable = name.partition(" ")[0]  # the last word of a name such as "ignored pixels"
+        variable = name.partition(" ")[0]  # "ignored pixels" come from the variable `ignored`
         one_less = _without_an_axis(variable, masks, tuple(heatmaps.shape))
         one_less = one_less or _without_an_axis("heatmaps", heatmaps, tuple(masks.shape))
         hint = f": pass {one_less}" if one_less else ""
@@ -134,7 +134,7 @@ def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> 
         raise ShapeError(f"{name} have shape {tuple(numbers.shape)}; expected ({n},): one number per image")
     if count is None:
         return
-    numbers = numbers.long()  # not all unsigned types can be compared
+    numbers = numbers.long()  # comparisons are not implemented for all unsigned types
     if bool(((numbers < 0) | (numbers >= count)).any()):
         low, high = (int(extreme) for extreme in numbers.aminmax())
         raise OptionError(f"{name} go from {low} to {high}; expected numbers from 0 to {count - 1}")
@@ -150,17 +150,17 @@ def read_whole_numbers(name: str, numbers: Any, n: int, count: int | None = None
         except (TypeError, ValueError) as error:
             hint = for_class_names(name, numbers)
             raise InputError(f"{name} is {kinds_in(numbers)}; expected integers, one number per image{hint}") from error
-        found = found if found.numel() else found.long()  # the elements of an empty list have no type
+        found = found if found.numel() else found.long()  # an empty list becomes floating-point numbers
     check_numbers(name, found, n, count)
     return found
 
 
 def check_rows(name: str, rows: object) -> None:
     """Raise an error if `rescore` or `predicts` is a model, or a `rescoring` block that was not entered."""
-    # Both are callable, but a model would take the index for one of its inputs.
+    # Models and blocks are callable too, but a model would take the index for one of its inputs.
     if isinstance(rows, nn.Module | ContextDecorator) or not callable(rows):
         raise InputError(
-            f"{name} is {kind_of(rows)}; expected scores of changed images (rows, index) -> (m,), made by "
+            f"{name} is {kind_of(rows)}; expected a function (rows, index) -> (m,) that scores changed images, made by "
             "gradcam_kit.capture: with rescoring(model, images) as rescore"
             f"{'; then pass rescore.predicts' if name == 'predicts' else ''}"
         )
@@ -183,13 +183,13 @@ def check_same_images(images: Tensor, rescore: Any, name: str = "rescore") -> No
         )
     if images.shape != scored.shape:
         raise ShapeError(
-            f"rescore was made for images of shape {tuple(scored.shape)}, the images have {tuple(images.shape)}; make "
-            "it for these: rescoring(model, images, classes)"
+            f"rescore was made for images of shape {tuple(scored.shape)}, but the images have shape "
+            f"{tuple(images.shape)}; make one for these images: rescoring(model, images, classes)"
         )
     if not _is_same(images, scored):
         raise InputError(
-            "rescore was made for other images, so its classes do not belong to these images; make one for them: "
-            "rescoring(model, images, classes)"
+            "rescore was made for other images, so its classes do not belong to these images; make one for these "
+            "images: rescoring(model, images, classes)"
         )
 
 
@@ -207,7 +207,7 @@ def check_scores(scores: Tensor, rows: int) -> Tensor:
     if tuple(scores.shape) != (rows,):
         raise ShapeError(
             f"rescore returned scores of shape {tuple(scores.shape)} for {rows} rows; expected ({rows},). "
-            "For (n, m) targets repeat the images, so that each has one"
+            "For (n, m) targets, repeat each image m times, so that each row has one target"
         )
     return at_least_float32(scores)
 
@@ -218,5 +218,5 @@ def degenerate(maps: Float[Tensor, "n *t"]) -> dict[Status, Bool[Tensor, " n"]]:
 
 
 def usable(maps: Float[Tensor, "n *t"]) -> Float[Tensor, "n *t"]:
-    """Return the maps in at least float32, non-finite maps as zeros, so that the others can be measured."""
+    """Return the maps in at least float32, with zeros for non-finite maps, so that the other maps can be measured."""
     return at_least_float32(maps).where(~broken(maps).reshape(-1, *(1 for _ in maps.shape[1:])), 0)

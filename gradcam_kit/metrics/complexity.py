@@ -37,7 +37,7 @@ def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
 
     It is 0 for a constant map, 1 - 1/P for a single nonzero position among P, and NaN for a map of zeros.
 
-    With ascending values v_i, i from 1: 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
+    For ascending values v_i with i from 1, the index is 1 - 2 sum_i (v_i / sum v) (P - i + 1/2) / P.
     """
     values = _magnitudes(heatmaps).sort(dim=1).values
     count = values.shape[1]

@@ -28,7 +28,7 @@ FRACTIONS = (0.01, 0.1, 0.25, 0.5, 0.8)
 _SUBSET = 224
 _SUBSET_SAID = "224, or a tenth of the positions for images below 2240 positions"
 _STREAM = 1 << 17
-"""Draw i of an image has stream _STREAM + i."""
+"""Draw i of an image uses stream _STREAM + i."""
 
 
 @metric(
@@ -53,17 +53,18 @@ def sensitivity_n(
 
     $x_S$ is the image without the positions in S. The scale of a class activation map is arbitrary, so the metric is a
     correlation, as in the paper's figures, and does not test equality. If all sets of one size change the score
-    equally, the correlation is undefined: it is left out of the mean, and NaN in `details["correlations"]`.
+    equally, their correlation is undefined. It is then left out of the mean, and is NaN in `details["correlations"]`.
 
     Args:
         heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the sets.
-        identities: a number per image from which its sets are derived; None = from the values of the image.
-        fractions: the values of n as shares of the positions, each above 0 and below 1; at least one position.
+        identities: an integer per image, from which its sets are derived; None = derived from the values of the image.
+        fractions: the values of n as shares of the positions, each above 0 and below 1; a set has at least one
+            position.
         samples: number of sets of each size, at least 2.
-        baseline: what replaces a position, as in `deletion`.
+        baseline: the replacement of removed positions, as in `deletion`.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
@@ -104,12 +105,12 @@ def faithfulness_correlation(
     Args:
         heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the sets.
-        identities: a number per image from which its sets are derived; None = from the values of the image.
+        identities: an integer per image, from which its sets are derived; None = derived from the values of the image.
         subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
         samples: number of sets, at least 2.
-        baseline: what replaces a position, as in `deletion`.
+        baseline: the replacement of removed positions, as in `deletion`.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
@@ -151,9 +152,9 @@ def monotonicity_correlation(
     Args:
         heatmaps: maps in [0, 1].
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the draws.
-        identities: a number per image from which its draws are derived; None = from the values of the image.
+        identities: an integer per image, from which its draws are derived; None = derived from the values of the image.
         steps: number of groups, at least 2.
         samples: number of draws for each group.
         batch_size: maximum number of changed images in memory at once.

@@ -37,21 +37,21 @@ def deletion(
     baseline: float | Fill = 0.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score over the fraction of removed positions, the most relevant removed first.
+    """Return the area under the score over the fraction of removed positions, with the most relevant removed first.
 
-    The area is computed by the trapezoid rule on the actual fractions, so a shorter last step counts less. The curve,
-    which includes the unchanged and the empty image, is `details["curve"]`.
+    The area is computed by the trapezoid rule on the actual fractions, so a shorter last step contributes less. The
+    curve, which includes the unchanged and the empty image, is `details["curve"]`.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
             at 224 x 224.
-        baseline: what replaces a position: a number in the units of the images (0 is the mean color where they are
-            normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
+        baseline: the replacement of removed positions: a number in the units of the images (0 is the mean color if they
+            are normalized), "mean", "blur", "noise" or "inpaint", see `replacement`.
         batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
@@ -72,14 +72,14 @@ def insertion(
     sigma: float = 5.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score while positions of the blurred image are restored; compare `deletion`.
+    """Return the area under the score while positions of the blurred image are restored, the most relevant first.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         steps: number of equal steps into which all positions are divided (the last may be smaller); the paper uses 224
             at 224 x 224.
         baseline: replaces a position before it is restored, as in `deletion`; the paper uses "blur".
@@ -111,15 +111,15 @@ def symmetric_relevance_gain(
 ) -> MetricResult:
     """Return the area between two deletion curves: least relevant first (LeRF) minus most relevant first (MoRF).
 
-    In [-1, 1] for probabilities, 0 for an uninformative order. Effects of the baseline that are the same for every
-    order cancel, so rankings of methods depend less on the baseline than with either curve alone. Both curves are among
-    the details.
+    The area lies in [-1, 1] for probabilities, and 0 is expected for an uninformative order. Effects of the baseline
+    that are the same for every order cancel, so rankings of methods depend less on the baseline than with either curve
+    alone. `details` contains both curves.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
-        seed: this and the following options are as in `deletion`.
+        rescore: function that returns the probability of the explained class for changed images.
+        seed: seed of the baseline "noise", as in `deletion`.
         identities: as in `deletion`.
         steps: as in `deletion`.
         baseline: as in `deletion`.

@@ -1,10 +1,10 @@
 """Scores of the image masked by its map: average drop, increase, gain, coherency, ADCC.
 
-Y is the probability of the class for the image, O for the image times the map, both for the explained class.
-The product is taken in the units of the images: if they are normalized, masked regions become the mean color of the
-training data, not black. Shares of scores outside [0, 1], which are not probabilities, are undefined. Several metrics
-need Y and O (`masked_scores`) and the heatmaps of the masked images (`masked_heatmaps`). A `MetricInput` computes them
-once; a metric called without them computes its own.
+Y is the probability of the explained class for the image, and O is its probability for the image times the map. The
+product is taken in the units of the images: if they are normalized, masked regions become the mean color of the
+training data, not black. Scores outside [0, 1] are not probabilities, so shares of such scores are undefined. Several
+metrics need Y and O (`masked_scores`) and the heatmaps of the masked images (`masked_heatmaps`). A `MetricInput`
+computes them once; a metric called without them computes its own.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def coherency(
     *,
     masked_heatmaps: Float[Tensor, "n *t"] | None = None,
 ) -> MetricResult:
-    """Return the similarity of the masked image's map to the map: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
+    """Return the similarity of the masked image's map to the image's map: (Pearson(L(L * x), L) + 1) / 2 in [0, 1].
 
-    If one of the maps is constant, the correlation is undefined: the value is 0, with a status. `rescore` is used only
-    for the origin of the classes.
+    If one of the maps is constant, the correlation is undefined, so the value is 0 and the image is flagged. `rescore`
+    is used only to record the origin of the classes.
     """
     again = explain(rows.masked(heatmaps, images)) if masked_heatmaps is None else masked_heatmaps
     check_heatmaps(again, images, within=False)
@@ -124,9 +124,9 @@ def coherency(
     paper="Complexity of ADCC: Poppi et al., CVPRW 2021, https://arxiv.org/abs/2104.10252.",
 )
 def adcc_complexity(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the mean of the min-max normalized map, in [0, 1], which measures the highlighted share.
+    """Return the mean of the min-max normalized map in [0, 1], which measures how much of the image is highlighted.
 
-    This is not the metric `complexity.entropy`.
+    The complexity of Bhatt et al. is a different metric, `entropy`.
     """
     values = normalize(usable(heatmaps)).flatten(1).mean(1)
     return measured(values.masked_fill(broken(heatmaps), float("nan")), degenerate(heatmaps))
@@ -149,7 +149,8 @@ def adcc(
 ) -> MetricResult:
     """Combine average drop, coherency and complexity: harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
 
-    A component of 0 gives 0. The components are among the details; the ADCC of their means is `adcc_of_means`.
+    The result is 0 if a term of the mean is 0. `details` contains the components. For the ADCC of their means, see
+    `adcc_of_means`.
     """
     drop = average_drop(heatmaps, images, rescore, masked_scores=masked_scores)
     coherent = coherency(heatmaps, images, explain, masked_heatmaps=masked_heatmaps)
@@ -167,7 +168,7 @@ def adcc_of_means(
 
 
 def harmonic_mean(*parts: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return the harmonic mean of the parts. It is 0 if a part is 0, which is its limit there."""
+    """Return the harmonic mean of the parts. It is 0 if a part is 0, which is its limit as the part goes to 0."""
     return len(parts) / torch.stack([1 / part for part in parts]).sum(0)
 
 

@@ -5,14 +5,14 @@ outside the image are left out. With W the sum over neighbors and D the sum of t
 system (D - W) v = W v_known on the removed positions. It is symmetric and positive definite as soon as one position is
 known. Conjugate gradients solve it without a matrix, with one masked 3x3 convolution per step, for all images and
 channels at once. If the removed positions are contiguous, as in every heatmap, hundreds of plain steps would be needed.
-So each step is preconditioned by one W-cycle over coarser grids, and four to six steps suffice for pictures.
+So each step is preconditioned by one W-cycle over coarser grids, and four to six steps suffice for photographs.
 
 A coarser grid has no known positions. Instead, its system D + K - W contains the weights of the known neighbors of
-removed positions, K = D - W on the finest grid, summed with the weights of the interpolation from grid to grid. With it
-no correction is too large, for any mask: the eigenvalues of cycle and system are at most about 1.
+removed positions, K = D - W on the finest grid, summed with the weights of the interpolation from grid to grid. With K,
+corrections do not overshoot for any mask: the eigenvalues of the preconditioned system are at most about 1.
 
-In all tensors here, images are the channels and channels are the batch, so that the channels of an image share a mask.
-At this size memory traffic dominates, not arithmetic, so operations are done in place where possible.
+Tensors in this module have images as the channel axis and channels as the batch axis, so that the channels of an image
+share a mask. Memory traffic, not arithmetic, dominates the cost, so operations are done in place where possible.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ from gradcam_kit.functional import at_least_float32
 
 _DIRECT, _DIAGONAL = 1 / 6, 1 / 12
 TOLERANCE = 5e-4
-"""Remaining share of the preconditioned residual. ROAD adds noise of 0.01, forty times the error of a typical
-position.
+"""Remaining share of the preconditioned residual. ROAD adds noise of 0.01, forty times the error at a typical position.
 """
 
 _COARSEST = 4
-# grids larger than this, except the finest, visit the next coarser one twice; smaller grids gain too little from it
+# grids larger than this, except the finest, visit the next coarser grid twice; smaller grids would gain too little
 _TWICE = 16
 _CHECKED = 2
 _MOST_STEPS = 500
@@ -51,7 +50,7 @@ def impute(
         images: images in any units.
         removed: True at removed positions; at least one position of each image must remain.
         tolerance: the steps end when the preconditioned residual of each channel has fallen to this share of its
-            initial value. In pictures of 224 x 224, a tolerance of 5e-4 leaves a root mean square error of 0.0002
+            initial value. In images of 224 x 224, a tolerance of 5e-4 leaves a root mean square error of 0.0002
             standard deviations, and 0.002 at the worst position, little more than the rounding of float32.
 
     Raises:
@@ -61,7 +60,9 @@ def impute(
     if images.ndim != 4:
         raise ShapeError(f"imputation needs images (n, c, h, w); got {tuple(images.shape)}")
     if bool(removed.flatten(1).all(1).any()):
-        raise OptionError("all positions of an image are removed, so there is nothing to impute from; keep some")
+        raise OptionError(
+            "all positions of an image are removed, so there is nothing to impute from; keep at least one in each image"
+        )
     return imputed(images, removed, tolerance, Workspace()).contiguous()
 
 
@@ -75,7 +76,7 @@ class Workspace:
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return the uninitialized memory of a name, on a CPU with images innermost, which suits its kernels."""
+        """Return the uninitialized memory of a name. On a CPU, images are the innermost axis, as its kernels prefer."""
         kept = self._kept.get(name)
         if kept is None or (kept.shape, kept.dtype, kept.device) != (shape, like.dtype, like.device):
             layout = torch.channels_last if like.device.type == "cpu" else torch.contiguous_format
@@ -101,7 +102,7 @@ def imputed(
         mask = room("mask", (1, *removed.shape), values).copy_(removed)
         known = room("known", values.shape, values).copy_(values)
         known.addcmul_(known, mask, value=-1)
-        # Subtract the mean of the known values: otherwise the residual would be small long before the values are right.
+        # Subtract the mean of the known values: it would dominate the first residual, and the steps would end too soon.
         middle = known.sum((2, 3), keepdim=True) / (1 - mask).sum((2, 3), keepdim=True)
         known.sub_(middle).addcmul_(middle, mask)
         solution = _solve(_levels(mask, len(known), room), known, tolerance, room).add_(middle)
@@ -114,9 +115,9 @@ class _Level:
 
     Attributes:
         weight: D, the sum of the weights inside the image.
-        scaled: the reciprocal of D + K; on the finest grid 0 where the value is known.
-        moved: factor of corrections from a coarser grid: 1, on the finest grid 0 where the value is known; larger along
-            the borders, because the interpolation assumes zeros beyond them.
+        scaled: the reciprocal of D + K, but 0 at known positions of the finest grid.
+        moved: factor of corrections from a coarser grid. It is 1, but 0 at known positions of the finest grid, and
+            larger along the borders, because the interpolation assumes zeros beyond them.
         visits: number of visits of the next coarser grid.
         first: memory for the result of the first sweep, and finally of the whole cycle.
         work: memory for intermediate results.
@@ -132,7 +133,7 @@ class _Level:
 
 
 def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Workspace) -> list[_Level]:
-    """Return the grid itself and coarser ones, each of half the size."""
+    """Return the finest grid and the coarser grids, each of which has half the size of the previous one."""
     stencils = _Stencils(mask)
     weight, borders = _frame(mask)
     scaled = torch.mul(mask, weight.reciprocal(), out=room("scaled", mask.shape, mask))
@@ -152,12 +153,12 @@ def _levels(mask: Float[Tensor, "1 m h w"], channels: int, room: Workspace) -> l
 
 
 def _frame(planes: Float[Tensor, "1 m h w"]) -> tuple[Float[Tensor, "1 1 h w"], Float[Tensor, "1 1 h w"]]:
-    """Return D of a grid, and the factors of an interpolation at its borders."""
+    """Return D of a grid, and the factors that correct an interpolation at its borders."""
     height, width = planes.shape[2:]
     above, beside = _adjacent(height, planes)[:, None], _adjacent(width, planes)
     weight = _DIRECT * (above + beside) + _DIAGONAL * above * beside
     borders = torch.outer(_border(height, planes), _border(width, planes))
-    return weight.clamp_(min=_DIAGONAL)[None, None], borders[None, None]  # a single position has no neighbors
+    return weight.clamp_(min=_DIAGONAL)[None, None], borders[None, None]  # a single position has D = 0: avoid 1 / 0
 
 
 def _adjacent(length: int, like: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ def _adjacent(length: int, like: Tensor) -> Tensor:
 
 
 def _border(length: int, like: Tensor) -> Tensor:
-    """Return the factor for cells without a second coarse cell, whose share would be 3/4: 4/3."""
+    """Return 4/3 for cells that a single coarse cell interpolates with weight 3/4, and 1 for all other cells."""
     factors = like.new_ones(length)
     factors[:: length - 1 if length % 2 == 0 else length] = 4 / 3
     return factors
@@ -178,7 +179,7 @@ def _border(length: int, like: Tensor) -> Tensor:
 def _solve(
     levels: list[_Level], known: Float[Tensor, "c m h w"], tolerance: float, room: Workspace
 ) -> Float[Tensor, "c m h w"]:
-    """Run preconditioned conjugate gradients. Planes that have converged stay fixed while others continue.
+    """Run preconditioned conjugate gradients. Planes that have converged are left unchanged while others continue.
 
     Outside the mask the residual is arbitrary, because nothing reads it there.
     """
@@ -236,7 +237,7 @@ def _cycle(levels: list[_Level], residual: Float[Tensor, "c m h w"]) -> Float[Te
 
 
 class _Stencils:
-    """The convolutions of all levels, for one number of images."""
+    """The convolutions of all levels, for a fixed number of images."""
 
     def __init__(self, planes: Float[Tensor, "1 m h w"]) -> None:
         self.count = planes.shape[1]
@@ -253,7 +254,7 @@ class _Stencils:
         return conv2d(planes, self.kernel, padding=1, groups=self.count)
 
     def restrict(self, planes: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m a b"]:
-        """Return the adjoint of `prolong`."""
+        """Apply the adjoint of `prolong`, which maps planes to the coarser grid."""
         return conv2d(_even(planes), self.linear, stride=2, padding=1, groups=self.count)
 
     def prolong(self, planes: Float[Tensor, "c m a b"], like: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:

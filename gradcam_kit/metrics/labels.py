@@ -56,7 +56,7 @@ class MetricLabel:
         name: name of the metric, as on the command line.
         label: heading of the column.
         unit: unit of the numbers, or their range; "" if unknown.
-        better: "higher" or "lower"; "" where neither is.
+        better: "higher" or "lower"; "" if neither is better.
     """
 
     name: str

@@ -34,7 +34,7 @@ def pointing_game(
 ) -> MetricResult:
     """Score 1 if the first maximum lies on the object or nearer than `tolerance` to it, else 0.
 
-    The paper's number is the mean of the classes' hit rates: `PointingGame` in `gradcam_kit.metrics.accumulation`.
+    The paper reports the mean of the classes' hit rates; see `PointingGame` in `gradcam_kit.metrics.accumulation`.
 
     Args:
         heatmaps: maps of any scale.
@@ -63,7 +63,7 @@ def pointing_game(
 )
 @metric("mass-accuracy", better="higher", paper="Relevance mass accuracy: " + _ARRAS)
 def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
-    """Return the share of the positive map on the object: with a box, this is the energy-based pointing game.
+    """Return the share of the positive map on the object. For masks of boxes, it is the energy-based pointing game.
 
     `details["chance"]`, the share of the image that the object covers, is the expected value for an uninformative map.
     """
@@ -73,7 +73,7 @@ def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) 
 
 @metric("rank-accuracy", better="higher", paper="Relevance rank accuracy: " + _ARRAS)
 def rank_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
-    """Return the share of the |m| most relevant positions on the object, with |m| the size of the object."""
+    """Return the share of the |m| most relevant positions that lie on the object, with |m| the size of the object."""
     check_masks(masks, heatmaps)
     return _top(heatmaps, masks, masks.flatten(1).sum(1), {})
 
@@ -129,7 +129,7 @@ def iou(
 def weighted_ioa(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float = 0.5
 ) -> MetricResult:
-    """Return the share of the map above the threshold on the object: sum of L on Q and m / sum of L on Q."""
+    """Return the share of the map above its threshold that lies on the object: sum of L on Q and m / sum of L on Q."""
     check_masks(masks, heatmaps)
     maps = usable(heatmaps).flatten(1).double()
     maps = maps.where(_above(heatmaps, threshold), 0)
@@ -139,7 +139,7 @@ def weighted_ioa(
 
 
 def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
-    """Return the share of the positive map in the class's cell of a mosaic.
+    """Return the share of the positive map that lies in the class's cell of a mosaic.
 
     For an uninformative map, the expected share is 1 / cells.
 
@@ -148,15 +148,15 @@ def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: S
     Args:
         maps: heatmaps, or signed maps upsampled to the mosaic.
         cells: index of the cell, row by row from 0.
-        grid: cells along each axis, which divide it evenly.
+        grid: number of cells along each axis, which must divide the length of the axis.
 
     Raises:
-        OptionError: a grid without cells, or a cell that it does not have.
+        OptionError: a grid without cells, or the index of a cell that does not exist.
         ShapeError: a grid that does not divide the maps, or not one cell for each map.
     """
     size, counts = tuple(maps.shape[1:]), tuple(positive_int("a side of the grid", count) for count in grid)
     if len(counts) != len(size) or any(length % count for length, count in zip(size, counts, strict=True)):
-        raise ShapeError(f"a grid of {counts} cells does not divide maps of {size}")
+        raise ShapeError(f"a grid of {counts} cells does not divide maps of {size}; expected a divisor of each side")
     number = torch.arange(math.prod(counts), device=maps.device).reshape(counts)
     check_numbers("cells", cells, len(maps), number.numel())
     for axis, (length, count) in enumerate(zip(size, counts, strict=True)):
@@ -226,7 +226,7 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
 def _share(
     heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0
 ) -> MetricResult:
-    """Return the share of the positive map on the object. It is undefined where the map sums to `least` or less."""
+    """Return the share of the positive map on the object. It is undefined if the map sums to `least` or less."""
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     nothing = maps.sum(1) <= least
     values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)
@@ -249,7 +249,7 @@ def _top(heatmaps: Tensor, masks: Tensor, count: Int[Tensor, " n"], settings: di
 
 
 def _squared_distance(peak: Int[Tensor, " n"], masks: Bool[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Return the distance of one position per image to its object, or infinity if there is no object."""
+    """Return the squared distance of one position per image to the object, or infinity if there is no object."""
     size = masks.shape[1:]
     square = torch.zeros(masks.shape, device=masks.device)
     stride = math.prod(size)

@@ -15,7 +15,7 @@ from gradcam_kit.similarity import broken, constant
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """The positions of maps in their order, from one sort.
+    """The positions of maps in descending order of their values, from one sort.
 
     Attributes:
         place: rank of every position, 0 for the most relevant.

@@ -1,10 +1,10 @@
 """Paired comparison of methods on the same images: differences with intervals and corrected p-values.
 
-Values of the same images by two methods are compared image by image. The interval of the mean difference is Student's.
-p is two-sided, by sign flips (Fisher 1935): if it makes no difference which of two methods gave which value, each
-difference is as likely with the opposite sign, and p is the share of all choices of signs that give a mean at least as
-far from 0. So with n images p is at least 2 / 2^n, and fewer than six can never give p < 0.05. The alternative is
-Wilcoxon's signed-rank test (1945). Several p-values are corrected by Holm (1979).
+The values of two methods are compared image by image. The interval of the mean difference is Student's. p is two-sided
+and comes from sign flips (Fisher 1935). If the methods do not differ, each difference is equally likely with the
+opposite sign, so p is the share of all choices of signs that give a mean at least as far from 0. With n images p is at
+least 2 / 2^n, so fewer than six images can never give p < 0.05. The alternative is Wilcoxon's signed-rank test (1945).
+Several p-values are corrected by Holm (1979).
 
 The interval and the test are accurate for symmetric differences: the interval of 5, 10 or 30 normal differences covers
 the true mean in 95 % of cases, and p < 0.05 without a difference occurs in at most 5 %. Strong skewness makes the
@@ -45,8 +45,8 @@ class PairedDifference:
     """The mean difference of two methods on the same images, with its interval and p-values.
 
     Attributes:
-        first: the first method.
-        second: the second method.
+        first: name of the first method.
+        second: name of the second method.
         difference: the mean of first - second.
         low: lower end of the interval of this mean.
         high: upper end of the interval of this mean.
@@ -74,7 +74,7 @@ def paired_differences(
     level: float = 0.95,
     seed: int = 0,
 ) -> list[PairedDifference]:
-    """Compare methods pair by pair.
+    """Compare methods pair by pair, with intervals and p-values of their mean differences.
 
     Args:
         values: method -> a number for each image, in the same order; NaN for an image to leave out.
@@ -106,7 +106,7 @@ def paired_differences(
     asked = list(combinations(values, 2) if pairs is None else pairs)
     for name in (name for pair in asked for name in pair):
         if name not in values:
-            raise OptionError(f"there are no values of {name!r}, only of {', '.join(values)}")
+            raise OptionError(f"pairs contain {name!r}, which has no values; expected {' or '.join(values)}")
     found, columns = [], []
     for first, second in asked:
         column = np.asarray(values[first], np.float64) - np.asarray(values[second], np.float64)
@@ -123,8 +123,8 @@ def paired_differences(
 
 
 def mean_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
-    """Return low and high of Student's interval of the mean of finite values; NaN for fewer than two."""
-    from scipy.special import stdtrit  # a slow import
+    """Return the ends of Student's interval of the mean of finite values; NaN for fewer than two values."""
+    from scipy.special import stdtrit  # imported here because it is slow
 
     n = len(values)
     if n < 2:
@@ -134,11 +134,11 @@ def mean_interval(values: Values, level: float = 0.95) -> tuple[float, float]:
 
 
 def sign_flip_p(columns: Sequence[Values], draws: int = 10_000, seed: int = 0) -> list[float]:
-    """Return the two-sided p of each column of differences by flips of their signs.
+    """Return the two-sided p-value of each column of differences, by flips of their signs.
 
-    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the signs of the data count as
-    one of the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the other
-    columns.
+    All choices of signs are tried for at most 12 differences. For more, signs are drawn; the signs of the data are
+    included as one of the draws, so p is never 0. Columns of one length share their draws, so p does not depend on the
+    other columns.
 
     Args:
         columns: finite differences.
@@ -160,10 +160,10 @@ def sign_flip_p(columns: Sequence[Values], draws: int = 10_000, seed: int = 0) -
 
 
 def _in_blocks(column: Values) -> Float[np.ndarray, " blocks"]:
-    """Return at most 512 sums of differences, so that draws do not get slower with the number of images.
+    """Return at most 512 sums of differences, so that draws do not become slower with the number of images.
 
-    Signs of whole blocks are flipped: as a sum of differences has either sign with equal probability if each of them
-    has, p stays valid. Neighbors, such as images of one class, get into different blocks.
+    The signs of complete blocks are flipped. If each difference has either sign with equal probability, so does their
+    sum, so p remains valid. Neighboring images, which are often of one class, are assigned to different blocks.
     """
     if len(column) <= _BLOCKS:
         return column
@@ -178,7 +178,7 @@ def _exact_p(column: Values) -> float:
 def _drawn_p(columns: Float[np.ndarray, "n k"], draws: int, seed: int) -> Float[np.ndarray, " k"]:
     n, sums, furthest = len(columns), columns.sum(0), _furthest(columns)
     generator = Generator(PCG64(seed))
-    # A multiple of 4, so that the draws do not depend on the size of the chunks.
+    # NumPy takes four int8 from each random word: with a multiple of 4, draws do not depend on the size of the chunks.
     at_once = 4 * max(1, _CHUNK // (4 * max(columns.shape)))
     as_far = np.zeros(len(sums), int)
     for start in range(0, draws, at_once):

@@ -44,12 +44,12 @@ def region_perturbation(
     Args:
         heatmaps: maps in [0, 1]; only the order of the cells matters.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         patch: side of a cell, in positions.
         steps: number of cells to remove; if there are fewer cells, all are removed.
-        baseline: what replaces a position, as in `deletion`; the paper uses noise.
+        baseline: the replacement of removed positions, as in `deletion`; the paper uses noise.
         batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)
@@ -82,19 +82,20 @@ def irof(
 ) -> MetricResult:
     r"""Return the area over the relative score while superpixels are removed: 1 minus the area under $y(x_k) / y(x)$.
 
-    $x_k$ is the image without its k superpixels with the largest mean of the map; the area is over the removed share of
-    superpixels, from none to all, by the trapezoid rule. Superpixels come from SLIC, which runs on the host, once for
-    each image. The score y(x) is clamped at 1e-7.
+    $x_k$ is the image without its k superpixels with the largest mean of the map; the area is taken over the removed
+    share of superpixels, from none to all, by the trapezoid rule. Superpixels come from SLIC, which runs on the host,
+    once for each image. The score y(x) is clamped at 1e-7.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of the superpixels matters.
         images: the model's input, with two or three position axes.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the baseline "noise".
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         segments: the number of superpixels that SLIC aims at.
-        compactness: weight of positions against colors in SLIC; None = 10, or 0.1 for images that are not pictures.
-        baseline: what replaces a position, as in `deletion`; the paper uses the mean.
+        compactness: weight of positions against colors in SLIC; None = 10 for two-dimensional images with three
+            channels, else 0.1.
+        baseline: the replacement of removed positions, as in `deletion`; the paper uses the mean.
         batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)

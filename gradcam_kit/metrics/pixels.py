@@ -27,7 +27,7 @@ def pixel_average_precision(
     Args:
         heatmaps: maps in [0, 1].
         masks: boolean masks of the objects.
-        bins: number of bins in [0, 1]; values in one bin count as equal.
+        bins: number of bins in [0, 1]; values in one bin are treated as equal.
     """
     check_masks(masks, heatmaps)
     values = average_precision(pixel_histograms(heatmaps, masks, bins=bins))
@@ -47,7 +47,7 @@ def pixel_histograms(
     Args:
         heatmaps: maps in [0, 1].
         masks: boolean masks of the objects.
-        ignored: pixels that count neither as object nor as background.
+        ignored: pixels that are excluded from both the object and the background.
         bins: number of bins in [0, 1].
     """
     check_masks(masks, heatmaps)

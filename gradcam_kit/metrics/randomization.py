@@ -31,10 +31,10 @@ _CELL = 16  # side of a HOG cell in positions, if the map has room for 3 cells
 
 
 def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Correlate (Pearson) the histograms of oriented gradients of min-max normalized maps.
+    """Return the Pearson correlation of the histograms of oriented gradients of min-max normalized maps.
 
-    Cells are 16 positions wide, or a third of a smaller map. The result is NaN for a constant map, and for maps without
-    two position axes.
+    Cells are 16 positions wide, or a third of the shorter side if that is less. The result is NaN for a constant map,
+    and for maps without two position axes.
     """
     from skimage.feature import hog
 
@@ -52,7 +52,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
 def similarities(
     a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"], size: tuple[int, ...]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return all similarities of signed maps by name. SSIM and HOG are taken at `size`, at which maps are viewed."""
+    """Return all similarities of signed maps by name. SSIM and HOG are computed at `size`, at which maps are viewed."""
     shown = [upsample(maps.double(), size) for maps in (a, b)]
     return {
         "spearman": spearman(a, b),
@@ -64,7 +64,7 @@ def similarities(
 
 @dataclass(frozen=True)
 class RandomizationCurve:
-    """Similarities of the maps to the original ones while layers become random. Lower is better.
+    """Similarities of the maps to the original maps while layers become random. Lower is better.
 
     Attributes:
         layers: the randomized layer of each step, from output to input; the original model is not a step.
@@ -143,13 +143,13 @@ def parameter_randomization(
 def class_sensitivity(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> MetricResult:
     """Rank-correlate the signed maps of two classes of the same images. Near 1, the maps are class-agnostic.
 
-    After Williamson et al. 2025, arXiv 2506.07327. Images with a constant or non-finite map are flagged.
+    The metric follows Williamson et al. 2025, arXiv 2506.07327. Images with a constant or non-finite map are flagged.
     """
     return measured(spearman(a, b), _flags(a, b), {"correlation": "of ranks, signed"})
 
 
 def _flags(a: Tensor, b: Tensor) -> dict[Status, Tensor]:
-    """Return where one of two maps is constant or not finite."""
+    """Return for which images one of two maps is constant or not finite, as a flag by status."""
     return {flag: holds | degenerate(b)[flag] for flag, holds in degenerate(a).items()}
 
 
@@ -178,11 +178,11 @@ def method_agreement(maps: Mapping[str, Float[Tensor, "n *s"]]) -> MetricResult:
 
 
 def _size(images: Images, maps: Tensor) -> tuple[int, ...]:
-    """Return the size of the images if they are one tensor."""
+    """Return the size of the images if they are one tensor, otherwise that of the maps."""
     return tuple(images.shape[2:]) if isinstance(images, Tensor) else tuple(maps.shape[1:])
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Return the SSIM with the usual window, or the largest that fits."""
+    """Return the SSIM with the usual window, or the largest window that fits."""
     side = min(_WINDOW, *a.shape[1:])
     return ssim(a, b, window=side - (side + 1) % 2)

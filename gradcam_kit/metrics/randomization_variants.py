@@ -48,12 +48,12 @@ def smooth_parameter_randomization(
         model: the model that `explain` explains; it is restored afterwards.
         explain: function from images to signed maps of fixed classes.
         images: the images to explain.
-        samples: noisy copies of each image, the same for every model.
-        noise: standard deviation, as a share of the range of each image's values.
-        mode: this and the following options are as in `parameter_randomization`.
+        samples: number of noisy copies of each image; every model gets the same copies.
+        noise: standard deviation of the noise, as a share of the range of each image's values.
+        mode: as in `parameter_randomization`.
         layers: as in `parameter_randomization`.
         seed: seed of the new parameters, and of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
 
     Raises:
         InputError: a bare `cam`, which would explain the predicted classes, or images that are not one tensor.
@@ -91,7 +91,7 @@ def efficient_parameter_randomization(
     r"""Return the rise of the map's entropy when all parameters are random (eMPRT): $(H(\hat L) - H(L)) / H(L)$.
 
     H is the entropy, in nats, of the histogram of the map's values over their own range. Higher is better: the map of a
-    model that has learned nothing should be less ordered. Both entropies are among the details.
+    model that has learned nothing should be less ordered. `details` contains both entropies.
 
     Args:
         model: the model that `explain` explains; it is restored afterwards.
@@ -132,6 +132,6 @@ def histogram_entropy(maps: Float[Tensor, "n *s"], bins: int) -> Float[Tensor, "
 def _check_fixed(explain: Callable[[Any], Tensor]) -> None:
     if follows_predictions(explain):
         raise InputError(
-            "explain would take the class that the random model predicts; expected fixed classes and signed maps: "
+            "explain would use the class that the random model predicts; expected fixed classes and signed maps: "
             "lambda images: cam.explain(images, classes).saliency[layer]"
         )

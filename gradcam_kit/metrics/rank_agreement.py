@@ -14,7 +14,7 @@ from gradcam_kit.errors import OptionError, ShapeError
 from gradcam_kit.similarity import ranks, spearman
 
 _AT_ONCE = 1 << 16
-"""Images ranked at once, which bounds the memory of intermediate results."""
+"""Maximum number of images ranked at once, which bounds the memory of intermediate results."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +23,11 @@ class RankAgreement:
 
     Attributes:
         metrics: names of the metrics.
-        consistency: rank correlation over the methods for each pair of metrics, mean over the images where it is
-            defined; the paper's internal consistency reliability.
+        consistency: rank correlation over the methods for each pair of metrics (the paper's internal consistency
+            reliability), averaged over the images where it is defined.
         counts: the number of images in each of these means.
-        reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images: 1 if all agree, 0 by
-            chance; the paper's inter-rater reliability. NaN with fewer than two images.
+        reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images (the paper's
+            inter-rater reliability). It is 1 if all images agree, 0 by chance, and NaN with fewer than two images.
     """
 
     metrics: tuple[str, ...]
@@ -45,7 +45,8 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
         lower: metrics for which lower is better; their sign is flipped.
 
     Raises:
-        OptionError: no metric, or fewer than three methods: two rankings of two methods can only agree or be opposite.
+        OptionError: no metric, or fewer than three methods, because two rankings of two methods can only agree or be
+            opposite.
         ShapeError: metrics with different methods or images.
     """
     shapes = {tuple(one.shape) for one in scores.values()}
@@ -82,7 +83,7 @@ def _higher_is_better(scores: Float[Tensor, "methods n"], is_lower: bool) -> Flo
 
 @dataclass
 class _RankSums:
-    """Sums over images, for Krippendorff's alpha. They are exact, because ranks are whole or half numbers."""
+    """Sums over images, for Krippendorff's alpha. They are exact, because ranks are multiples of 1/2."""
 
     count: int
     ranks: Float[Tensor, " methods"]
@@ -90,7 +91,7 @@ class _RankSums:
 
     @classmethod
     def none(cls, methods: int, device: torch.device) -> _RankSums:
-        """Return the sums over no image."""
+        """Return sums of zero, to which no image has been added."""
         return cls(0, *(torch.zeros(methods, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, scores: Float[Tensor, "n methods"]) -> None:

@@ -69,13 +69,14 @@ def grid_regions(images: Float[Tensor, "n c *t"], side: int) -> Regions:
 def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: float | None = None) -> Regions:
     """Return the superpixels of each image by SLIC (Achanta et al., TPAMI 2012), on the host, one image at a time.
 
-    Each image is scaled to [0, 1] by its own smallest and largest value first; of pictures with three channels the
-    colors are compared in Lab.
+    Each image is first scaled to [0, 1] by its own smallest and largest value. Two-dimensional images with three
+    channels are compared in the Lab color space.
 
     Args:
         images: the model's input, with two or three position axes.
         segments: number of superpixels that SLIC aims at.
-        compactness: weight of positions against colors; None = 10, or 0.1 for images that are not pictures.
+        compactness: weight of positions against colors; None = 10 for two-dimensional images with three channels, else
+            0.1.
 
     Raises:
         ShapeError: images without two or three position axes.

@@ -39,17 +39,17 @@ class MetricInput:
     Attributes:
         heatmaps: `(n, *t)` in [0, 1], at the size of the images.
         images: `(n, c, *t)`, as the model gets them.
-        rescore: gives the probability of each sample's class for changed images, as `capture.rescoring` yields it for
-            these images.
-        predicts: gives 1 for a changed image that is still predicted as its sample's class, else 0; None =
-            `rescore.predicts`.
+        rescore: function that returns the probability of each sample's class for changed images, as `capture.rescoring`
+            yields it for these images.
+        predicts: function that returns 1 for a changed image that is still predicted as its sample's class, else 0;
+            None = `rescore.predicts`.
         masks: `(n, *t)` bool, True on the object.
         explain: the method itself, for metrics that run it again: images -> heatmaps for the same classes. A method
             that would explain the prediction for each changed image, such as a bare `cam`, is bound to the classes of
             `rescore`.
         seed: seed of all random draws.
-        identities: `(n,)` int, a number per image from which its draws are derived; None = from the image's values. In
-            both cases, the draws do not depend on the rest of the batch.
+        identities: `(n,)`, an integer per image, from which its draws are derived; None = derived from the values of
+            the image. In both cases, the draws do not depend on the rest of the batch.
         represent: changed images -> activations `(n, ...)` of the explained layer.
 
     Raises:
@@ -90,8 +90,8 @@ class MetricInput:
         if not isinstance(self.rescore, Rescoring):
             raise InputError(
                 "explain would use the class predicted for each changed image; expected the same classes "
-                "for all: explain=lambda changed: cam(changed, classes), or rescore=... of "
-                "capture.rescoring, which fixes them"
+                "for all: explain=lambda changed: cam(changed, classes), or a rescore= from "
+                "capture.rescoring, which fixes the classes"
             )
         known = self.rescore.classes
         return partial(explain, targets=self.rescore.target if known is None else known)
@@ -113,7 +113,7 @@ def follows_predictions(explain: Callable[..., Any]) -> bool:
     """Whether a method accepts targets but has none, so that it would explain each image's own prediction."""
     try:
         targets = inspect.signature(explain).parameters.get("targets")
-    except (TypeError, ValueError):  # a callable without a signature
+    except (TypeError, ValueError):  # some built-in callables have no signature
         return False
     return targets is not None and targets.default is None
 
@@ -129,10 +129,10 @@ class Metric:
     Attributes:
         name: name on the command line.
         function: plain function whose parameters are fields of `MetricInput` and options.
-        better: "higher" or "lower"; "" where neither is.
-        cost: passes per image: F forward, E one run of the method.
+        better: "higher" or "lower"; "" if neither is better.
+        cost: cost per image, in passes: F is a forward pass, E is one run of the method.
         paper: source of the metric.
-        options: values for some of the function's options.
+        options: fixed values of some of the function's options.
     """
 
     name: str
@@ -174,12 +174,12 @@ class Metric:
             raise OptionError(f"the metric {self.name!r} has no option {name!r}; {said}{hint}")
 
     def describe(self, settings: Mapping[str, Any]) -> str:
-        """Return one line with the better direction and all settings of the numbers."""
+        """Return one line with the better direction and all settings on which the numbers depend."""
         said = [f"{self.better} is better"] * bool(self.better)
         return f"{self.name}: " + ", ".join(said + [f"{name} {_plain(value)}" for name, value in settings.items()])
 
     def __call__(self, case: MetricInput, **options: Any) -> MetricResult:
-        """Measure a batch.
+        """Measure a batch and return one number per image.
 
         Args:
             case: the batch to measure.
@@ -210,7 +210,7 @@ def _plain(value: Any) -> str:
 
 
 METRICS: dict[str, Metric] = Registry("metric")
-"""Every metric with a name, keyed by it ("average-drop", ...)."""
+"""Every named metric, keyed by its name ("average-drop", ...)."""
 
 
 def described(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:

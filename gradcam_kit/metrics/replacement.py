@@ -47,16 +47,16 @@ def replacement(
     kernel: int = 11,
     sigma: float = 5.0,
 ) -> Replacement:
-    """Return the replacement of removed positions.
+    """Return the replacement of removed positions that `baseline` describes.
 
     Args:
         images: the model's input.
-        baseline: a number in the units of the images (0 is the mean color where they are normalized); "mean": the mean
-            of each channel of the image; "blur": the image blurred by a Gaussian, with mirrored borders; "noise": draws
-            from U(smallest, largest) of each channel of the image, one draw per value; "inpaint": the weighted mean of
-            the neighbors, as in `impute`, or the mean of each channel if no position remains.
+        baseline: a number in the units of the images (0 is the mean color if they are normalized), or a name. "mean" is
+            the mean of each channel of the image. "blur" is the image blurred by a Gaussian, with mirrored borders.
+            "noise" draws each value from U(smallest, largest) of its channel in the image. "inpaint" is the weighted
+            mean of the neighbors, as in `impute`, or the mean of each channel if no position remains.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         kernel: size of the window of the blur in positions, odd.
         sigma: width of the blur, in positions.
 
@@ -114,7 +114,7 @@ def _means(images: Float[Tensor, "n c *t"]) -> Float[Tensor, "n c *t"]:
 
 
 def _constant(images: Tensor, end: Tensor, said: str, **settings: Any) -> Replacement:
-    """Replace removed positions by precomputed values."""
+    """Return the replacement of removed positions by precomputed values."""
 
     def fill(index: Tensor, removed: Tensor) -> Tensor:
         return torch.where(spread(removed), end[index], images[index])

@@ -28,20 +28,20 @@ class Status(IntEnum):
     NAN = 3
     """The number is undefined, a score is not finite, or a score that must be a probability is not."""
     ERROR = 4
-    """Nothing could be computed; set by commands that measure data sets."""
+    """The number could not be computed; set by commands that measure data sets."""
 
 
 @dataclass(frozen=True, eq=False)
 class MetricResult:
-    """One number per image.
+    """One number per image, with a status for each.
 
     Attributes:
         values: the number of each image, NaN where it is undefined. A number whose status is not OK is the unfiltered
             result of the formula, kept for information only.
         status: a `Status` for each image. Means are taken over the images whose status is OK.
         settings: everything else that changes the number.
-        details: intermediate results with first axis n: curves, ties, chance levels.
-        better: `Metric.better` of the metric that was called: "higher", "lower", or "" where neither is.
+        details: intermediate results with n as the first axis, such as curves, ties and chance levels.
+        better: `Metric.better` of the metric that was called: "higher", "lower", or "" if neither is better.
     """
 
     values: Float[Tensor, " n"]
@@ -52,7 +52,7 @@ class MetricResult:
 
     @property
     def ok(self) -> Bool[Tensor, " n"]:
-        """Which images have status OK, as a mask `(n,)`."""
+        """The images with status OK, as a mask `(n,)`."""
         return self.status == Status.OK
 
     @property

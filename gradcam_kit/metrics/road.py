@@ -51,10 +51,11 @@ def road_morf(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does.
+        predicts: function that returns 1 for images whose class is predicted, else 0, such as
+            `rescoring(...).predicts`.
         seed: seed of the noise on imputed positions.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
-        percentages: this and the following options are as in `road_curve`.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
+        percentages: percentages of the positions to remove; this and the other options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     return _of_curve("most relevant first", heatmaps, images, predicts, seed, identities, options)
@@ -106,10 +107,10 @@ def road_combined(
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
         images: the model's input, with two position axes.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the noise on imputed positions.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
-        percentages: this and the following options are as in `road_curve`.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
+        percentages: percentages of the positions to remove; this and the other options are as in `road_curve`.
     """
     options = _options(percentages, noise, tolerance, batch_size)
     found = _curves(heatmaps, images, rescore, seed, identities, (True, False), **options)
@@ -164,14 +165,14 @@ def road_curve(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> Float[Tensor, "n percentages"]:
-    """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the others.
+    """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the rest.
 
     Args:
         heatmaps: maps of any scale; only the order of their values matters, and constant maps are ordered row by row.
         images: the model's input, with two position axes.
         rescore: function that scores changed images.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the images.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         most_relevant_first: False removes the least relevant positions.
         percentages: percentages of the positions to remove, each above 0 and below 100.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the

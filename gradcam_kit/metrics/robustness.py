@@ -49,18 +49,18 @@ def sensitivity_max(
 ) -> MetricResult:
     """Return the largest relative change of the map under noise: max ||L(x + d) - L(x)|| / ||L(x)||, d uniform.
 
-    The classes stay those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
+    The classes remain those of the unchanged images. A map of zeros has no relative change and is flagged. Where the
     noise changes the prediction, the map may rightly change: `details["predictions_changed"]` counts the draws that
     change whether the class is predicted.
 
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = changed
-            predictions are not counted.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
+        predicts: function that returns 1 for images whose class is predicted, else 0, such as
+            `rescoring(...).predicts`; None = changed predictions are not counted.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
     """
@@ -118,19 +118,20 @@ def infidelity(
     Args:
         heatmaps: heatmaps of the images.
         images: the model's input.
-        rescore: gives the probability of the explained class for changed images.
+        rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the perturbations.
-        identities: a number per image from which its perturbations are derived; None = from the values of the image.
-        perturbation: "patches": I is the image itself in a random half of the cells of a grid, so that x - I is 0
-            there; "noise": I is Gaussian.
+        identities: an integer per image, from which its perturbations are derived; None = derived from the values of
+            the image.
+        perturbation: "patches" or "noise". With "patches", I is the image itself in a random half of the cells of a
+            grid, so that x - I is 0 there. With "noise", I is Gaussian.
         samples: number of perturbations of each image.
         std: standard deviation of the noise, in the units of the images.
         patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
-        scaled: use the best scale; False = beta is 1.
+        scaled: whether to use the best scale; False = beta is 1.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
-        OptionError: a patch that covers the whole image, for which every map has the best value.
+        OptionError: a patch that covers the entire image, for which every map has the best value.
     """
     check_heatmaps(heatmaps, images)
     one_of("perturbation", perturbation, get_args(Perturbation))
@@ -142,8 +143,8 @@ def infidelity(
     cells = tuple(math.ceil(length / patch) for length in images.shape[2:])
     if perturbation == "patches" and math.prod(cells) < 2:
         raise OptionError(
-            f"the patch is {patch} and images have {' x '.join(map(str, images.shape[2:]))} positions: one "
-            "patch, for which every map has the best value; expected a smaller patch, such as a quarter of a side"
+            f"patch is {patch}, which covers images of {' x '.join(map(str, images.shape[2:]))} positions, so every "
+            "map has the best value; expected a smaller patch, such as a quarter of a side"
         )
     products = images.new_zeros(len(images), samples, dtype=torch.double)
 

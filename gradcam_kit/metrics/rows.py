@@ -17,7 +17,7 @@ from gradcam_kit.types import Rescore
 Build = Callable[[Tensor, Tensor], Tensor]
 """A function from images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
 
-_PASSES = 4  # number of forward passes whose rows are made together; on a CPU more rows would leave the caches
+_PASSES = 4  # number of forward passes whose rows are made together; on a CPU more rows would not fit into the caches
 
 
 def score_grid(rescore: Rescore, images: Tensor, steps: int, build: Build, batch_size: int) -> Float[Tensor, "n steps"]:

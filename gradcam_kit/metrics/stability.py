@@ -1,8 +1,8 @@
 """Changes of the map under noise, relative to changes of the image, the score or the activations.
 
 Local Lipschitz estimate: Alvarez-Melis and Jaakkola 2018, https://arxiv.org/abs/1806.08049. Relative stability: Agarwal
-et al. 2022, https://arxiv.org/abs/2203.06877. All draw from the cube of side 2 `radius` around the image and report the
-worst case. The classes stay those of the unchanged images.
+et al. 2022, https://arxiv.org/abs/2203.06877. All metrics draw noise from the cube of side 2 `radius` around the image,
+and report the worst case. The classes remain those of the unchanged images.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def local_lipschitz(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         rescore: used only to record the origin of the classes in the settings.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
@@ -82,7 +82,7 @@ def relative_input_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""Return the largest relative change of the map per that of the image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
+    r"""Return the largest ratio of the relative changes of map and image: $\max_d \|dL / L\|_2 / \|d / x\|_2$.
 
     Divisions are element-wise. Maps and images contain zeros, so divisors are clamped to a magnitude of at least
     `floor`, keeping their sign; the smaller `floor` is, the more positions without relevance dominate. Draws that
@@ -92,11 +92,11 @@ def relative_input_stability(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         seed: seed of the noise.
-        identities: a number per image from which its noise is derived; None = from the values of the image.
-        predicts: gives 1 for images whose class is predicted, else 0, as `rescoring(...).predicts` does; None = no draw
-            is left out.
+        identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
+        predicts: function that returns 1 for images whose class is predicted, else 0, such as
+            `rescoring(...).predicts`; None = no draw is left out.
         radius: largest change of a value, in the units of the images.
         samples: number of draws.
         floor: smallest magnitude of a divisor.
@@ -127,7 +127,7 @@ def relative_output_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""Return the largest relative change of the map per change of score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
+    r"""Return the map's largest relative change per change of the score: $\max_d \|dL / L\|_2 / |y(x + d) - y(x)|$.
 
     The paper divides by the change of all outputs; this implementation divides by the change of the explained score,
     which is clamped to a magnitude of at least 1e-6. Everything else is as in `relative_input_stability`.
@@ -135,9 +135,9 @@ def relative_output_stability(
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
-        rescore: gives the explained score for changed images.
-        seed: this and the following arguments are as in `relative_input_stability`.
+        explain: the method, called once for each draw with the complete batch.
+        rescore: function that returns the explained score for changed images.
+        seed: seed of the noise, as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.
         radius: as in `relative_input_stability`.
@@ -174,16 +174,16 @@ def relative_representation_stability(
     samples: int = 10,
     floor: float = 0.01,
 ) -> MetricResult:
-    r"""Return the largest relative change of the map per that of activations: $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
+    r"""Return the largest ratio of the relative changes of map and activations: $\max_d \|dL / L\|_2 / \|dA / A\|_2$.
 
     Everything else is as in `relative_input_stability`.
 
     Args:
         heatmaps: heatmaps of the unchanged images.
         images: the model's input.
-        explain: the method, called once for each draw with the whole batch.
+        explain: the method, called once for each draw with the complete batch.
         represent: function from images to the activations of a layer `(n, ...)`.
-        seed: this and the following arguments are as in `relative_input_stability`.
+        seed: seed of the noise, as in `relative_input_stability`.
         identities: as in `relative_input_stability`.
         predicts: as in `relative_input_stability`.
         radius: as in `relative_input_stability`.

@@ -130,7 +130,7 @@ def test_one_frame_that_counts() -> None:
         ((CLIP, "lstm"), {}, ShapeError, "no positions"),
         ((CLIP, "head"), {}, ShapeError, r"ran 1 times and returned \(2, 4\) for 2 clips of 5 frames"),
         ((CLIP, "score"), {}, CaptureError, "'score' did not run"),
-        ((CLIP[0], "act"), {}, ShapeError, r"clip is \(5, 3, 16, 12\); expected \(n, t, c, h, w\)"),
+        ((CLIP[0], "act"), {}, ShapeError, r"clip has shape \(5, 3, 16, 12\); expected \(n, t, c, h, w\)"),
         ((CLIP[0], "act"), {"frames": 3}, ShapeError, "frames is 3"),
         (("clip", "act"), {"frames": 3}, InputError, "clip is a str"),
         ((CLIP, "act"), {"method": "score-cam"}, OptionError, "needs more than activations and gradients"),

@@ -29,7 +29,7 @@ ONE = torch.tensor([0])
         ("deletion", {"baseline": float("nan")}, "baseline is nan; expected a finite number"),
         ("road-morf", {"tolerance": -1.0}, "tolerance is -1.0; expected a finite number above 0"),
         ("road-lerf", {"percentages": [float("nan")]}, "a percentage is nan; expected a finite number"),
-        ("infidelity", {"patch": 14}, "patch is 14 and images have 13 x 14 positions: one patch"),
+        ("infidelity", {"patch": 14}, "patch is 14, which covers images of 13 x 14 positions"),
         ("top-k-intersection", {"k": 183}, "k is 183, but the maps have only 182 positions"),
         ("box-accuracy", {"overlap": 1.5}, r"overlap is 1.5; expected an intersection over union in \(0, 1\]"),
         ("box-accuracy", {"overlap": 0.0}, "overlap is 0.0; expected"),

@@ -93,7 +93,7 @@ def test_smooth_maps_are_means_over_noisy_images() -> None:
 def test_what_is_refused() -> None:
     model, batch = tiny(), images(2)
     for variant in (smooth_parameter_randomization, efficient_parameter_randomization):
-        with pytest.raises(InputError, match="explain would take the class that the random model predicts"):
+        with pytest.raises(InputError, match="explain would use the class that the random model predicts"):
             variant(model, GradCAM(model, "relu2"), batch)
     with pytest.raises(OptionError, match="bins is 1; expected at least two"):
         efficient_parameter_randomization(model, lambda rows: rows.mean(1), batch, bins=1)

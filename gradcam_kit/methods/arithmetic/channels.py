@@ -31,7 +31,7 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
     """Return the channels to keep, best first: exactly this many (int) or this share of them (float).
 
     Args:
-        layer: activations, and gradients where the ranking needs them.
+        layer: the capture, with gradients if the ranking needs them.
         channels: number of channels, or their share of all.
         ranking: by standard deviation over space ("std"), by mean gradient ("gradient"), or by the first-order change
             of the score when the channel masks the layer, sum_s M_k(s) sum_j A_j(s) G_j(s) ("first-order").
@@ -62,6 +62,6 @@ def where_true(*conditions: Bool[Tensor, "..."]) -> list[Int[Tensor, "m axes"]]:
 
 
 def take_channels(activations: Float[Tensor, "n k *s"], channels: Int[Tensor, "n r"]) -> Float[Tensor, "n r *s"]:
-    """Return the activations of these channels of each sample."""
+    """Return the activations of the given channels of each sample."""
     positions = activations.shape[2:]
     return activations.gather(1, channels.view(*channels.shape, *(1 for _ in positions)).expand(-1, -1, *positions))

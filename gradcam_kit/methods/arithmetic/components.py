@@ -15,8 +15,8 @@ _SQUARINGS = 44
 def principal(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n z"]]:
     """Return the largest eigenvalue of each matrix and its eigenvector of length 1.
 
-    The eigenvector of a matrix of zeros may be zero. The host solves by LAPACK. A GPU would solve the matrices one by
-    one and synchronize for each, so small matrices are squared repeatedly instead.
+    The eigenvector of a matrix of zeros may be zero. The host uses LAPACK. A GPU would solve the matrices one by one
+    and synchronize for each, so small matrices are squared repeatedly there.
     """
     if symmetric.device.type == "cpu" or symmetric.shape[-1] > _LARGEST:
         values, vectors = torch.linalg.eigh(symmetric)
@@ -25,15 +25,15 @@ def principal(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], F
 
 
 def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n z"]]:
-    r"""Compute the result of `principal` by repeated squaring: all columns of $A^{2^{44}}$ point to the eigenvector.
+    r"""Solve `principal` by repeated squaring: all columns of $A^{2^{44}}$ are parallel to the eigenvector.
 
     Eigenvalues with a relative difference of $10^{-10}$ are separated. Rounding errors do not add up, because each
     squaring doubles the distance to the other eigenvalues: in float64 the error of the vector is about $10^{-15}$
     divided by the relative difference of the eigenvalues. For equal eigenvalues the choice of the vector is arbitrary,
     as with any solver.
     """
-    wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs have no float64
-    # A negative eigenvalue may have the largest magnitude, so all are shifted by a lower bound of the eigenvalues.
+    wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs do not support float64
+    # A negative eigenvalue may have the largest magnitude, so a lower bound is subtracted to make all nonnegative.
     lowest = wide.abs().sum(2).amax(1)
     power = wide + torch.diag_embed(lowest[:, None].expand(wide.shape[:2]))
     for _ in range(_SQUARINGS):
@@ -49,14 +49,14 @@ def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"],
 
 
 def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Float[Tensor, "n *s"]:
-    r"""Project the positions on the first principal component of the channels: $A v_1 = \sqrt{\lambda_1} u_1$.
+    r"""Project the positions onto the first principal component of the channels: $A v_1 = \sqrt{\lambda_1} u_1$.
 
     Rows are positions, columns are channels. The eigenproblem is that of the smaller Gram matrix, positions or
     channels, with the same result; memory grows with the square of the smaller number.
 
     Args:
         maps: the maps to decompose.
-        center: subtract each channel's mean over the positions first.
+        center: whether to subtract each channel's mean over the positions first.
 
     Returns:
         Signed maps with the sign of `fix_sign`; all zeros for a sample whose `maps` are all zeros.

@@ -37,7 +37,7 @@ def embeddings_in(output: Any) -> Float[Tensor, "n d"]:
     found = [one for one in leaves if isinstance(one, Tensor) and one.is_floating_point() and one.ndim == 2]
     if not found:
         shapes = ", ".join(str(tuple(one.shape)) for one in leaves if isinstance(one, Tensor)) or kind_of(output)
-        raise TargetError(f"a tower returned {shapes}; expected embeddings (n, d), or pass fusion= that takes both")
+        raise TargetError(f"a tower returned {shapes}; expected embeddings (n, d), or pass fusion= for both outputs")
     return found[0]
 
 
@@ -64,7 +64,7 @@ class PairCosine:
         return PairCosine(embeddings_in(self.texts).detach())
 
     def select(self, index: Int[Tensor, " m"]) -> PairCosine:
-        """Return the scores of the rows that belong to pairs `index`."""
+        """Return the scores with the texts of the pairs `index`."""
         return PairCosine(embeddings_in(self.texts)[index])
 
 
@@ -93,6 +93,6 @@ class FusedScore:
         return FusedScore(self.fusion, map_output(lambda leaf: leaf.detach(), self.texts), self.targets)
 
     def select(self, index: Int[Tensor, " m"]) -> FusedScore:
-        """Return the scores of the rows that belong to pairs `index`."""
+        """Return the scores with the texts of the pairs `index`."""
         texts = map_output(lambda leaf: leaf[index] if leaf.ndim else leaf, self.texts)
         return FusedScore(self.fusion, texts, self.targets)

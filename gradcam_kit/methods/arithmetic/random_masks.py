@@ -20,10 +20,11 @@ def random_masks(
     seed: int,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "r *t"]:
-    """Return masks in [0, 1] that depend only on their number, image and the seed, not on the rest of the batch.
+    """Return masks in [0, 1] that depend only on their number, their image and the seed, not on the rest of the batch.
 
-    A grid of `cells` along each axis, whose cells are 1 with probability `visible` and else 0, is enlarged linearly to
-    one cell more than the image, and the image's size is cut out of it at a random place (RISE, Section 3.2).
+    A grid has `cells` cells along each axis, which are 1 with probability `visible` and 0 otherwise. It is enlarged
+    linearly to one cell more than the image, and cropped to the size of the image at a random position (RISE, Section
+    3.2).
 
     Args:
         numbers: for each row, the number of the mask among those of its image.

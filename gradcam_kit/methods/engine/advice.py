@@ -1,4 +1,4 @@
-"""Advice to use BalancedCAM, logged once by each method that explains tokens by exact gradients."""
+"""Advice to use BalancedCAM, logged once by each method that explains tokens with exact gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ADVISED = "_advised_of_tokens"
 
 
 def advise(cam: Method, captured: Capture, layers: Iterable[str]) -> None:
-    """Log once per object that BalancedCAM exists, if the automatically chosen layer returns tokens."""
+    """Recommend BalancedCAM, once per method object, if an automatically chosen layer returns tokens."""
     if cam.target_layers is not None or not cam.needs & Evidence.RULED or rule_of(cam) != "exact":
         return
     tokens = [name for name in layers if captured.has_tokens(name)]
@@ -29,5 +29,5 @@ def advise(cam: Method, captured: Capture, layers: Iterable[str]) -> None:
 
 
 def is_advised(cam: Method) -> bool:
-    """Whether a method with exact gradients explains tokens at an automatically chosen layer."""
+    """Whether `advise` has recommended BalancedCAM for this method."""
     return bool(vars(cam).get(_ADVISED))

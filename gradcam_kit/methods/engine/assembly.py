@@ -24,7 +24,7 @@ _log = logging.getLogger("gradcam_kit")
 
 
 def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Return the saliency of each layer, shallowest first, and the layers' importance if the method weighs them."""
+    """Return the saliency of each layer, shallowest first, and the layers' importance if the method defines it."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size, rule_of(cam))
@@ -60,16 +60,16 @@ def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: i
     sizes = {name: heatmap_size(maps.shape[leading:], image) for name, maps in saliency.items()}
     if len(set(map(len, sizes.values()))) > 1:
         found = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
-        raise ShapeError(f"layers with different axes cannot be fused ({found}); explain them one by one")
+        raise ShapeError(f"layers with different axes cannot be fused ({found}); explain the layers one by one")
     return tuple(map(max, zip(*sizes.values(), strict=True)))
 
 
 def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...], leading: int) -> None:
-    """Warn of maps with a single position, whose heatmaps are constant and so show nothing."""
+    """Warn about maps with a single position, whose heatmaps are constant and show nothing."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
-            "layer %s has a single position, so it cannot show where anything is in images of %s; choose a layer "
-            "before the pooling, or give larger images",
+            "layer %s has a single position, so its map is constant and shows nothing in images of %s; choose a layer "
+            "before the pooling, or pass larger images",
             ", ".join(map(repr, saliency)),
             " x ".join(map(str, size)),
         )
@@ -83,7 +83,7 @@ def _checked(cam: Method, layer: LayerCapture, maps: Any) -> Tensor:
     """
     leading = tuple(layer.activations.shape[:1] if layer.scores is None else layer.scores.shape)
     size = tuple(layer.activations.shape[2:])
-    axes = {len(size), layer.images.ndim - 2}  # some methods give maps of the images' size
+    axes = {len(size), layer.images.ndim - 2}  # some methods return maps at the size of the images
     if isinstance(maps, Tensor) and tuple(maps.shape[: len(leading)]) == leading and maps.ndim - len(leading) in axes:
         return maps
     found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else kind_of(maps)
@@ -109,9 +109,9 @@ def _without_model(cam: Method) -> Method:
 def assemble(
     cam: Method, captured: Capture, layers: tuple[str, ...], saliency: dict[str, Tensor], importance: list[Tensor]
 ) -> Explanation:
-    """Make the explanation of the captured samples from what `signed_maps` returned."""
+    """Make the explanation of the captured samples from the results of `signed_maps`."""
     leading = tuple(captured.scores.shape) if captured.scores is not None else (captured.inputs.n,)
-    # Copy the maps, because heatmaps may be computed after their reader has changed the signed maps in place.
+    # Copy the maps, because the heatmaps may be computed after the caller has changed the signed maps in place.
     rows = [maps.flatten(0, len(leading) - 1).clone() for maps in saliency.values()]
     shares = [share.flatten() for share in importance]
     size = _size_of_heatmaps(captured, saliency, len(leading))
@@ -158,7 +158,7 @@ def _are_all(empty: Bool[Tensor, "n *m"]) -> bool:
 def _is_empty(
     cam: Method, saliency: list[Float[Tensor, "r ..."]], importance: list[Tensor], size: tuple[int, ...]
 ) -> Bool[Tensor, " r"]:
-    """Return which rows lack positive evidence: in all weighted layers, in their sum, or at shared positions."""
+    """Return which rows have no positive evidence after the fusion of the layers."""
     if cam.fusion == "sum" and len(saliency) > 1:
         return cam.fuse([upsample(maps, size) for maps in saliency], importance).flatten(1).amax(1) <= 0
     if cam.fusion == "product" and not importance:

@@ -13,13 +13,13 @@ from gradcam_kit.types import Evidence
 
 
 def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
-    """Return why all maps are empty, judged by the captured tensors of the call, and the remedy.
+    """Return why all maps are empty, judging by the captured tensors of the call, and the remedy.
 
     Args:
         cam: the method.
         captured: evidence that the pass recorded.
-        saliency: the signed maps of its layers, without positive evidence in any sample.
-        importance: weights of the layers, for methods that weigh them.
+        saliency: the signed map of each of the method's layers.
+        importance: importance of the layers, for methods that define it; otherwise empty.
     """
     silent = [name for name in saliency if not _activations(captured, name).any()]
     if silent:
@@ -42,15 +42,15 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
         )
     positive = {name: bool((maps > 0).any()) for name, maps in saliency.items()}
     if all(positive.values()) and cam.fusion == "product" and not importance:
-        return "the layers have positive evidence, but nowhere at the same position; explain them one by one"
+        return "the layers have positive evidence, but nowhere at the same position; explain the layers one by one"
     if any(positive.values()) and cam.fusion == "sum":
-        return "some layers have positive evidence, but others have more against it at the same positions"
+        return "some layers have positive evidence, but other layers have more evidence against it there"
     if any(positive.values()):
         without = [name for name, is_positive in positive.items() if not is_positive]
         if importance:
             return "the layers with positive evidence have no weight, because their importance is not positive"
         return (
-            f"{', '.join(without) or 'each image in some layer'} has no positive evidence, "
+            f"{', '.join(without) or 'some layer of each image'} has no positive evidence, "
             "which empties the product of the layers"
         )
     if any(bool((maps < 0).any()) for maps in saliency.values()):
@@ -72,7 +72,7 @@ def _empty_region(captured: Capture) -> str | None:
     if not isinstance(target, SegmentationTarget) or captured.scores is None or captured.scores.any():
         return None
     if target.mask is not None:
-        return None if target.mask.any() else "the region of the target is empty; give one that covers the object"
+        return None if target.mask.any() else "the region of the target is empty; pass a mask that covers the object"
     if isinstance(target.classes, int):
         return f"class {target.classes} is predicted at no position; give a region: SegmentationTarget(mask, classes)"
     return "the classes are predicted at no position; give a region: SegmentationTarget(mask, classes)"

@@ -45,18 +45,18 @@ def explain_all(
     keep_modes: bool | None = None,
     **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Return the heatmaps of several methods from one capture: equal to separate calls, at the cost of one.
+    """Return the heatmaps of several methods from one capture. They equal those of separate calls, but cost only one.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
     share one forward and one backward pass, even at different layers.
 
     Args:
         methods: CAM objects.
-        images: as in calling one of the methods.
-        targets: as in calling one of the methods.
-        keep_modes: whether modules in train mode stay in train mode, for dropout that is active on purpose; None = the
-            setting of each method. Methods that share a pass then share its random draws, and a batch does not equal
-            its images one by one; see `BaseCAM`.
+        images: the images, as in a call of one of the methods.
+        targets: the targets, as in a call of one of the methods.
+        keep_modes: whether to leave modules in train mode as they are, for dropout that is active on purpose; None =
+            the setting of each method. Methods that share a pass then share its random draws, and the maps of a batch
+            differ from those of its images one by one; see `BaseCAM`.
         forward_kwargs: keyword arguments passed on to the model.
 
     Returns:
@@ -87,14 +87,14 @@ def _explain(
     if keep_modes is not None:
         cams = [_with_modes(cam, keep_modes) for cam in cams]
     inputs = read_inputs(images, forward_kwargs, *(cam.model for cam in cams))
-    # Prepare inputs and targets for each model anew: text targets are encoded by the model itself.
+    # Prepare inputs and targets for each model separately, because text targets are encoded by the model itself.
     on = {
         id(model): with_texts(model, inputs, targets) for model in {id(cam.model): cam.model for cam in cams}.values()
     }
     called = [with_images_of(cam, *on[id(cam.model)]) for cam in cams]
     groups: dict[Any, list[int]] = {}
     for position, cam in enumerate(cams):
-        scored = None if callable(targets) else cam.target_type  # a callable target serves all methods
+        scored = None if callable(targets) else cam.target_type  # all methods can share a callable target
         key = (id(cam.model), scored, cam.reshape, called[position].slot, cam.keep_modes)
         groups.setdefault(key, []).append(position)
     results: dict[int, Explanation] = {}
@@ -116,7 +116,7 @@ def _with_modes(cam: Method, keep_modes: bool) -> Method:
 
 
 def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
-    """Return the call with its image input set to the one that the method names, or else on which its layers depend."""
+    """Return the inputs with the image input that the method names, or else the one on which its layers depend."""
     if cam.image_input is not None:
         inputs = with_channels(cam.model, inputs.asked(cam.image_input))
     if len(inputs.image_slots) < 2 or inputs.n == 0:
@@ -146,7 +146,7 @@ def capture_for(
     Args:
         cams: methods that can share one pass.
         inputs: the inputs of the model, with at least one sample.
-        targets: as in calling a method.
+        targets: the targets, as in a call of a method.
         settled: whether an earlier pass determined the target, so that no class is read from the output of this pass.
     """
     first = cams[0]
@@ -185,7 +185,7 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
     """Return the layers of each method. Layers that are chosen automatically are chosen once per image size."""
-    # One exploring pass serves every kind of choice.
+    # One exploration serves all methods, even if they choose layers in different ways.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
     own: list[dict[str, nn.Module]] = []

@@ -28,7 +28,7 @@ class _OnFirstUse:
 
     def __get__(self, instance: object, owner: type) -> Any:
         if instance is None:
-            raise AttributeError(self.name)  # the field has no default
+            raise AttributeError(self.name)  # so that `dataclass` finds no default
         value = instance.__dict__[self.name]
         if callable(value):
             value = instance.__dict__[self.name] = value()
@@ -85,7 +85,7 @@ class Explanation:
         """Overlay a heatmap on its picture.
 
         Args:
-            picture: the picture of this image, as array, tensor or PIL image, of any size.
+            picture: the picture from which the image was made: an array, a tensor or a PIL image, of any size.
             image: index of the image in the batch.
             target: index among the m targets of the image.
             transform: the transform that made the image; its `box` is the part of the picture that the model saw.
@@ -94,7 +94,7 @@ class Explanation:
             alpha: opacity of the heatmap, in [0, 1].
 
         Returns:
-            uint8 `(h, w, 3)`, an array with a method `save(path)`.
+            A uint8 array `(h, w, 3)` with a method `save(path)`.
 
         Raises:
             OptionError: an image or a target that was not explained.
@@ -105,16 +105,16 @@ class Explanation:
         return overlay_of(self, picture, image, target, transform, box, {"colormap": colormap, "alpha": alpha})
 
     def save(self, path: str | PathLike[str], pictures: Sequence[Any] | None = None, *, transform: Any = None) -> None:
-        """Write a contact sheet, images by targets: overlays if `pictures` are given, else colored maps.
+        """Write a contact sheet with a row per image: overlays if `pictures` are given, else colored maps.
 
         Args:
             path: the file; its suffix names the format.
-            pictures: one for each image, as in `overlay`.
-            transform: as in `overlay`.
+            pictures: one picture for each image, as in `overlay`.
+            transform: the transform that made the images, as in `overlay`.
 
         Raises:
-            ShapeError: not one picture for each image, or maps of signals or volumes.
-            PictureError: a suffix that names no picture format, or a path that cannot be written to.
+            ShapeError: unequal numbers of pictures and images, or maps of signals or volumes.
+            PictureError: a suffix that does not name a picture format, or a path that cannot be written to.
         """
         from gradcam_kit.methods.engine.showing import sheet_of
 
@@ -157,7 +157,7 @@ class Explanation:
         empty = self.is_empty.reshape(maps.shape[:2])
         cells = []
         highest = float(maps.amax()) if maps.numel() else 0.0
-        maps = maps / max(highest, 1.0)  # without normalization a map may leave [0, 1]
+        maps = maps / max(highest, 1.0)  # without normalization, values may exceed 1
         for i in range(min(len(maps), _SHOWN)):
             for j in range(min(maps.shape[1], _SHOWN)):
                 picture = ""

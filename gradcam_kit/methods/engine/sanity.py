@@ -44,10 +44,10 @@ class SanityCheck:
     """Result of a sanity check, which `print` shows as a table.
 
     Attributes:
-        method: the class of the method.
+        method: name of the method's class.
         layers: names of the target layers.
-        parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, the mean
-            of several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
+        parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, averaged
+            over several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
         classes: `(n,)` rank correlation of each map with the map of the least likely class; NaN where there is no other
             class. Near 1: the map is the same for all classes.
         is_empty: `(n,)`, True for maps without positive evidence.
@@ -65,7 +65,7 @@ class SanityCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the check found nothing to warn of."""
+        """Whether the check found nothing to warn about."""
         return not self.warnings
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class SanityCheck:
 
 @torch.inference_mode(False)  # text embeddings made in inference mode cannot enter an autograd graph
 def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: Mapping[str, Any]) -> SanityCheck:
-    """Explain the images, another class, and the model with random parameters, which is restored afterwards."""
+    """Compare the maps with those of another class and of random parameters. The model is restored afterwards."""
 
     def explain(method: Method, targets: Any) -> Explanation:
         return explain_many([method], images, targets, **forward_kwargs)[0]
@@ -136,7 +136,7 @@ def check(cam: Method, images: Images, targets: Any, seed: int, forward_kwargs: 
 
 
 def _at(cam: Method, layers: Sequence[str]) -> Method:
-    """Return the method with its layers fixed, because it might choose others once the parameters are random."""
+    """Return the method with its layers fixed, because it might choose other layers once parameters are random."""
     same = copy.copy(cam)
     if not cam.layer_choice.is_fixed:
         same.target_layers, same.chosen_layers = find_layers(cam.model, list(layers), cam.model), {}
@@ -144,7 +144,7 @@ def _at(cam: Method, layers: Sequence[str]) -> Method:
 
 
 def _unreached(cam: Method, inputs: Inputs, targets: Any, original: Explanation) -> tuple[Bool[Tensor, " n"], str]:
-    """Return which images send no gradient to the positions of the layers, and why if the pass itself failed."""
+    """Return for which images no gradient reaches the positions of the layers, and the error if the pass failed."""
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
         return none, ""
@@ -207,7 +207,7 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
     if (empty := int(original.is_empty.sum())) > 0:
         found.append(f"{empty} of {n} maps are empty: no positive evidence for the class at {layers}")
     if (undefined := int(parameters.isnan().sum())) == n:
-        found.append("maps are constant, before or after the parameters were randomized: nothing can be compared")
+        found.append("all maps are constant before or after the parameters were randomized, so no maps can be compared")
     elif undefined:
         found.append(f"{undefined} of {n} maps are constant, before or after the parameters were randomized")
     if float(parameters.nanmean()) > _SAME_PARAMETERS:

@@ -39,7 +39,7 @@ class RenderedPicture(np.ndarray):
         """Write the picture in the format that the suffix of the path names.
 
         Raises:
-            PictureError: a suffix that names no picture format, or a path that cannot be written to.
+            PictureError: a suffix that does not name a picture format, or a path that cannot be written to.
         """
         write_picture(path, np.asarray(self))
 
@@ -96,6 +96,6 @@ def one_map(explanation: Explanation, image: int, target: int) -> Float[Tensor, 
             raise OptionError(f"{what} is {index}; expected an index from {-count} to {count - 1}")
     if maps.ndim != 4:
         axes = maps.ndim - 2
-        raise ShapeError(f"heatmaps have {axes} axes of positions; a picture has 2: plot them, or index a slice")
+        raise ShapeError(f"heatmaps have {axes} position axes, but a picture has 2; plot them, or select a slice")
     heatmap: Tensor = maps[image, target]
     return heatmap
