@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Observation, unobservable
+from gradcam_kit.capture import Observation, computes_products, unobservable
 from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_magnitude, largest_of, magnitudes_of
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
@@ -25,6 +25,7 @@ _VIEWS = frozenset(
     for name in ("Alias", "Permute", "ReshapeAlias", "T", "Transpose", "UnsafeView", "Unsqueeze", "View")
 )
 _KEY = "gradcam_kit.diagnostics"
+_FAR_FROM_OVERFLOW = 1e-6  # kernels may compute with larger intermediate values
 
 
 @runtime_checkable
@@ -42,12 +43,13 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """The nodes of one call of a module: the nodes of its inputs, and the nodes that its children created."""
+    """One call of a module: the nodes of its inputs, those that its children created, and the size of its input."""
 
     name: str
     module: nn.Module
     children: dict[Any, list[Any]] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
+    largest_input: float = math.nan
 
 
 @dataclass(eq=False, slots=True)
@@ -132,7 +134,7 @@ class GradientTracer:
                 continue
             nodes = [following for following, _ in node.next_functions]
             marks = [*map(_mark_of, nodes)]
-            observation.attach.after_node(node, self._behind_node(frame.name, frame.module, node, marks))
+            observation.attach.after_node(node, self._behind_node(frame, node, marks))
             stack.extend(own for own, mark in zip(nodes, marks, strict=True) if mark is not None and not mark.is_leaf)
         if outer is not None:
             for start in starts:
@@ -143,16 +145,18 @@ class GradientTracer:
         if _is_bad(gradient):
             self._confirm(self.finder.suspect("", gradient, "the gradient of the output", (), OUTSIDE, ""))
 
-    def _behind_node(self, name: str, module: nn.Module, node: Any, following: Sequence[_Mark | None]) -> Any:
-        operator = node.name()
+    def _behind_node(self, frame: ModuleNodes, node: Any, following: Sequence[_Mark | None]) -> Any:
+        name, module, operator = frame.name, frame.module, node.name()
         # A hook that holds its node would keep the graph alive in a cycle, so it holds only the mark.
         mark = _Mark.of(node)
         keeps = operator in _VIEWS or (len(following) == 1 and operator.startswith(_EDGES))
+        factor = max(1.0, frame.largest_input) if computes_products(module) else math.nan
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
             # Arriving gradients were already measured when they were passed on, except sums of several gradients.
             arriving, only = mark.arrived(outputs)
-            passed = _sizes(inputs, following, only, arriving, keeps)
+            largest_sum = math.nan if outputs[0] is None else arriving * factor * outputs[0].numel()
+            passed = _sizes(inputs, following, only, arriving, keeps, largest_sum)
             self._note(name, arriving, largest_of(passed))
             for after, gradient, size in zip(following, inputs, passed, strict=False):
                 if after is not None and not after.is_leaf and gradient is not None and size != -1.0:
@@ -204,7 +208,11 @@ _PARAMETER = _Mark(leaves=True, is_leaf=True)
 
 
 def _mark_of(node: Any) -> _Mark | None:
-    return None if node is None else _PARAMETER if hasattr(node, "variable") else _Mark.of(node)
+    if node is None:
+        return None
+    # Linear layers transpose their weight.
+    behind = node.next_functions[0][0] if node.name() == "TBackward0" else node
+    return _PARAMETER if hasattr(behind, "variable") else _Mark.of(node)
 
 
 def _sizes(
@@ -213,12 +221,14 @@ def _sizes(
     known: Tensor | None,
     size: float,
     keeps: bool,
+    largest_sum: float,
 ) -> list[float]:
     """Return the largest magnitude of each gradient that a node passes on; -1 where there is no gradient.
 
     `size` is the largest magnitude of `known`. If the node keeps all values or sets some to zero, `size` is an upper
     bound, and the gradient is not read again. If the node also passes on the gradient of an activation, gradients of
-    parameters are only tested for finiteness; the size of finite ones is 0.
+    parameters are only tested for finiteness; the size of finite ones is 0. They are not even read if `largest_sum`, an
+    upper bound of their values, excludes an overflow; it is NaN if unknown.
     """
     sizes = []
     keeps = keeps and known is not None and math.isfinite(size)
@@ -227,7 +237,8 @@ def _sizes(
         if gradient is None or unobservable(gradient) is not None:
             sizes.append(-1.0)
         elif after is not None and after.is_leaf and not only_parameters:
-            sizes.append(0.0 if is_finite(gradient) else largest_magnitude(gradient))
+            fits = largest_sum < _FAR_FROM_OVERFLOW * torch.finfo(gradient.dtype).max
+            sizes.append(0.0 if fits or is_finite(gradient) else largest_magnitude(gradient))
         elif gradient is known or keeps:
             sizes.append(size)
         else:

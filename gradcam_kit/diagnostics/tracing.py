@@ -45,7 +45,6 @@ class _Frame(ModuleNodes):
 
     finite_input: bool = True
     input: tuple[float, float] = (math.nan, math.nan)
-    largest_input: float = math.nan
     scores: Tensor | None = None
     recorded: Recorded | None = None
 
