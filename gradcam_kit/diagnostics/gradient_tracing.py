@@ -69,7 +69,10 @@ class _Mark:
     @classmethod
     def of(cls, node: Any) -> _Mark:
         """Return the mark of a node, created on first use; it is stored in the node, not in its temporary wrapper."""
-        mark: _Mark = node.metadata.setdefault(_KEY, cls())
+        facts = node.metadata
+        mark: _Mark | None = facts.get(_KEY)
+        if mark is None:
+            mark = facts[_KEY] = cls()
         return mark
 
     def receive(self, gradient: Tensor, size: float) -> None:
@@ -119,10 +122,10 @@ class GradientTracer:
 
     def watch(self, observation: Observation, frame: ModuleNodes, output: Any, outer: ModuleNodes | None) -> None:
         """Watch the nodes that a module itself, not its children, created between its inputs and outputs."""
-        ends = set(frame.inputs)
-        tensors = [leaf for _, leaf in named_leaves("", output) if isinstance(leaf, Tensor)]
-        starts = [leaf.grad_fn for leaf in tensors if leaf.grad_fn is not None and leaf.grad_fn not in ends]
-        stack, done = list(starts), set(ends)
+        done = set(frame.inputs)
+        nodes = [getattr(leaf, "grad_fn", None) for _, leaf in named_leaves("", output)]
+        starts = [node for node in nodes if node is not None and node not in done]
+        stack = [*starts]
         while stack:
             node = stack.pop()
             if node in done:
@@ -132,10 +135,13 @@ class GradientTracer:
             if inner is not None:
                 stack.extend(inner)
                 continue
-            nodes = [following for following, _ in node.next_functions]
-            marks = [*map(_mark_of, nodes)]
+            marks = []
+            for following, _ in node.next_functions:
+                mark = _mark_of(following)
+                marks.append(mark)
+                if mark is not None and not mark.is_leaf:
+                    stack.append(following)
             observation.attach.after_node(node, self._behind_node(frame, node, marks))
-            stack.extend(own for own, mark in zip(nodes, marks, strict=True) if mark is not None and not mark.is_leaf)
         if outer is not None:
             for start in starts:
                 outer.children.setdefault(start, frame.inputs)

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -81,11 +82,12 @@ class Tracer(Observer):
 
     def enter(self, call: Call) -> None:
         """Test the inputs before the module can change them in place."""
-        given = [*named_leaves("input", call.args if len(call.args) != 1 else call.args[0])]
+        given = named_leaves("input", call.args if len(call.args) != 1 else call.args[0])
         if call.kwargs:
-            given += named_leaves("input", dict(call.kwargs))
+            given = chain(given, named_leaves("input", dict(call.kwargs)))
         tensors = [(path, leaf) for path, leaf in given if unobservable(leaf) is None]
-        frame = _Frame(call.name, call.module, inputs=[leaf.grad_fn for _, leaf in tensors if leaf.grad_fn is not None])
+        nodes = [leaf.grad_fn for _, leaf in tensors]
+        frame = _Frame(call.name, call.module, inputs=[node for node in nodes if node is not None])
         if call.recomputed:
             self.again.append(frame)
             return

@@ -285,6 +285,17 @@ def test_the_gradient_behind_a_relu_is_bounded_by_what_arrived() -> None:
     assert trail["3"].input == trail["3"].output == trail["2"].input > 0
 
 
+def test_a_sequential_is_named_only_if_something_of_its_own_runs() -> None:
+    inner = nn.Sequential(nn.Linear(16, 16), Function(torch.log))
+    model = nn.Sequential(nn.Linear(16, 16), inner)
+    found = origin_of(model).forward
+    assert found.layer == "1.1"
+    assert [own.layer for own in found.trail] == ["0", "1.0"]
+    inner[1] = nn.ReLU()
+    inner.register_forward_hook(lambda module, args, output: output / 0)
+    assert origin_of(model).forward.layer == "1"
+
+
 def test_a_graph_that_runs_backward_twice() -> None:
     model, calls = after(torch.sigmoid), []
     with find_nonfinite(model, raise_error=False) as origin:
