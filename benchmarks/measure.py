@@ -70,7 +70,7 @@ def interleave(
 
     Args:
         works: the compared works by name.
-        rounds: number of timings of each work.
+        rounds: how often each work is timed.
         limit: time limit in seconds for the first call of a work; a longer work is skipped.
         long: a work that takes more than this many seconds is timed only once; callers must note this in their rows.
     """

@@ -58,7 +58,7 @@ def draw(stored: Mapping[str, Results], docs: Path) -> list[Picture]:
     for device in _DEVICES:
         end = "" if device == "cpu" else f"-{device}"
         if (quality := stored.get(f"quality-{device}")) and (rows := quality_rows(quality)):
-            title = "How much of the heatmaps of every method lies on the object (median and quartiles), and its time"
+            title = "Share of the heatmaps of each method on the object (median and quartiles), and its time per image"
             pictures.append(Picture(f"cost-quality{end}.svg", title, _conditions(quality)))
             draw_quality(rows, docs / pictures[-1].file)
         if (methods := stored.get(f"methods-{device}")) and (rows := batch_rows(methods)):

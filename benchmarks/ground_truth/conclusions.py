@@ -130,7 +130,9 @@ def planted(s: Stored) -> str:
     full = s.better("shortcut", "grad-cam", "full-grad")
     shown, random = s.verdict("shortcut", "grad-cam", "random-cam")
     larger = (
-        f"less than `GradCAM`'s by {random}" if shown else f"a larger growth of `GradCAM`'s is not shown ({random})"
+        f"which is {random} less than with `GradCAM`"
+        if shown
+        else f"and a larger growth with `GradCAM` is not shown ({random})"
     )
     effects = [s.note("shortcut", f"correlation {one}", _EFFECT) for one in CORRELATIONS]
     shares = [100 * s.note("shortcut", f"correlation {one}", _SHARE, "grad-cam") for one in CORRELATIONS]
@@ -141,9 +143,9 @@ def planted(s: Stored) -> str:
     return (
         "**A planted shortcut is seen where the model relies on it.** From networks trained with a patch that is "
         "unrelated to the label (correlation 0) to networks trained with one that determines it (1), the patch's share "
-        f"of the Grad-CAM map grows by {s.interval('shortcut', 'grad-cam')}. This exceeds the growth of `FullGrad`, a "
-        f"sum over all layers, by {full}. Random channel weights show it too: their share grows by "
-        f"{s.interval('shortcut', 'random-cam')}, {'' if shown else 'and '}{larger}. At "
+        f"of the Grad-CAM map grows by {s.interval('shortcut', 'grad-cam')}. This exceeds the growth with `FullGrad`, "
+        f"which sums over all layers, by {full}. With random channel weights, the patch's share grows as well, by "
+        f"{s.interval('shortcut', 'random-cam')}, {larger}. At "
         "correlations 0, 0.5, 0.9 and 1 the patch's measured "
         f"effect on the margin is {listed(effects, '.1f')}, and its share of the Grad-CAM map "
         f"{listed(shares, '.0f')} %; these are means, and steps in between are not tested."

@@ -55,7 +55,7 @@ PHOTOGRAPHS: dict[str, Photograph] = {
 SHUTTLE = Photograph(data.astronaut, frozenset(), (350, 10, 490, 300), "space shuttle")
 """The space shuttle behind the astronaut."""
 
-# smaller budgets, because the last stage has 1280 channels, each of which would take a pass
+# Smaller budgets: most of these methods need passes for each of the 1280 channels, and SESS for each window.
 _FEWER: dict[str, dict[str, Any]] = {
     "score-cam": {"channels": 64},
     "ss-cam": {"channels": 16},

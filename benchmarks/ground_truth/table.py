@@ -252,7 +252,7 @@ def pair_table(pairs: Sequence[Difference]) -> str:
 
 
 def records(columns: Mapping[str, Column], cells: Cells) -> dict[str, Any]:
-    """Return the stored values of each column; undefined values are null."""
+    """Return the values of each column in the form in which they are stored; undefined values are None."""
     return {
         column: {
             "scores": {row: _record(cell) for row, cell in rows.items()},
@@ -270,7 +270,7 @@ def records(columns: Mapping[str, Column], cells: Cells) -> dict[str, Any]:
 
 
 def pair_records(pairs: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Return the stored values of each pair; undefined values are null."""
+    """Return the values of each pair in the form in which they are stored; undefined values are None."""
     return [
         {name: _or_none(value) if isinstance(value, float) else value for name, value in vars(one).items()}
         for one in pairs

@@ -46,9 +46,9 @@ SAME = {"dead_bad": "dead_warn", "saturated_bad": "saturated_warn", "gradient_ba
 
 LEFT_OUT: Mapping[str, str] = {
     "uniform": "marks a head in a table, and no finding rests on it",
-    "dead_samples": "the samples that a verdict needs",
-    "collapsed_samples": "the samples that a verdict needs",
-    "accumulated_steps": "the steps that a verdict needs",
+    "dead_samples": "the minimum number of samples for a verdict",
+    "collapsed_samples": "the minimum number of samples for a verdict",
+    "accumulated_steps": "the minimum number of steps for a verdict",
     "correlation": "part of the number that `redundant` limits",
     "stuck_margin": "part of the number that `stuck_warn` limits",
     "stuck_std": "part of the number that `stuck_warn` limits",

@@ -205,7 +205,7 @@ _HOOK_STORES = {
 
 
 class _CopiedWithoutHooks:
-    """Replaces a module's `__reduce_ex__`, so that copies and pickles of the module do not contain these hooks."""
+    """Replaces a module's `__reduce_ex__`, so that copies and pickles contain the user's hooks, but no `_Hook`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.blocks = module, 0

@@ -39,7 +39,7 @@ def polygon(corners: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
 
 
 def pebble(radius: float, stretch: float, phase: float, x: Field, y: Field) -> Field:
-    """Return the signed distance (exact near the outline) to a long, lopsided blob that resembles no class."""
+    """Return an approximate signed distance, whose sign is exact, to a long, lopsided blob that resembles no class."""
     wobble = 0.15 * np.sin(3 * np.arctan2(y, x / stretch) + phase)
     distance: Field = np.hypot(x / stretch, y) - radius * (1 + wobble)
     return distance

@@ -6,7 +6,10 @@ DEAD = (
     "These units return 0 for every input and do not learn. Lower the learning rate, check biases and "
     "initialization, or use LeakyReLU"
 )
-SATURATED = "The slope is nearly 0 there, so earlier layers hardly learn. Scale down weights or inputs, or normalize"
+SATURATED = (
+    "The slope of the activation function is nearly 0 at these values, so earlier layers hardly learn. Scale down "
+    "weights or inputs, or normalize"
+)
 CONSTANT = (
     "The output is the same for every input. Look for zero weights, a disconnected input, or a dead layer before it"
 )
@@ -31,9 +34,8 @@ NONFINITE = (
     "cause"
 )
 DETACHED = (
-    "The parameter is not connected to the loss. Look for detach(), no_grad(), .item() or numpy on the "
-    "way, or for an output "
-    "that the loss does not use"
+    "The parameter is not connected to the loss. Look for detach(), no_grad(), .item() or numpy between the two, or "
+    "for an output that the loss does not use"
 )
 UNUSED = "Its layer never ran. Call it in forward, or remove it"
 BEHIND_ZERO = (
@@ -46,11 +48,11 @@ OWN_ZERO = (
 )
 NOT_IN_OPTIMIZER = "It never changes. Pass it to the optimizer, or freeze it with requires_grad_(False)"
 FROZEN = (
-    "It has a gradient but does not change. Look at the learning rate of its group, and for copies of the parameter"
+    "It has a gradient but does not change. Check the learning rate of its group, and look for copies of the parameter"
 )
-NO_GRADIENT_WANTED = "It does not train. Fine for a frozen backbone; else call requires_grad_(True)"
-UPDATE_HIGH = "Steps are a large part of the weights themselves. Lower the learning rate; about 1e-3 is healthy"
-UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate; about 1e-3 is healthy"
+NO_GRADIENT_WANTED = "It does not train. This is fine for a frozen backbone; otherwise, call requires_grad_(True)"
+UPDATE_HIGH = "Steps are large compared to the weights. Lower the learning rate until the ratio is about 1e-3"
+UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate until the ratio is about 1e-3"
 UPDATE_LOST = (
     "Updates are smaller than the precision of the weights, so they are lost to rounding. Raise the learning rate, or "
     "keep the weights in float32 and run under autocast"
@@ -64,20 +66,22 @@ UNCHANGED = (
     "The layer returns its input unchanged. This is fine for a residual branch that starts at 0. Otherwise, "
     "remove the layer, or train it with a larger learning rate"
 )
-SHIFT = "Use the same transform for both, and compare their pictures side by side, starting with the largest shift"
-EMPTY_LEVEL = (
-    "Its features are computed for nothing. Check anchor sizes and strides of this level, and which levels the head "
-    "gets"
+SHIFT = (
+    "Use the same transform for both data sets, and compare their pictures side by side, starting with the largest "
+    "shift"
 )
-REDUNDANT_HEADS = "Heads attend to the same places. Harmless; one of them can be pruned"
+EMPTY_LEVEL = (
+    "Nothing uses its features. Check the anchor sizes and strides of this level, and which levels the head receives"
+)
+REDUNDANT_HEADS = "Heads attend to the same places. This is harmless; all but one of them can be pruned"
 SINK = (
-    "The head parks its attention there and adds little. Common in trained models; look at other heads, "
-    "and do not interpret such a token as important"
+    "The head attends to a token that it hardly uses. This is common in trained models; look at other heads, and do "
+    "not interpret such a token as important"
 )
 DEAD_HEAD = "The head contributes nothing. Check its value weights, or prune it"
 STUCK_GATE = (
-    "The gate does not react to its input. Look at its bias and the scale of the inputs; a forget gate at 1 never "
-    "forgets, at 0 it never remembers"
+    "The gate does not react to its input. Look at its bias and the scale of the inputs. A forget gate that stays at 1 "
+    "never forgets, and one that stays at 0 never remembers"
 )
 SATURATED_GATE = "The gate hardly learns. Scale down weights or inputs, or normalize"
 ONE_NEIGHBOR = "Other neighbors are ignored. Look at the scale of the features, and at the number of heads"

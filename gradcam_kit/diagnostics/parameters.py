@@ -118,8 +118,8 @@ class ParameterWatch:
                 norms.append((step, math.sqrt(sum(squares))))
                 del norms[:-_MOST_NORMS]
 
-            # Readers of a device run in order, so this one follows those that fill `squares`.
-            self.collector.scalars_of(next(reversed(groups))[0]).add(total)
+            # Readers run device after device, and in order on each, so the last one of the last device sees all squares.
+            self.collector.scalars_of(next(reversed(self.collector.scalars))).add(total)
 
     def _alive_units(self) -> None:
         """Record which units have a nonzero gradient at their own weights or bias, which proves that they are alive."""

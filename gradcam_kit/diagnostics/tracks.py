@@ -263,7 +263,25 @@ class ParameterTrack:
 
 @dataclass
 class Ledger:
-    """All observations of a block, without tensors or modules."""
+    """All observations of a `with` block of `ModelDiagnostics`, without tensors or modules.
+
+    Attributes:
+        model: name of the model's class.
+        tracks: statistics by name of an output.
+        parameters: statistics by name of a parameter.
+        never_ran: names of the modules that did not run.
+        skipped: reason why an output is not measured, by name.
+        notes: notes for the report.
+        steps: number of observed steps.
+        window: number of steps in a window.
+        exact: whether histograms count all values instead of a sample.
+        outputs: size of axis 1 of the model's output, such as the number of classes.
+        optimizer_steps: number of steps of the optimizers.
+        gradient_norms: step and norm of all gradients together, for the last measured steps.
+        window_norms: largest of these norms in each of the last windows.
+        has_optimizer: whether an optimizer is observed.
+        scaled: whether a GradScaler is used.
+    """
 
     model: str
     tracks: dict[str, LayerTrack] = field(default_factory=dict)

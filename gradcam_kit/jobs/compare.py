@@ -33,7 +33,7 @@ from gradcam_kit.jobs.work.methods import method_classes
 from gradcam_kit.jobs.work.paired_numbers import comparison_lines
 from gradcam_kit.jobs.work.reader import batches
 
-_LARGEST = 448  # largest displayed size in pixels
+_LARGEST = 448  # maximum width and height of a displayed picture, in pixels
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class Run:
         for name in columns or ():
             if name not in fields.names:
                 hint = did_you_mean(name, fields.names)
-                raise UnknownNameError(f"the run has no column {name!r}{hint}; it has {', '.join(fields.names)}")
+                raise UnknownNameError(f"the run has no column {name!r}; it has {', '.join(fields.names)}{hint}")
         tables = [self._shard(number, columns) for number in self._numbers]
         return pa.concat_tables(tables) if tables else fields.empty_table()
 

@@ -154,7 +154,7 @@ _NO_FUSION: _Fusion = ("", None, None)
 
 
 class _Tower(nn.Module):
-    """A module that runs a method of another module as its forward pass."""
+    """A module whose forward pass calls another module, or a method of one such as `model.encode_text`."""
 
     def __init__(self, owner: nn.Module, function: Any) -> None:
         super().__init__()

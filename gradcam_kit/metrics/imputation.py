@@ -196,7 +196,7 @@ def _solve(
     goal = tolerance**2 * product.abs()
     running = product.abs() > goal
     for step in range(1, _MOST_STEPS):
-        # The negative of A times the direction.
+        # The direction times W - D, the negative of the matrix of the system.
         changed = fine.stencils.neighbors(direction).addcmul_(fine.weight, direction, value=-1)
         length = (product / dot(direction, changed)).where(running, 0)  # step length, which may be negative
         solution.addcmul_(length, direction, value=-1)
@@ -217,9 +217,9 @@ def _solve(
 
 
 def _cycle(levels: list[_Level], residual: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:
-    """Run one W-cycle for A z = residual from z = 0: Jacobi sweeps before, between and after visits of a coarser grid.
+    """Run one W-cycle for (D - W) z = residual from z = 0.
 
-    The sweeps need no damping, because this stencil reduces high frequencies to a third. After a sweep from z to z +
+    Jacobi sweeps run before, between and after visits of a coarser grid. They need no damping, because this stencil reduces high frequencies to a third. After a sweep from z to z +
     change, the residual is W change.
     """
     level, coarser = levels[0], levels[1:]

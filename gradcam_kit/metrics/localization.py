@@ -63,7 +63,7 @@ def pointing_game(
 )
 @metric("mass-accuracy", better="higher", paper="Relevance mass accuracy: " + _ARRAS)
 def mass_accuracy(heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"]) -> MetricResult:
-    """Return the share of the positive map on the object. For masks of boxes, it is the energy-based pointing game.
+    """Return the share of the total positive relevance on the object; for box masks, the energy-based pointing game.
 
     `details["chance"]`, the share of the image that the object covers, is the expected value for an uninformative map.
     """
@@ -226,7 +226,7 @@ def _above(heatmaps: Tensor, threshold: float | Literal["otsu"]) -> Bool[Tensor,
 def _share(
     heatmaps: Tensor, masks: Tensor, settings: dict[str, object] | None = None, least: float = 0.0
 ) -> MetricResult:
-    """Return the share of the positive map on the object. It is undefined if the map sums to `least` or less."""
+    """Return the share of the total positive relevance on the object; undefined if the total is at most `least`."""
     maps = usable(heatmaps).flatten(1).clamp(min=0).double()
     nothing = maps.sum(1) <= least
     values = maps.where(masks.flatten(1), 0).sum(1) / maps.sum(1)

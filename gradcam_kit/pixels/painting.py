@@ -1,7 +1,8 @@
-"""Color heatmaps and blend them with pictures, by OpenCV on the host and in one batch on a device.
+"""Color heatmaps and blend them with pictures: with OpenCV on the host, or in one batch on a device.
 
-Both ways give the same bytes for heatmaps of the final size; resized heatmaps may differ by rounding, because OpenCV
-rounds less. On the host, each picture is painted separately, in bands of rows, so that its data stays in the caches.
+Both ways give the same bytes for heatmaps of the final size. Resized heatmaps may differ by rounding, because OpenCV
+and PyTorch round the intermediate results of the interpolation differently. On the host, each picture is painted
+separately, in bands of rows, so that its data stays in the CPU caches.
 """
 
 from __future__ import annotations

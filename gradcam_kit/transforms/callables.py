@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from gradcam_kit.errors import ShapeError, kind_of
+from gradcam_kit.errors import ShapeError
 from gradcam_kit.transforms.protocol import Box, Picture
 from gradcam_kit.transforms.steps import random_steps, seen_box, steps_of
 
@@ -118,4 +118,4 @@ def _remedy(image: object) -> str:
         return "; leave out the batch axis"
     if isinstance(image, tuple | list | Tensor):
         return "; several crops of one picture, as from FiveCrop, are several images: use CenterCrop"
-    return "" if image is not None else f"; a function without a return statement returns {kind_of(image)}"
+    return "" if image is not None else "; a function without a return statement returns None"

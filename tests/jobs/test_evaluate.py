@@ -130,7 +130,7 @@ def test_baselines_are_measured_on_the_same_pictures() -> None:
     assert [line[0] for line in shown] == ["grad-cam", *BASELINES]
     [ones] = (line for line in shown if line[0] == "ones")
     assert ones[1] == "0 (0)"  # what the formula gives; as the map is constant, it counts nowhere
-    assert "left out of the mean of average-drop, coherency: 6 degenerate map (ones)" in said
+    assert "not counted in average-drop, coherency: 6 with status degenerate_map (ones)" in said
     assert load_run("out").means() == evaluate(EvaluateRequest("out", names)).means
 
     found, loaded = load_run("out"), load_model("demo", image_size=64)

@@ -1,4 +1,4 @@
-"""Represent the part of the images from which a value comes by an interval along each axis of the images."""
+"""Record which part of the images each value comes from, as one interval along each axis of the images."""
 
 from __future__ import annotations
 

@@ -93,7 +93,10 @@ def _without_cudnn(model: nn.Module) -> Any:
 
 
 class _UnitScores(Observer):
-    """Adds up |a|, |g| or |sum of a * g| of each unit, for activations a and gradients g."""
+    """Sums over samples of each unit's mean |a|, mean |g|, or |sum of a * g|, taken over the unit's positions.
+
+    Here a are the activations and g the gradients.
+    """
 
     def __init__(self, axes: Mapping[str, int | None], method: str) -> None:
         self.axes, self.method, self.n = axes, method, 0

@@ -57,7 +57,7 @@ class Explained:
 
     @property
     def reached_model(self) -> bool:
-        """Whether the picture could be read."""
+        """Whether the picture was passed to the model, so that it was neither unreadable nor rejected beforehand."""
         return self.error is not None or self.rows[0]["status"] == "ok"
 
 

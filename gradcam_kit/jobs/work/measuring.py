@@ -252,12 +252,12 @@ def not_counted(lines: Iterable[Mapping[str, Any]]) -> list[str]:
     for line in lines:
         for status, count in line["others"].items():
             kinds = found.setdefault(line["metric"], {})
-            kinds.setdefault(f"{count:,} {status.replace('_', ' ')}", []).append(line["method"])
+            kinds.setdefault(f"{count:,} with status {status}", []).append(line["method"])
     said: dict[str, list[str]] = {}
     for metric, kinds in found.items():
         words = "; ".join(f"{kind} ({', '.join(methods)})" for kind, methods in kinds.items())
         said.setdefault(words, []).append(metric)
-    return [f"left out of the mean of {', '.join(metrics)}: {words}" for words, metrics in said.items()]
+    return [f"not counted in {', '.join(metrics)}: {words}" for words, metrics in said.items()]
 
 
 def _write(results: Mapping[str, Mapping[str, MetricResult]], batch: MeasuredBatch) -> None:
