@@ -16,7 +16,14 @@ from gradcam_kit.capture.model.memory_format import in_fastest_format
 from gradcam_kit.capture.model.randomization import randomizing
 from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.model.trees import map_output
-from gradcam_kit.capture.observable import check_observable, computes_products, computes_relu, in_backward, unobservable
+from gradcam_kit.capture.observable import (
+    check_observable,
+    computes_products,
+    computes_relu,
+    in_backward,
+    only_calls_members,
+    unobservable,
+)
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
 from gradcam_kit.capture.passes import Request, capture
 from gradcam_kit.capture.recorders.frames import Folded, frame_layout
@@ -91,6 +98,7 @@ __all__ = [
     "map_output",
     "observe",
     "on_host",
+    "only_calls_members",
     "output_with_graph",
     "passing",
     "randomizing",

@@ -127,6 +127,12 @@ def _get(model: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
+def only_calls_members(module: nn.Module) -> bool:
+    """Whether a module is a plain `nn.Sequential`, which computes nothing itself, so that observing it adds nothing."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return type(module) is nn.Sequential and "forward" not in module.__dict__ and not hooks
+
+
 def computes_relu(module: nn.Module) -> bool:
     """Whether an observed module is a ReLU without other hooks, so that its output follows from its input."""
     return type(module) is nn.ReLU and _is_as_defined(module)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Observation, check_observable, is_spread, observe
+from gradcam_kit.capture import Observation, check_observable, is_spread, observe, only_calls_members
 from gradcam_kit.diagnostics.magnitudes import Seen
 from gradcam_kit.diagnostics.operators import Place, Recorded
 from gradcam_kit.diagnostics.origins import Origin, Origins, cause_of, origin_of
@@ -49,7 +49,7 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
         'input'
     """
     inner = check_observable(model)
-    modules = {name: module for name, module in inner.named_modules() if not name or not _only_calls_members(module)}
+    modules = {name: module for name, module in inner.named_modules() if not name or not only_calls_members(module)}
     origins = Origins()
     finder = _Finder(origins, raise_error)
     tracer = Tracer(inner, finder, detail)
@@ -64,12 +64,6 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
                 origins.notes.append(f"No parameter or input received this gradient, so it is harmless: {harmless}")
             tracer.forget()
             finder.observation = None
-
-
-def _only_calls_members(module: nn.Module) -> bool:
-    """Whether a module is a plain `nn.Sequential`, which computes nothing itself, so that observing it adds nothing."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return type(module) is nn.Sequential and "forward" not in module.__dict__ and not hooks
 
 
 class _Finder:

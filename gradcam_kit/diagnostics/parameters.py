@@ -118,7 +118,7 @@ class ParameterWatch:
                 norms.append((step, math.sqrt(sum(squares))))
                 del norms[:-_MOST_NORMS]
 
-            # Readers run device after device, and in order on each, so the last one of the last device sees all squares.
+            # Readers run device after device, each in order, so the last reader of the last device sees all squares.
             self.collector.scalars_of(next(reversed(self.collector.scalars))).add(total)
 
     def _alive_units(self) -> None:

@@ -12,40 +12,10 @@ import numpy as np
 
 from gradcam_kit.diagnostics.history import History
 from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
+from gradcam_kit.diagnostics.maths.running_median import RunningMedian
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
-_MOST_VALUES = 256
 _LOST = 4.0  # updates below this number of rounding units are lost in most entries
-
-
-@dataclass
-class RunningMedian:
-    """The median of a stream in constant memory: of all values up to 256, then of every second, fourth, ... value."""
-
-    values: Any = field(default_factory=lambda: array("d"))
-    stride: int = 1
-    seen: int = 0
-
-    def add(self, value: float) -> None:
-        """Add one value."""
-        if self.seen % self.stride == 0:
-            self.values.append(value)
-        self.seen += 1
-        if len(self.values) > _MOST_VALUES:
-            self.values, self.stride = self.values[::2], 2 * self.stride
-
-    @property
-    def value(self) -> float:
-        """The median; NaN without values."""
-        return float(median(self.values)) if self.values else float("nan")
-
-    def merge(self, other: RunningMedian) -> RunningMedian:
-        """Return the median of both streams."""
-        values = sorted([*self.values, *other.values])
-        stride = max(self.stride, other.stride)
-        while len(values) > _MOST_VALUES:
-            values, stride = values[::2], 2 * stride
-        return RunningMedian(array("d", values), stride, self.seen + other.seen)
 
 
 def _least(a: Any, b: Any) -> Any:

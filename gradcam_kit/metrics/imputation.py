@@ -219,8 +219,8 @@ def _solve(
 def _cycle(levels: list[_Level], residual: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:
     """Run one W-cycle for (D - W) z = residual from z = 0.
 
-    Jacobi sweeps run before, between and after visits of a coarser grid. They need no damping, because this stencil reduces high frequencies to a third. After a sweep from z to z +
-    change, the residual is W change.
+    Jacobi sweeps run before, between and after visits of a coarser grid. They need no damping, because this stencil
+    reduces high frequencies to a third. After a sweep from z to z + change, the residual is W change.
     """
     level, coarser = levels[0], levels[1:]
     neighbors, work = level.stencils.neighbors, level.work

@@ -95,7 +95,7 @@ def test_a_run_is_a_table_of_rows_with_heatmaps_and_overlays() -> None:
     chosen = frame[(frame.method == "layer-cam") & (frame.path == "top.png")].index[0]
     assert (run[chosen]["method"], run[chosen]["path"]) == ("layer-cam", "top.png")
     assert run.overlay(chosen).shape == disk.PERSON.shape
-    with pytest.raises(UnknownNameError, match="no column 'scores'; did you mean 'score'"):
+    with pytest.raises(UnknownNameError, match=r"no column 'scores'; it has path, .*; did you mean 'score'"):
         run.to_pandas(["path", "scores"])
     assert [row["path"] for row in load_run("out")] == [row["path"] for row in rows]
     with pytest.raises(OptionError, match="'nothing' holds no run"):
