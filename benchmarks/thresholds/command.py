@@ -30,7 +30,7 @@ LIMITS: Mapping[str, tuple[str, str]] = {
     "gradient_bad": ("the same", "above"),
     "spike": ("gradient norm over the median of the last windows", "above"),
     "depth": ("change of the standard deviation of activations over depth, as a factor", "above"),
-    "scale": ("largest activation (the limit holds in float16)", "above"),
+    "scale": ("largest absolute activation (the limit holds in float16)", "above"),
     "update_low": ("relative update of a weight", "below"),
     "update_high": ("relative update of a weight", "above"),
     "accumulated": ("correlation of growing gradient norms with the step", "above"),

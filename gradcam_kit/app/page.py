@@ -267,7 +267,7 @@ class _Page:
 
 
 def _heading(model: AppModel) -> str:
-    """Return the heading of the page: the model, and warnings about its maps."""
+    """Return the heading of the page: the model, and notes on how it was loaded."""
     notes = "; ".join(model.loaded.notes)
     return f"# Where did the model look?\n**{escaped(model.loaded.spec)}** · {escaped(notes)}"
 
