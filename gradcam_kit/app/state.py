@@ -165,7 +165,7 @@ def _automatic(model: AppModel, view: View, method: type[BaseCAM], target: Named
 
 
 def check(view: View, found: MethodMap) -> MethodMap:
-    """Run `cam.check` for a map, which costs six times as much as the map."""
+    """Run `cam.check` for a map, which costs about six times as much as the map."""
     if found.cam is None:
         return found
     try:

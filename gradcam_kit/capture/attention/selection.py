@@ -149,6 +149,6 @@ def _layout(tokens: int, size: tuple[int, ...], model: nn.Module, evidence: Evid
 def _partial(model: nn.Module, reason: str) -> CaptureError:
     return CaptureError(
         "attention methods follow the same tokens through all blocks, but the attention of "
-        f"{type(model).__name__} is not between all tokens: {reason}. Use GradCAM or another method with "
-        "layers"
+        f"{type(model).__name__} is not between all tokens: {reason}. Use GradCAM or another method that does not "
+        "use attention"
     )

@@ -79,6 +79,8 @@ class BiasRecorder:
     ) -> tuple[Tensor, ...]:
         """Return bias * d score / d output for runs that affect a score, `(n, [m,] k, *s)` or `(n, [m,] k)`.
 
+        Products at tokens without a position are summed and have no position axes.
+
         Args:
             scores: the explained scores.
             inputs: the inputs of the forward pass.
