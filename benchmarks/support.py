@@ -121,7 +121,7 @@ def _wake(model: nn.Module) -> None:
 
 
 def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Compute the statistics of batch norms from random images; with initial ones, signals may vanish or explode."""
+    """Compute the statistics of batch norms from random images; the initial ones let signals vanish or explode."""
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momentum = [norm.momentum for norm in norms]

@@ -1,4 +1,4 @@
-"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally not in copies of the model.
+"""Hold hooks for the duration of a block, in one or all threads, and optionally keep them out of model copies.
 
     with holding_hooks() as attach:
         attach.before(module, enter)

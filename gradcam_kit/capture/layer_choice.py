@@ -217,7 +217,7 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
         return norms[-1], "the last normalization that sends gradients to the patch tokens"
     if reached:
         return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"
-    return _outermost(last, usable), "the last layer with positions (gradients reach at most one position of it)"
+    return _outermost(last, usable), "the last layer with positions (gradients reach at most one of its positions)"
 
 
 def _outermost(chosen: Seen, usable: list[Seen]) -> Seen:

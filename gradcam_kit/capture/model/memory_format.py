@@ -1,4 +1,4 @@
-"""Run models in the memory format in which they are fastest, without changing shapes or results beyond rounding."""
+"""Run models in the memory format in which they are fastest; shapes stay the same, and results up to rounding."""
 
 from __future__ import annotations
 
