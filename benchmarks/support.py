@@ -36,7 +36,7 @@ def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
 
 
 def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
-    """Explain seeded random images at the automatic layer, at the first size at which this succeeds."""
+    """Explain seeded random images at the automatic layer, trying the sizes of the case until one succeeds."""
     warnings.simplefilter("ignore")  # warnings of other libraries are irrelevant here
     torch.manual_seed(0)
     try:

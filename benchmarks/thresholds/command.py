@@ -100,7 +100,7 @@ def limit_of(threshold: str) -> float:
 
 
 def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
-    """Return the row of one threshold: its numbers in healthy models, and their distance from the limit."""
+    """Return the row of one threshold: its numbers in healthy models, and their margin to the limit."""
     statistic, side = LIMITS[threshold]
     case = {"threshold": threshold, "statistic": statistic}
     values = found.get(SAME.get(threshold, threshold), [])

@@ -138,7 +138,7 @@ class View:
         return found
 
     def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
-        """Return labels and values of everything that can be explained: top predictions first, then all classes.
+        """Return labels and values of everything that can be explained: top predictions first, then other classes.
 
         The value is the index of the class or, for a detector, of the box.
         """
@@ -219,7 +219,7 @@ def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
 
 
 def _detections(output: Any) -> dict[str, Tensor] | None:
-    """Return the boxes of the image; None if the output is not that of a detector."""
+    """Return boxes, scores and labels of the image; None if the output is not that of a detector."""
     if are_queries(output):
         return dict(read_queries(output, None)[0])
     try:

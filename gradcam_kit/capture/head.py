@@ -93,7 +93,7 @@ def _target_weights(
 ) -> Float[Tensor, "n *targets k"] | None:
     """Return the weight's rows for the explained classes, or d score / d logits times the weight for other targets.
 
-    The result is None for a target that is not computed from the logits.
+    Without a target, the result is zeros. For a target that is not computed from the logits, it is None.
     """
     logits = find_logits(output)
     n, (classes, channels) = len(read_logits(output)), weight.shape
