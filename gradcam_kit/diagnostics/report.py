@@ -20,7 +20,7 @@ _SHOWN = {"name": 28, "type": 18}
 
 @dataclass(frozen=True)
 class LayerRow:
-    """The statistics of one layer since the start; `dead` is of the last window.
+    """The statistics of one layer since the start; `dead` and `effective_rank` are those of the last window.
 
     Attributes:
         name: dotted name, with the position in the output if the layer returns several tensors.

@@ -87,8 +87,17 @@ class WindowStats:
 class LayerTrack:
     """Statistics of one output tensor of a layer: `layer` for a single tensor, else `layer[0]` and so on.
 
-    `counted` is False if NaN or infinities were seen on a GPU. An exact count would wait for the device, so each output
-    that holds any is counted once.
+    Attributes:
+        order: position in the order of execution.
+        activation: "relu", "sigmoid" or "tanh" if the module is such an activation function.
+        mixes: whether each unit combines input channels, as in linear and convolutional layers.
+        few_inputs: whether each unit of this layer, or of the layer that feeds it, combines few input channels.
+        on_path: whether the layer is on every path from input to output; None if unknown.
+        producer: name of the track whose output is the input of the layer.
+        counted: False if NaN or infinities were seen on a GPU. An exact count would wait for the device, so each output
+            that holds any is counted once.
+        total: moments of all closed windows; `open` is the window in progress, and `closed` the one before.
+        coarse_before: coarse histogram of all values before the open window.
     """
 
     name: str

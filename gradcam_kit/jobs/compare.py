@@ -43,7 +43,7 @@ class SheetRequest(ModelRequest):
     If several `layers` are given, each is compared separately. The maps of layers that are joined by `+` are fused.
 
     Attributes:
-        sources: pictures, folders, globs or list files.
+        sources: pictures, folders, globs, list files or tables.
         out: the file to write; its extension selects a picture, a page (.html) or a table (.csv).
         methods: names in `METHODS` or `BASELINES`; none = all single-pass methods that suit the model.
         metrics: names in `METRICS`.

@@ -40,7 +40,7 @@ def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: 
 
 
 def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
-    """Plot the shift of the layers in ranked order; layers whose corrected p is below the level are orange."""
+    """Plot the shift of the layers in ranked order; layers with a corrected p-value below `level` are orange."""
     shown = list(rows)[:_MOST_LABELS]
     drawn = figure(7.0, 1.2 + 0.24 * len(shown))
     axes = drawn.subplots()

@@ -45,9 +45,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result of the demo, with `rows` sorted by the share of the heatmaps on the objects, largest first.
+    """The result of the demo.
 
-    `unsuited` are the methods that do not suit this model.
+    Attributes:
+        rows: the result of each method, sorted by the share of the heatmaps on the objects, largest first.
+        sheet: the file with all overlays.
+        overlays: the folder with one file for each overlay.
+        unsuited: the methods that do not suit this model.
     """
 
     rows: tuple[DemoRow, ...]
