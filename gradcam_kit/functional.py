@@ -21,7 +21,7 @@ HeadFusion = Literal["mean", "max", "min"]
 # Differences below this share of a map's largest magnitude are rounding noise of float32 sums, not structure.
 _FLAT = 1e-6
 _FROM_PINNED = frozenset({"cuda"})
-"""Devices that copy asynchronously from pinned memory."""
+"""Types of devices to which pinned memory is copied asynchronously."""
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 

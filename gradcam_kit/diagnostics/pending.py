@@ -1,4 +1,4 @@
-"""Numbers and samples of one step, kept on their device until one common copy to the host."""
+"""Scalars that are copied to the host once per step, and histograms and features that stay on the device longer."""
 
 from __future__ import annotations
 

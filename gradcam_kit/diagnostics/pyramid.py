@@ -94,7 +94,7 @@ class PyramidLevels:
     notes: tuple[str, ...] = ()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return a row for each level.
+        """Return a table with one row for each level.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -222,7 +222,7 @@ def _finding(pyramid: str, place: int, level: PyramidLevel) -> Finding:
     if level.anchors == 0:
         why = "it has no anchors"
     elif level.sizes is not None:
-        why = f"its anchors of {level.sizes[0]:.4g} to {level.sizes[1]:.4g} pixels match no box of any size"
+        why = f"its anchors of {level.sizes[0]:.4g} to {level.sizes[1]:.4g} pixels match no box from 4 to 1,333 pixels"
     else:
         why = "no output depends on it"
     said = f"Level {level.name!r} of the pyramid never carries an object: {why}"

@@ -67,12 +67,12 @@ class CallTrace:
 
     @property
     def hidden(self) -> Float[Tensor, "n t p"]:
-        """The state after each step."""
+        """The state of layer 0, forward, after each step."""
         return self.at(0).hidden
 
     @property
     def cell(self) -> Float[Tensor, "n t h"] | None:
-        """The cell state of an LSTM after each step."""
+        """The cell state of layer 0, forward, after each step; None unless the module is an LSTM."""
         return self.at(0).cell
 
     @property
@@ -143,7 +143,7 @@ class LayerTrace(CallTrace):
 
     @classmethod
     def of(cls, calls: list[CallTrace]) -> LayerTrace:
-        """Return the record of all calls of one module."""
+        """Return the trace of all calls of one module."""
         last = calls[-1]
         return cls(last.call, last.steps, last.version, tuple(calls))
 
@@ -186,7 +186,7 @@ class Traces(Mapping[str, LayerTrace]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Return findings about constant gates, and saturated gates and states."""
+        """The findings about stuck gates, and about saturated gates and states, worst first."""
         found = [
             finding
             for name, trace in self.items()

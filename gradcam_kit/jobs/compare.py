@@ -137,7 +137,7 @@ class _Sheet:
     console: Console | None
     problems: Problems = field(default_factory=Problems)
     compared_methods: list[ComparedMethod] = field(default_factory=list)
-    """The methods, chosen on the first readable picture."""
+    """The methods, set up with the first readable picture."""
 
     def comparisons(self, entries: Sequence[Entry], bar: ProgressBar) -> Iterator[Comparison]:
         """Yield one comparison for each batch of pictures."""

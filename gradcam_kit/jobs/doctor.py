@@ -113,7 +113,7 @@ def _examine_model(
         done.findings += special.findings
         done.skipped += special.skipped
     if broken:
-        done.skipped.append(("loss and training", "outputs or labels are invalid, see above"))
+        done.skipped.append(("loss and training", "outputs or labels are invalid (see above)"))
         return
     if outputs < 1:
         done.skipped.append(("loss and training", "the outputs are not class scores of shape (n, classes)"))

@@ -54,7 +54,7 @@ def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     more = f", the first {len(shown)} of {len(rows)} layers" if len(rows) > len(shown) else ""
-    axes.set_title(f"Largest shift of a unit in pooled deviations{more} (orange: p < {level})", loc="left", fontsize=10)
+    axes.set_title(f"Largest shift of a unit in pooled std{more} (orange: p < {level})", loc="left", fontsize=10)
     _plain(axes)
     return drawn
 

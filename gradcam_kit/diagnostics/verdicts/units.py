@@ -111,7 +111,7 @@ def saturated_share(window: WindowStats, limits: Thresholds) -> float | None:
 
 
 def constant_share(track: LayerTrack, window: WindowStats) -> float | None:
-    """Return the share of units whose output is the same for all samples; None with too few samples."""
+    """Return the share of units whose output is the same for all samples; None with few samples or batches of one."""
     if window.low is None or window.high is None or track.batch < 2 or window.moments.n < _FEWEST_ALIKE:
         return None
     largest = np.maximum(np.abs(window.high), np.abs(window.low))

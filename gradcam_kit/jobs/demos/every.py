@@ -34,6 +34,7 @@ class DemoRow:
     """The result of a method, or of a map that is independent of the model.
 
     Attributes:
+        name: name of the method with its options, or of the map in parentheses.
         share: mean share of the heatmap that lies on the object, in [0, 1].
         seconds: the time for all pictures; None for a map that is independent of the model.
     """

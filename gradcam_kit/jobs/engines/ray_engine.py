@@ -44,7 +44,7 @@ try:
 except ImportError as error:
     raise missing_extra("--engine ray needs Ray", "ray") from error
 
-_WAVE = 256  # shards submitted to Ray at once; limits the driver's memory
+_WAVE = 256  # number of shards submitted to Ray at once, which bounds the memory of the driver
 _CPUS_PER_ACTOR = 4  # on clusters without GPUs, there is at most one actor for this number of cores
 _TRIES = 3  # maximum number of tries to render a batch, if each try kills its worker
 _SILENT = logging.CRITICAL + 1
