@@ -171,7 +171,7 @@ class ParameterTrack:
 
     `missing` counts the measured steps of the window without a gradient, `zero` those with a gradient of zeros. `reach`
     estimates the norm of the last measured update (NaN if unknown), and `epsilon` is the precision of the data type. If
-    the parameter is sharded into `parts`, `shards` are the positions of the shards that were measured. `optimized` tells
+    the parameter is sharded into `parts`, `shards` are the positions of the shards that were measured. `optimized` is
     whether an optimizer holds the parameter (None without optimizers), and `rate` is the learning rate.
     """
 
