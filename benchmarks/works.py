@@ -38,7 +38,7 @@ def build_images(batch: int, device: str = "cpu", dtype: torch.dtype = torch.flo
 
 
 def forward(model: nn.Module, images: Tensor) -> Work:
-    """Return a plain forward pass as a work, without an explanation."""
+    """Return a function that runs a plain forward pass, without an explanation."""
 
     def work() -> object:
         with torch.inference_mode():
@@ -48,6 +48,6 @@ def forward(model: nn.Module, images: Tensor) -> Work:
 
 
 def forward_work(name: str, batch: int, device: str = "cpu", side: int = 224, dtype: str = "float32") -> Work:
-    """Return a plain forward pass, prepared in the process that runs it."""
+    """Build a model and images in the calling process, and return a function that runs a plain forward pass."""
     precision = getattr(torch, dtype)
     return forward(build_model(name, device, precision), build_images(batch, device, precision, side))
