@@ -59,7 +59,7 @@ def run(
     figure: Annotated[
         Path | None,
         typer.Option(
-            help="path of the figure (.png), and with suffix .md, of its table; the stored files stay as they are"
+            help="path of the figure (.png), next to which its table is written (.md); the stored files stay as they are"
         ),
     ] = None,
     overwrite: Annotated[

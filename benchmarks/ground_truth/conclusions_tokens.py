@@ -37,8 +37,8 @@ def transformers(s: Stored) -> str:
         f"{s.mean(_OTHERS['two'], 'balanced-cam')} is on the square that is explained and {other:.2f} on the other "
         f"one), by {mean} with a head after the mean of all patches, and by {windows} with shifted windows. With a "
         f"frame that is to be ignored, {frame}: {counted} networks name the color well enough to count{more}. All of "
-        "these networks are small and trained in seconds; large pretrained ones are not measured here, so check a map "
-        "against a change of the image."
+        "these networks are small and trained in seconds; large pretrained transformers are not measured here, so "
+        "check a map against a change of the image."
     )
 
 
