@@ -55,11 +55,11 @@ def run(
     seed: Annotated[int, typer.Option(help="seed of images, networks and intervals")] = 0,
     threads: Threads = 1,
     processes: Annotated[int, typer.Option(help="number of parallel processes; 0 = one per core", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="path of the JSON; the stored files stay as they are")] = None,
+    out: Annotated[Path | None, typer.Option(help="path of the JSON; stored files stay as they are")] = None,
     figure: Annotated[
         Path | None,
         typer.Option(
-            help="path of the figure (.png), next to which its table is written (.md); the stored files stay as they are"
+            help="path of the figure (.png), next to which its table is written (.md); stored files stay as they are"
         ),
     ] = None,
     overwrite: Annotated[
