@@ -50,7 +50,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     Args:
         samples: number of baselines, each with one point on its path; each costs two forward and two backward passes.
         std: standard deviation of the Gaussian noise, in standard deviations of the image, at least 0.
-        seed: seed of the noise; all images get the same draw.
+        seed: seed of the noise; all images get the same draws.
 
     Example:
         >>> from gradcam_kit import ExpectedGradCAM

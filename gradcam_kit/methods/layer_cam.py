@@ -20,7 +20,7 @@ class LayerCAM(BaseCAM, name="layer-cam"):
     not be confirmed against the paper.
 
     Args:
-        fusion: fusion of several layers: "max" as in the paper, "mean" or "product".
+        fusion: fusion of several layers: "max" as in the paper, "mean", "product", or "sum", which omits Equation 9.
         gamma: gamma of Equation 9, above 0.
 
     Example:

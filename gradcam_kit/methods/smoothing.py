@@ -189,7 +189,7 @@ class EigenSmooth(BaseCAM):
         check_cam("EigenSmooth", cam)
         if type(cam).weights is BaseCAM.weights or type(cam).saliencies is not BaseCAM.saliencies:
             raise InputError(
-                f"{type(cam).__name__} is not a sum of weighted channels; EigenSmooth expects a method that implements "
+                f"{type(cam).__name__} does not sum weighted channels; EigenSmooth expects a method that implements "
                 "`weights`, such as GradCAM"
             )
         super().__init__(

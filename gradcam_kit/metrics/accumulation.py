@@ -224,7 +224,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             heatmaps: maps with two position axes.
             masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
             boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; a hit on any box of an image is enough, and
-                boxes without area are padding. If all boxes of an image lie outside it, the image is flagged as empty.
+                boxes without area are padding. An image without a box that covers a part of it is flagged EMPTY_GT.
 
         Raises:
             InputError: neither masks nor boxes, or both.

@@ -57,7 +57,7 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
     if not shapes or next(iter(shapes))[0] < 3:
         found = next(iter(shapes))[0] if shapes else 0
         raise OptionError(
-            f"{found} methods are ranked by {len(scores)} metrics; expected at least three methods and one metric"
+            f"number of methods: {found}, of metrics: {len(scores)}; expected at least three methods and one metric"
         )
     device, k = next(iter(scores.values())).device, len(scores)
     methods, images = next(iter(shapes))

@@ -96,6 +96,6 @@ def one_map(explanation: Explanation, image: int, target: int) -> Float[Tensor, 
             raise OptionError(f"{what} is {index}; expected an index from {-count} to {count - 1}")
     if maps.ndim != 4:
         axes = maps.ndim - 2
-        raise ShapeError(f"heatmaps have {axes} position axes, but a picture has 2; plot them, or select a slice")
+        raise ShapeError(f"expected heatmaps with 2 position axes, as in a picture, not {axes}; plot or slice them")
     heatmap: Tensor = maps[image, target]
     return heatmap
