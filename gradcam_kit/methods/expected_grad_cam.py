@@ -26,10 +26,11 @@ def expected_grad_cam(
     baselines: Float[Tensor, "samples n k *s"],
     gradients: Float[Tensor, "samples n k *s"],
 ) -> Float[Tensor, "n *s"]:
-    r"""Return the expected gradients of a layer.
+    r"""Average maps of expected gradients over baselines x', each with one point on its path to the image x.
 
-    $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. If the
-    weights are constant, as before mean pooling and a linear head, the map sums to $y(x) - \mathrm{E}\,y(x')$.
+    The map is $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights
+    $w_k$. If the weights are constant, as before mean pooling and a linear head, the map sums to
+    $y(x) - \mathrm{E}\,y(x')$.
     """
     differences = without_rounding(activations - baselines, activations).flatten(0, 1)
     maps: Tensor = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))

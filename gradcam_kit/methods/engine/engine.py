@@ -56,8 +56,8 @@ def explain_all(
         images: the images, as in a call of one of the methods.
         targets: the targets, as in a call of one of the methods.
         keep_modes: whether to leave modules in train mode as they are, for dropout that is active on purpose; None =
-            the setting of each method. Methods that share a pass then share its random draws, and the maps of a batch
-            differ from those of its images one by one; see `BaseCAM`.
+            the setting of each method. With active dropout, methods that share a pass share its random draws, and the
+            maps of a batch differ from those of its images one by one; see `BaseCAM`.
         forward_kwargs: keyword arguments passed on to the model.
 
     Returns:

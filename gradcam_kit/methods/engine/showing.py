@@ -68,7 +68,7 @@ def overlay_of(
 
 
 def sheet_of(explanation: Explanation, pictures: Sequence[Any] | None, transform: Any) -> RenderedPicture:
-    """Return a sheet with a row for each image and a column for each target; see `Explanation.save`."""
+    """Return a sheet with a row for each image: its picture if given, then a map per target; see `Explanation.save`."""
     n, m = len(explanation.is_empty), explanation.is_empty[0].numel() if len(explanation.is_empty) else 0
     if pictures is not None and len(pictures) != n:
         raise ShapeError(f"{len(pictures)} pictures and {n} explained images; expected one picture for each image")
