@@ -214,7 +214,10 @@ def _with_extra_row(texts: Any, n: int) -> Any:
 def _token_saliency(
     passed: TowerPass, gradients: list[Tensor | None], rows: int, length: int
 ) -> tuple[str, Float[Tensor, "n tokens"]]:
-    """Return the last layer where several tokens have a gradient, and its norms of gradient times activation."""
+    """Return the last layer where several tokens have a gradient, and its norms of gradient times activation.
+
+    Without such a layer, it is the last layer that has a gradient.
+    """
     best: tuple[str, Tensor] | None = None
     for (name, activations), gradient in reversed(list(zip(passed.recorded.items(), gradients, strict=True))):
         if gradient is None:

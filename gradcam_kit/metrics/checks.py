@@ -107,7 +107,7 @@ def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
         one_less = one_less or _without_an_axis("heatmaps", heatmaps, tuple(masks.shape))
         hint = f": pass {one_less}" if one_less else ""
         if masks.ndim == heatmaps.ndim and len(masks) == len(heatmaps):
-            hint = ". Resize them yourself, because the right interpolation depends on the masks"
+            hint = ". Resize the masks yourself, because the right interpolation depends on their values"
         raise ShapeError(
             f"{name} have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same{hint}"
         )

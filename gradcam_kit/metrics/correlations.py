@@ -1,4 +1,4 @@
-"""Correlations of the map with the fall of the score, over random subsets and over groups by relevance."""
+"""Correlations of the map with the fall of the score, over random sets of positions and over groups by relevance."""
 
 from __future__ import annotations
 

@@ -30,8 +30,7 @@ from gradcam_kit.functional import at_least_float32
 
 _DIRECT, _DIAGONAL = 1 / 6, 1 / 12
 TOLERANCE = 5e-4
-"""Remaining share of the preconditioned residual. ROAD adds noise of 0.01, forty times the error at a typical position.
-"""
+"""Remaining share of the preconditioned residual. The error that it leaves is far below the noise of 0.01 in ROAD."""
 
 _COARSEST = 4
 # grids larger than this, except the finest, visit the next coarser grid twice; smaller grids would gain too little

@@ -27,7 +27,8 @@ class RankAgreement:
             reliability), averaged over the images where it is defined.
         counts: the number of images in each of these means.
         reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images (the paper's
-            inter-rater reliability). It is 1 if all images agree, 0 by chance, and NaN with fewer than two images.
+            inter-rater reliability). It is 1 if all images agree, near 0 if they agree only by chance, and NaN with
+            fewer than two images.
     """
 
     metrics: tuple[str, ...]

@@ -53,7 +53,7 @@ def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
 
 
 def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: int) -> tuple[int, ...]:
-    """Return the size of the heatmaps: that of the images, or that of the layers if `reshape` gives other axes."""
+    """Return the size of the heatmaps: that of the images, or of the largest layer if `reshape` gives other axes."""
     if captured.reshape is None:
         return captured.inputs.size
     image = captured.inputs.images.shape[1:]

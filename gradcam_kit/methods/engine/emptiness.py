@@ -13,7 +13,7 @@ from gradcam_kit.types import Evidence
 
 
 def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
-    """Return why all maps are empty, judging by the captured tensors of the call, and the remedy.
+    """Return why all maps are empty and how to change that, judging by the captured tensors of the call.
 
     Args:
         cam: the method.
