@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from benchmarks.measure import Work
@@ -23,6 +22,8 @@ MODELS = (
 
 def build_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return a torchvision architecture with random weights, in eval mode."""
+    import torchvision  # takes more than a second, which benchmarks of other models save
+
     torch.manual_seed(SEED)
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
     with torch.no_grad():
