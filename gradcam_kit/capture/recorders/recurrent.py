@@ -125,7 +125,7 @@ def _packed(value: Any) -> Any:
 
 
 def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return a value that changes when a parameter or buffer is replaced or, outside inference mode, changed in place."""
+    """Return a value that changes when a parameter or buffer is replaced or, except in inference mode, written to."""
     return tuple(
         (id(own), -1 if own.is_inference() else own._version) for own in (*module.parameters(), *module.buffers())
     )
