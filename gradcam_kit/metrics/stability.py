@@ -191,7 +191,7 @@ def relative_representation_stability(
         floor: smallest magnitude of the values of the map and of the activations as divisors.
 
     Raises:
-        ShapeError: activations without one entry per image, or with a changing shape.
+        ShapeError: activations that are not `(n, ...)` with two or more axes.
     """
     check_heatmaps(heatmaps, images)
     change = _relative_change(usable(heatmaps), floor)

@@ -20,7 +20,7 @@ def imported(spec: str, what: str) -> Any:
     """Import the callable of `package.module:name`; modules in the working directory are found, as with `python -m`.
 
     Args:
-        spec: module and name.
+        spec: module and name, joined by a colon.
         what: kind of the callable, for messages.
 
     Raises:
@@ -39,7 +39,7 @@ def imported(spec: str, what: str) -> Any:
             raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
         except SystemExit as error:
             raise InputError(
-                f"importing {path!r} {exit_said(error)}; guard the main program by if __name__ == '__main__'"
+                f"importing {path!r} {exit_said(error)}; guard the main program with if __name__ == '__main__'"
             ) from error
         except Exception as error:
             raise_interruption(error)

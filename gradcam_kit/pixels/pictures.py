@@ -103,7 +103,7 @@ def packed(rgb: UInt8[Tensor, "h w 3"]) -> RGB:
 
 
 def tensor_of(values: Array, what: str) -> Tensor:
-    """View an array of uint8 or floating-point values as a tensor. `what` names the array in errors.
+    """Return uint8 or floating-point values as a tensor, without a copy if possible; `what` names them in errors.
 
     Raises:
         InputError: the value is neither an array nor a tensor, or its entries are neither uint8 nor floating point.

@@ -14,7 +14,7 @@ _RANDOM = "has random weights"  # phrase in the note about a model without train
 
 
 def in_words(error: str) -> str:
-    """Return an error of a row without the name of its class, if the message is clear without it.
+    """Return an error of a row without the name of the exception class, if the message is clear without it.
 
     Example:
         >>> in_words("PictureError: cannot read the picture: the file is empty")

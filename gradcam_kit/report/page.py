@@ -69,7 +69,7 @@ def is_current(out: str) -> bool:
 
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
-    """Return the page as text; `speed` is in pictures per second, and `digest` identifies the rows."""
+    """Return the page as text; `speed` is in pictures per second, and `digest` identifies rows and metrics."""
     layers = {name: layers_in_short(own) for name, own in manifest["layers"].items()}
     data = {
         "methods": collected.methods,

@@ -42,7 +42,7 @@ _PLACES = {
     "ScaleJitter",
     "TrivialAugmentWide",
 }
-"""Steps that move pixels at random, in addition to the steps whose names begin with "Random"."""
+"""Steps that move pixels or mix pictures at random, in addition to those whose names begin with "Random"."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def steps_of(transform: Any) -> Iterator[Any]:
 
 
 def refused_steps(transform: Any) -> list[str]:
-    """Return the names of steps that show a random part of the picture."""
+    """Return the names of steps that move pixels at random, such as random crops."""
     names = (_name(step) for step in steps_of(transform))
     return [name for name in names if name not in _COLORS and (name.startswith("Random") or name in _PLACES)]
 
