@@ -23,7 +23,7 @@ Reshape = Callable[[Any], Tensor]
 
 
 GradientRule = Literal["exact", "balanced"]
-"""Rule for gradients after a layer: exact, or balanced, which holds normalizations, gates and attention constant."""
+"""Rule for gradients at a layer: exact, or balanced, for which normalizations, gates and attention are constant."""
 
 
 class Evidence(Flag):

@@ -51,7 +51,7 @@ def replacement(
 
     Args:
         images: the model's input.
-        baseline: a number in the units of the images (0 is the mean color if they are normalized), or a name. "mean" is
+        baseline: a number in the units of the images (for normalized images, 0 is the mean color), or a name. "mean" is
             the mean of each channel of the image. "blur" is the image blurred by a Gaussian, with mirrored borders.
             "noise" draws each value from U(smallest, largest) of its channel in the image. "inpaint" is the weighted
             mean of the neighbors, as in `impute`, or the mean of each channel if no position remains.

@@ -18,7 +18,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Status(IntEnum):
-    """Status of an image's number: OK if it enters means, otherwise the reason why it does not."""
+    """Status of an image's number: OK if means include it, otherwise the reason why they do not."""
 
     OK = 0
     DEGENERATE_MAP = 1

@@ -100,7 +100,7 @@ def road_combined(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return (LeRF - MoRF) / 2 of the score, averaged over the percentages, in [-0.5, 0.5].
+    """Return (LeRF - MoRF) / 2, averaged over the percentages, with scores instead of predictions; in [-0.5, 0.5].
 
     This variant is not from the paper; it follows pytorch-grad-cam.
 

@@ -77,7 +77,7 @@ def sensitivity_max(
         again = explain(noisy)
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(at_least_float32(again).flatten(1) - clean, dim=1)
-        largest = torch.maximum(largest, distance)  # NaN is kept
+        largest = torch.maximum(largest, distance)  # propagates NaN
         if predicts is not None and before is not None:
             after = check_scores(predicts(noisy, index), len(images))
             flipped = flipped + ((after != before) & after.isfinite() & before.isfinite())

@@ -1,4 +1,4 @@
-"""Make and score rows of changed images chunk by chunk, so that memory does not grow with the number of steps."""
+"""Make and score changed images chunk by chunk, so that memory does not grow with the number of changes."""
 
 from __future__ import annotations
 

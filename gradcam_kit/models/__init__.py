@@ -45,7 +45,7 @@ class LoadedModel(ModelParts):
 
     Attributes:
         spec: the specification of the model, or the class name of a module that was given instead.
-        names_assumed: whether the class names were assumed to be those of ImageNet, given the number of outputs.
+        names_assumed: whether the class names were assumed to be those of ImageNet, from the number of outputs.
         left_out: notes on parts of the checkpoint that were left out or changed, one line for each kind.
     """
 
@@ -68,7 +68,7 @@ class LoadedModel(ModelParts):
             notes.append(f"the transform is random ({', '.join(steps)}): repeating the command gives different numbers")
         if self.names_assumed:
             notes.append(
-                "class names are assumed to be those of ImageNet, given the number of outputs (see --class-names)"
+                "class names are assumed to be those of ImageNet, because of the number of outputs (see --class-names)"
             )
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")

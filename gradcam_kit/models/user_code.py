@@ -13,7 +13,7 @@ from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean, raise
 from gradcam_kit.models.zoo import first_line
 
 _named: set[str] = set()
-"""Modules and names that this program has imported at the user's request."""
+"""Specifications `module:name` that this program has imported at the user's request."""
 
 
 def imported(spec: str, what: str) -> Any:

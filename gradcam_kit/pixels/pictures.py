@@ -24,7 +24,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _BAND = 2**22  # number of pixels that are converted at once
-_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; a value of 0 in the second one means that 0 is white
+_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; PHOTOMETRIC is 0 if the value 0 is white
 _CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is recognized
 
 

@@ -170,7 +170,7 @@ def as_transform(value: Any) -> Transform:
     """Read a transform: a `Transform`, a mapping with fields of `PictureTransform`, or any other callable.
 
     Raises:
-        OptionError: a field is unknown, a number is not finite, or a callable crops at random.
+        OptionError: a field is unknown, a number is not finite, or a callable moves pixels at random.
         InputError: the value is neither a transform, nor fields, nor a callable.
     """
     if isinstance(value, Transform):
@@ -184,8 +184,8 @@ def as_transform(value: Any) -> Transform:
     if callable(value):
         if refused := refused_steps(value):
             raise OptionError(
-                f"the transform has {', '.join(refused)}, so it shows a different part of the picture each "
-                "time; pass the evaluation transform, such as Resize and CenterCrop"
+                f"the transform has {', '.join(refused)}, so it moves pixels at random; pass the "
+                "evaluation transform, such as Resize and CenterCrop"
             )
         return CallableTransform(value)
     raise InputError(f"the transform is {kind_of(value)}; expected a mapping, or a callable from picture to tensor")

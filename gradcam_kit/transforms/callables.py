@@ -26,7 +26,7 @@ class CallableTransform:
     """Any callable from a picture to a tensor `(c, h, w)`.
 
     The callable gets the picture as uint8 `(height, width, 3)`, or as a PIL image if the callable is from torchvision.
-    An `nn.Sequential` of torchvision's steps gets a tensor `(3, height, width)`, unless it begins with the conversion.
+    An `nn.Sequential` of torchvision's steps gets a tensor `(3, height, width)`, unless its first step converts images.
     The callable may have a method `box(height, width)` that returns the part of a picture that it shows. For transforms
     of torchvision and timm this part is derived from the steps, if all are known; otherwise it is the full picture. For
     models that scale and normalize themselves, the returned tensor may hold bytes, which become floats from 0 to 255.
