@@ -254,7 +254,7 @@ def _require_one_each(what: str, titles: Sequence[Any] | None, expected: int) ->
 
 
 def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Scale to the largest size that fits into a square cell."""
+    """Scale a picture to the largest size that fits into a square cell."""
     height, width = rgb.shape[:2]
     scale = size / max(height, width)
     wanted = max(1, round(width * scale)), max(1, round(height * scale))

@@ -26,7 +26,7 @@ class Status(IntEnum):
     EMPTY_GT = 2
     """The mask of the image is empty, or the image has no box."""
     NAN = 3
-    """The number is undefined, a score is not finite, or a score that must be a probability is not."""
+    """The number is undefined, a score is not finite, or a score that must be a probability is not one."""
     ERROR = 4
     """The number could not be computed; set by commands that measure data sets."""
 

@@ -216,7 +216,7 @@ def _curves(
     tolerance: float,
     batch_size: int,
 ) -> _Curves:
-    """Score all orders (True = most relevant first) from one sort and one draw, imputed and scored together."""
+    """Impute and score all orders (True = most relevant first) together, from one sort and one draw of the noise."""
     check_heatmaps(heatmaps, images)
     if images.ndim != 4:
         raise ShapeError(f"ROAD needs images (n, c, h, w); got {tuple(images.shape)}")
@@ -271,7 +271,7 @@ def _of_curve(
     identities: Tensor | None,
     options: Mapping[str, Any],
 ) -> MetricResult:
-    """Return the mean of one curve."""
+    """Return the result of a metric that is the mean of one curve."""
     check_rows("predicts", rescore)
     found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)
     curve = found.scores[:, 0]

@@ -65,7 +65,7 @@ def exit_said(error: SystemExit) -> str:
 
 @contextmanager
 def working_directory_on_path() -> Iterator[None]:
-    """Let modules in the working directory be found, as `python -m` does."""
+    """Let Python find modules in the working directory, as with `python -m`."""
     directory = str(Path.cwd())
     sys.path.insert(0, directory)
     try:

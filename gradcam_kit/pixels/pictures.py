@@ -200,7 +200,7 @@ def sixteen_bits(image: Image.Image) -> bool:
 
 
 def with_white(values: np.ndarray) -> np.ndarray:
-    """Return floating-point values if they are in [0, 1], up to half a level of 255, else raise PictureError."""
+    """Return floating-point values if they are in [0, 1] up to half a level (1/510), else raise PictureError."""
     if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # this is False for NaN too
         raise no_white(values)
     return values

@@ -35,7 +35,7 @@ def failures(figures: Figures) -> list[tuple[str, int]]:
 
 
 def warnings(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
-    """Return warnings about a page that cannot be trusted: random weights, or an unfinished run."""
+    """Return the reasons not to trust a page yet: random weights, or an unfinished run."""
     found = []
     if manifest["weights"] == "random":
         found.append("The weights are random, so the heatmaps are meaningless.")

@@ -1,4 +1,4 @@
-"""Render the report of a run from a template that escapes all text, and the JSON data for its script."""
+"""Render the report of a run: fill in a template, which escapes all text, and the JSON data for its script."""
 
 from __future__ import annotations
 

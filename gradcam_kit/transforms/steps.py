@@ -66,16 +66,16 @@ class View:
     x: float = 1.0
 
     def resized(self, height: int, width: int) -> View:
-        """Return the same part after a resize."""
+        """Return the view of the same part after a resize."""
         return replace(self, height=height, width=width, y=self.y * self.height / height, x=self.x * self.width / width)
 
     def cropped(self, top: int, left: int, height: int, width: int) -> View:
-        """Return another part, which may extend beyond the edges of the image into padding."""
+        """Return the view after a crop, which may extend beyond the edges of the image into padding."""
         return replace(self, height=height, width=width, top=self.top + top * self.y, left=self.left + left * self.x)
 
     @property
     def box(self) -> Box:
-        """The part in the picture's pixels."""
+        """The corners of the part, in the picture's pixels."""
         return self.left, self.top, self.left + self.width * self.x, self.top + self.height * self.y
 
 
