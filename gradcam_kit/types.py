@@ -107,7 +107,7 @@ class Replay(Protocol):
         index: Int[Tensor, " m"],
         residual: Float[Tensor, "m k *s"] | None = None,
     ) -> Float[Tensor, "m *targets"]:
-        """Score like `Rescore`; `residual` replaces the layer's input wherever else the model uses this input."""
+        """Score rows as `Rescore` does; `residual` replaces the layer's input wherever else the model uses it."""
         ...
 
 

@@ -111,9 +111,9 @@ def infidelity(
 ) -> MetricResult:
     r"""Return the mean squared error of the score changes that the map predicts for perturbations of the image.
 
-    It is $E_I[(\beta\, I \cdot \Phi - \Delta y)^2]$ with the change $\Delta y = y(x) - y(x - I)$ and the map $\Phi$,
-    repeated in every channel. The scale of a class activation map is arbitrary, so by default the best scale is used,
-    $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, or 0 if $I \cdot \Phi$ is 0 for all
+    It is $E_I[(\beta\, I \cdot \Phi - \Delta y)^2]$ with the change of the score $\Delta y = y(x) - y(x - I)$ and the
+    map $\Phi$, repeated in every channel. The scale of a class activation map is arbitrary, so by default the best
+    scale is used, $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, or 0 if $I \cdot \Phi$ is 0 for all
     perturbations.
 
     Args:
