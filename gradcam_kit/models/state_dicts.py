@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gradcam_kit.errors import CheckpointError
+from gradcam_kit.errors import CheckpointError, kind_of
 
 _NESTS = ("", "state_dict", "model_state_dict", "model")
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -92,8 +92,11 @@ def chosen_state(
     """
     found = list(_state_dicts(content))
     if not found:
-        kinds = f"keys {few(list(map(str, content)))}" if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(f"{path} holds no state dict (found {kinds or 'nothing'}); save model.state_dict()")
+        if isinstance(content, Mapping):
+            kinds = f"keys {few(list(map(str, content)))}" if content else "an empty mapping"
+        else:
+            kinds = kind_of(content)
+        raise CheckpointError(f"{path} holds no state dict (found {kinds}); save model.state_dict()")
     readings = [reading for keys, values in found for reading in _readings(keys, values, own)]
     fitting = [one for one in readings if one.fits(own)] or [one for one in readings if one.holds(own)]
     if not fitting:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean, raise_interruption
+from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean, kind_of, raise_interruption
 from gradcam_kit.models.zoo import first_line
 
 _named: set[str] = set()
@@ -48,7 +48,7 @@ def imported(spec: str, what: str) -> Any:
         hint = did_you_mean(attribute, (name for name, value in vars(module).items() if callable(value)))
         raise UnknownNameError(f"module {path!r} has no {what} {attribute!r}{hint}")
     if not callable(found):
-        raise InputError(f"{spec} is a {type(found).__name__}, not a {what}; expected a callable")
+        raise InputError(f"{spec} is {kind_of(found)}, not a {what}; expected a callable")
     _named.add(spec)
     return found
 

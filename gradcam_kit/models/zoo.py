@@ -110,7 +110,9 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
     if pretrained and wishes.weights != "DEFAULT":
         tags = [entry.partition(".")[2] for entry in timm.list_pretrained(name.partition(".")[0])]
         if wishes.weights not in tags:
-            raise UnknownNameError(f"timm has no weights {wishes.weights!r} for {name}; it has {', '.join(tags)}")
+            raise UnknownNameError(
+                f"timm has no weights {wishes.weights!r} for {name}; it has {', '.join(tags) or 'none'}"
+            )
         name = f"{name.partition('.')[0]}.{wishes.weights}"
     with _download(f"timm's weights of {name}"):
         model = timm.create_model(name, pretrained=pretrained, **wishes.classes)

@@ -105,7 +105,8 @@ def _are_detections(value: Any) -> bool:
 
 
 def _unreadable(output: Any) -> TargetError:
-    first = next(iter(output), None) if isinstance(output, list | tuple) else output
+    entries = list(output) if isinstance(output, list | tuple) else [output]
+    first = next((entry for entry in entries if not _are_detections(entry)), None)
     keys = f" (keys: {', '.join(map(str, first))})" if isinstance(first, Mapping) else ""
     return TargetError(
         f"the model's output is {kind_of(output)}{keys}; DetectionTarget reads a list of mappings with 'boxes' "

@@ -117,6 +117,8 @@ def _remedy(image: object) -> str:
         return "; end the transform with torch.from_numpy(image).permute(2, 0, 1).float() / 255"
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) == 1:
         return "; leave out the batch axis"
-    if isinstance(image, tuple | list | Tensor):
+    if isinstance(image, tuple | list) or (isinstance(image, Tensor) and image.ndim == 4):
         return "; several crops of one picture, as from FiveCrop, are several images: use CenterCrop"
+    if isinstance(image, Tensor) and image.ndim == 3 and not image.is_floating_point():
+        return "; convert it with .float() / 255"
     return "" if image is not None else "; a function without a return statement returns None"
