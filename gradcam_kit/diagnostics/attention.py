@@ -86,8 +86,8 @@ def capture_attention(
 def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[str, str], seen: int) -> str:
     if not steps and not seen:
         return (
-            f"no attention of {model} was captured, because it did not run inside the block; call the model inside "
-            "the `with` block"
+            f"no attention was captured, because {model} did not run inside the block; call the model inside the "
+            "`with` block"
         )
     if seen:
         return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep all attention"

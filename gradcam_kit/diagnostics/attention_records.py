@@ -30,7 +30,12 @@ class AttentionCall:
 
 @dataclass(eq=False)
 class LayerAttention:
-    """All calls of one layer, in order; its properties are those of the last call."""
+    """The attention of one layer in all its calls; the properties are those of the last call.
+
+    Attributes:
+        name: dotted name of the module.
+        calls: one record for each call, in the order of execution.
+    """
 
     name: str
     calls: list[AttentionCall] = field(default_factory=list)

@@ -99,11 +99,11 @@ def _watching(records: GradientRecords, name: str) -> Any:
 def clip_gradients(
     target: Any, layers: Any = None, *, max_norm: float | None = None, value: float | None = None
 ) -> Iterator[None]:
-    """Clip gradients at the end of every backward pass inside the block.
+    """Clip gradients in every backward pass inside the block.
 
     Args:
-        target: a model, whose parameters in `layers` are clipped together; or one or several tensors, which are
-            clipped separately.
+        target: a model, whose parameters in `layers` are clipped together when a backward pass ends; or one or several
+            tensors. Leaf tensors are clipped like parameters, the gradient of any other tensor separately.
         layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
         max_norm: scale the gradients to a joint norm of at most this value, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
@@ -162,7 +162,8 @@ def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm:
 def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> Iterator[None]:
     r"""Replace each gradient by its moving average over the backward passes inside the block.
 
-    $s \leftarrow d s + (1 - d) g$ for each tensor, divided by $1 - d^t$ as Adam does, so that the first average is $g$.
+    The average of the gradients g of a tensor is $s \leftarrow d s + (1 - d) g$. As in Adam, it is divided by $1 - d^t$
+    after t gradients, so that the first average is the first gradient.
 
     Args:
         target: a tensor, a sequence of tensors, or a model, whose parameters in `layers` are smoothed.

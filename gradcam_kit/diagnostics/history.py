@@ -22,6 +22,8 @@ class History:
         values: `(rows, fields)`; see `FIELDS`.
         shares: `(rows, 36)` shares of the coarse bins of the activations.
         windows: number of windows that each row represents.
+        pending: values and shares of the windows that do not fill a row yet; None if there are none.
+        waiting: number of these windows.
     """
 
     values: Any = field(default_factory=lambda: np.zeros((0, len(FIELDS)), dtype=np.float32))
@@ -73,7 +75,7 @@ class History:
 
 
 def _merged(a: Any, shares_a: Any, b: Any, shares_b: Any) -> tuple[Any, Any]:
-    """Merge the moments, extremes and counts of two rows; other numbers are taken from the later row."""
+    """Merge the moments, extremes and counts of two rows; other numbers are taken from the second row."""
     one, two = dict(zip(FIELDS, a, strict=True)), dict(zip(FIELDS, b, strict=True))
     total = one["elements"] + two["elements"]
     share = two["elements"] / total if total else 0.5

@@ -42,7 +42,7 @@ def _inside(low: float, high: float) -> tuple[float, float]:
 
 
 def inputs_per_unit(module: nn.Module) -> int | None:
-    """Return how many input channels a unit of a linear layer combines; None for other modules."""
+    """Return the number of input channels of a convolution or linear layer; None for other modules."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return int(module.in_channels)
     return int(module.in_features) if isinstance(module, nn.Linear) else None

@@ -37,8 +37,8 @@ def check_loss(
         batch: inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
-        trained: whether the weights are trained, so that the first value is not judged. A value below the loss of
-            guessing is judged only if it stays there with shuffled weights, because otherwise it was learned.
+        trained: whether the weights are trained, so that the first value is not judged. A value below the chance-level
+            loss is judged only if the loss stays that low with shuffled weights, because otherwise it was learned.
 
     Returns:
         Findings, the most severe first. Possible kinds: nonfinite, range (for the first value), no-gradient,
@@ -46,6 +46,7 @@ def check_loss(
 
     Raises:
         InputError: a loss that is not one number, a batch that is not a pair, or a model that cannot be copied.
+        ShapeError: different numbers of inputs and labels.
     """
     model = check_model(model)
     inputs, labels = read_pair(batch)
@@ -149,7 +150,7 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
                 None,
                 None,
                 n,
-                "Lower the learning rate, or find the module with find_nonfinite(model)",
+                "Lower the learning rate, or call find_nonfinite(model) to find the module at fault",
                 "definition",
             )
         ]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 BINS = 2048
 SAMPLE = 4096
-"""Maximum number of values read from one tensor in one step."""
+"""Maximum number of values that are sampled from one tensor in one step."""
 _HALF = BINS // 2
 _SHIFT = 21
 _NOT_FINITE = 1020
