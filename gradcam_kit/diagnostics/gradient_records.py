@@ -15,7 +15,7 @@ from gradcam_kit.errors import CaptureError, UnknownNameError, did_you_mean
 
 @dataclass(eq=False)
 class GradientRecord:
-    """The gradients that arrived at one output or parameter.
+    """The gradients that arrived at one output, or the `.grad` of one parameter after each backward pass.
 
     Attributes:
         shape: shape of the last gradient, or of the part of it that was measured.

@@ -60,7 +60,8 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
         layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf modules.
 
     Yields:
-        A mapping: `gradients[name].norm` is the norm of the last gradient of a parameter or at the output of a layer.
+        A mapping: `gradients[name].norm` is the norm of the last gradient at the output of a layer, or of a parameter's
+        `.grad` after the last backward pass, which includes earlier passes unless it is reset.
 
     Raises:
         LayerNotFoundError: a pattern that matches no module.

@@ -1,4 +1,4 @@
-"""Properties of modules for verdicts: whether outputs can saturate or die, and how many inputs a unit has."""
+"""Properties of modules for verdicts: whether outputs can saturate or die, and the number of input channels."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def diverged(values: Sequence[float], chance: float = 0.0) -> float | None:
     """Return the median loss in the last third of a curve that diverged, else None.
 
     A curve of at least 3 values diverged if this median is above 1.5 times the first value and above 1.5 times
-    `chance`.
+    `chance`, the chance-level loss (0 = unknown).
     """
     if len(values) < 3:
         return None
@@ -101,7 +101,7 @@ def _nonfinite(name: str, values: Sequence[float], broken: Sequence[int]) -> Fin
         float(len(broken)),
         0.0,
         len(values),
-        "Find the module that produces it with find_nonfinite(model); lower the learning rate or clip gradients",
+        "Call find_nonfinite(model) to find the module at fault; lower the learning rate or clip gradients",
         "definition",
     )
 

@@ -19,7 +19,7 @@ from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.errors import InputError, OptionError, kind_of
 
 _SHOWN = 5
-_IGNORED = -100  # label that torch's losses ignore
+_IGNORED = -100  # label that torch's losses ignore by default
 _PER_CLASS = 10  # minimum mean number of samples per class for reporting empty classes
 
 
@@ -123,7 +123,7 @@ def _value_findings(split: Split) -> list[Finding]:
                 float(len(split.broken)),
                 0.0,
                 n,
-                "Find the step that produces them (a division by 0, a logarithm, a missing value), or "
+                "Find the step that produces such values (a division by 0, a logarithm, a missing value), or "
                 "leave these samples out",
                 "definition",
             )
@@ -150,10 +150,10 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
     labels = [label for label in split.labels if label is not None]
     if classes is not None and any(isinstance(label, float) for label in labels):
         text = f"Labels{where} are floating-point values, but class indices are integers"
-        return [_range("bad", text, None, None, n, "Convert them with .long(), or omit classes= for regression")]
+        return [_range("bad", text, None, None, n, "Convert labels with .long(), or omit classes= for regression")]
     if _look_like_indices(labels):
         text = f"Labels{where} are floating-point values, but look like class indices starting at {min(labels):g}"
-        advice = "Convert them with .long() if they are classes; leave them unchanged for regression"
+        advice = "Convert labels with .long() if they are classes; leave labels unchanged for regression"
         return [_range("note", text, None, None, n, advice)]
     counts = Counter(label for label in labels if isinstance(label, int) and label != _IGNORED)
     if not counts:
@@ -215,7 +215,7 @@ def _same_order(n: int) -> Finding:
         None,
         None,
         n,
-        "Shuffle it: DataLoader(..., shuffle=True)",
+        "Shuffle the training set: DataLoader(..., shuffle=True)",
         "definition",
     )
 

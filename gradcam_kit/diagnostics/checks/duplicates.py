@@ -74,7 +74,7 @@ def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
         *_finding(
             [pair for pair in twins if pair.crosses],
             "leak",
-            "Remove them from one of the data sets: a test on known pictures measures memorization. Split by "
+            "Remove these pictures from one of the data sets: a test on known pictures measures memorization. Split by "
             "scene, patient or video, "
             "not by picture",
             n,
@@ -88,7 +88,7 @@ def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
         *_finding(
             [pair for pair in twins if not pair.crosses and not pair.conflict],
             "duplicate",
-            "Remove the copies: they get twice the weight in training, and may end up on both sides of a split",
+            "Remove the copies: repeated pictures get more weight in training, and may end up on both sides of a split",
             n,
         ),
     ]

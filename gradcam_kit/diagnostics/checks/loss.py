@@ -86,7 +86,7 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
                 value,
                 None,
                 n,
-                "Find the module that produces it with find_nonfinite(model). If none is named, look for a logarithm, "
+                "Call find_nonfinite(model) to find the module at fault. If none is named, look for a logarithm, "
                 "a root or a division in the loss itself. Check labels and inputs with check_data",
                 "definition",
             )
@@ -98,11 +98,11 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
     if value < 0:
         why = "A cross-entropy is never negative: check the sign of the loss"
     elif abs(per_sample - chance) <= _OFF * chance:
-        why = f"It is {n} times too large, probably because of reduction='sum'; use reduction='mean'"
+        why = f"The loss is {n} times too large, probably because of reduction='sum'; use reduction='mean'"
     elif value < chance:
         why = (
-            "It is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or divided "
-            "by more than the number of labels?"
+            "The loss is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or "
+            "divided by more than the number of labels?"
         )
     else:
         why = (

@@ -59,7 +59,7 @@ class Probe:
                     float(broken),
                     0.0,
                     self.n,
-                    "Find the module that produces the first of them with find_nonfinite(model)",
+                    "Call find_nonfinite(model) to find the module that produces the first of these values",
                     "definition",
                 )
             ]

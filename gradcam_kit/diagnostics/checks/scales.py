@@ -86,7 +86,7 @@ def transform_findings(split: Split, mean: Tensor, std: Tensor) -> list[Finding]
             _FAR_MEAN if worst >= _FAR_MEAN else 0.25 if narrow <= 0.25 else 4.0,
             len(split),
             "Check that the pictures use the full range of values, and pass the mean and std of the training data",
-            "convention: mean within 1, deviation within a factor of 4 after normalization",
+            "convention: after normalization, a mean from -1 to 1 and a standard deviation from 1/4 to 4",
         )
     ]
 

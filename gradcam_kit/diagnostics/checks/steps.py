@@ -129,7 +129,7 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
         (
             steps.reached - steps.learned,
             f"a gradient of exactly 0 in each of {len(steps.losses)} steps",
-            "Dead or saturated units after it block the gradient, or a factor of the loss is 0",
+            "Dead or saturated units in later layers block the gradient, or a factor of the loss is 0",
         ),
     ):
         places = _places(model, names, trainable)
@@ -200,7 +200,7 @@ def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Fi
             float(labels.numel()),
             float(scores.numel()),
             len(scores) if scores.ndim else 1,
-            "Give both the same shape, for example with labels[:, None] or outputs.squeeze(1)",
+            "Give outputs and labels the same shape, for example with labels[:, None] or outputs.squeeze(1)",
             "definition of broadcasting",
         )
     ]

@@ -177,7 +177,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 float(len(frozen)),
                 0.0,
                 None,
-                "Call requires_grad_(True) on them if they should learn, or leave them out of the optimizer",
+                "Call requires_grad_(True) on these parameters to train them, or leave them out of the optimizer",
                 "definition",
             )
         )

@@ -220,8 +220,8 @@ def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train:
     begins = "the inputs themselves differ" if first == rows[0].name else f"the first of them to run is {first!r}"
     said = (
         f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, "
-        f"ranked first, unit {row.unit} moves by {row.shift:.2g} standard deviations and {row.shifted:.0%} of "
-        f"{row.units} units by more than {SHIFTED}; {begins}"
+        f"ranked first, the mean of unit {row.unit} moves by {row.shift:.2g} standard deviations, and "
+        f"{row.shifted:.0%} of {row.units} means by more than {SHIFTED}; {begins}"
     )
     source = "MMD: Gretton et al. 2012; correction: Holm 1979"
     return [Finding("warn", "shift", row.name, said, row.p_adjusted, LEVEL, n_train + n_test, advice.SHIFT, source)]

@@ -86,7 +86,7 @@ def project(
 ) -> Projection:
     """Project embeddings to a few dimensions, and measure how well their groups are separated.
 
-    "pca" is exact and needs no extra package, and distances between its points have a meaning. "tsne" (van der Maaten &
+    "pca" is exact, needs no extra package, and keeps the distances along the shown directions. "tsne" (van der Maaten &
     Hinton, JMLR 2008; scikit-learn) shows neighborhoods; the sizes of groups and the distances between groups have no
     meaning. The silhouette (Rousseeuw, 1987) is therefore computed from the embeddings, not from the points.
 
@@ -117,7 +117,7 @@ def project(
     n, k = wide.shape
     most = min(n - 1, k) if method == "pca" else 3
     if positive_int("components", components) > most:
-        raise OptionError(f"components is {components}; {n} samples of {k} values allow at most {most} with {method!r}")
+        raise OptionError(f"components is {components}; expected at most {most} with {method!r} (n = {n}, k = {k})")
     if perplexity is not None and positive("perplexity", perplexity) >= n:
         raise OptionError(f"perplexity is {perplexity}; expected less than the number of samples, {n}")
     near = min(_PERPLEXITY, max(1.0, (n - 1) / 3)) if perplexity is None else float(perplexity)

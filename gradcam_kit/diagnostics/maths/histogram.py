@@ -78,7 +78,7 @@ def not_finite(counts: Int[np.ndarray, " bins"]) -> int:
 
 
 def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
-    """Return the q-quantile of the finite values, accurate to an eighth of an octave; NaN without values."""
+    """Return the q-quantile of the finite values, accurate to 12.5 %; NaN without values."""
     values = ordered(counts)
     total = int(values.sum())
     if not total:
