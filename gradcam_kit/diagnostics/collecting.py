@@ -71,7 +71,7 @@ class Collector(Accumulators, Observer):
     # Observer ---------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """End the previous step, unless an optimizer has ended it, and begin the next one."""
+        """End the previous step, a no-op if an optimizer has ended it, and begin the next one."""
         assert self.observation is not None
         if self.step:
             self.end_step()

@@ -49,7 +49,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Place:
-    """Placeholder of a tensor in an output."""
+    """Placeholder for a tensor in an output."""
 
     index: int
 

@@ -61,7 +61,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Yields:
         A mapping: `gradients[name].norm` is the norm of the last gradient at the output of a layer, or of a parameter's
-        `.grad` after the last backward pass, which includes earlier passes unless it is reset.
+        `.grad` after the last backward pass, which adds up over passes unless it is reset.
 
     Raises:
         LayerNotFoundError: a pattern that matches no module.
@@ -105,7 +105,8 @@ def clip_gradients(
     Args:
         target: a model, whose parameters in `layers` are clipped together when a backward pass ends; or one or several
             tensors. Leaf tensors are clipped like parameters, the gradient of any other tensor separately.
-        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf
+            modules, without parameters that belong to a module with children.
         max_norm: scale the gradients to a joint norm of at most this value, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
@@ -161,14 +162,15 @@ def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm:
 
 @contextmanager
 def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> Iterator[None]:
-    r"""Replace each gradient by its moving average over the backward passes inside the block.
+    r"""Replace each gradient with its moving average over the backward passes inside the block.
 
     The average of the gradients g of a tensor is $s \leftarrow d s + (1 - d) g$. As in Adam, it is divided by $1 - d^t$
     after t gradients, so that the first average is the first gradient.
 
     Args:
         target: a tensor, a sequence of tensors, or a model, whose parameters in `layers` are smoothed.
-        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf
+            modules, without parameters that belong to a module with children.
         decay: d, at least 0 (no smoothing) and below 1.
 
     Raises:

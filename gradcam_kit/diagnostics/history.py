@@ -61,7 +61,7 @@ class History:
         return self.values[:, FIELDS.index(name)]
 
     def merge(self, other: History) -> History:
-        """Merge two ranks' histories row by row if their rows match in number and windows; else return the longer one."""
+        """Merge two ranks' histories row by row if their numbers of rows and windows agree; else return the longer."""
         if self.values.shape != other.values.shape or self.windows != other.windows:
             return self if len(self.values) >= len(other.values) else other
         pairs = [

@@ -135,7 +135,7 @@ def _has_samples(leaf: Any, n: int) -> bool:
 
 
 def _tensor(value: Any) -> Any:
-    """Return arrays, numbers and flat lists of numbers as tensors; return other values unchanged."""
+    """Return arrays and flat lists of numbers as tensors; return other values unchanged."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(value)
     if isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):

@@ -149,7 +149,7 @@ def _shape(train: Sequence[float]) -> list[Finding]:
     bends = [train[i - 1] - 2 * train[i] + train[i + 1] for i in range(1, len(train) - 1)]
     noise = median(map(abs, bends)) / (
         0.6745 * math.sqrt(6)
-    )  # for normal noise of standard deviation 1, bends have sqrt(6), and their median magnitude is 0.6745 sqrt(6)
+    )  # normal noise of deviation 1 gives bends of deviation sqrt(6) and median magnitude 0.6745 sqrt(6)
     descent = max(train[0], median(_third(train, 0))) - min(train)
     if descent > 0 and noise > _NOISE * descent:
         found.append(

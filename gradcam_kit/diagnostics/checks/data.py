@@ -134,7 +134,8 @@ def _value_findings(split: Split) -> list[Finding]:
                 "warn",
                 "constant",
                 "",
-                f"All values are equal in {len(split.constant)} of {n} samples: {names_in_words(split.constant)}",
+                f"All values of the sample are equal in {len(split.constant)} of {n} samples: "
+                f"{names_in_words(split.constant)}",
                 float(len(split.constant)),
                 0.0,
                 n,

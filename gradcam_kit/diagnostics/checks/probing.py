@@ -1,4 +1,4 @@
-"""Probe a model: run it twice, run its samples alone, and look for gradients between samples."""
+"""Probe a model: run it twice, run its first samples alone, and look for gradients between samples."""
 
 from __future__ import annotations
 

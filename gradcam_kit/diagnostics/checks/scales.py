@@ -140,7 +140,7 @@ def _not_normalized(level: Level, text: str, value: float, n: int) -> Finding:
         value,
         _BRIGHT,
         n,
-        "Subtract the mean and divide by the deviation of each channel, for pretrained weights those of their training",
+        "Subtract the mean and divide by the deviation of each channel (with pretrained weights: of their data)",
         "LeCun et al., Efficient BackProp, 1998: inputs of mean 0; the limit is a convention",
     )
 

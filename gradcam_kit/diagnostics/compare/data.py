@@ -217,7 +217,7 @@ def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train:
         return []
     row = shifted[0]
     first = next(one.name for one in rows if one.p_adjusted < LEVEL)
-    begins = "the inputs themselves differ" if first == rows[0].name else f"the first of them to run is {first!r}"
+    begins = "the inputs themselves differ" if first == rows[0].name else f"the first shifted layer is {first!r}"
     said = (
         f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, "
         f"ranked first, the mean of unit {row.unit} moves by {row.shift:.2g} standard deviations, and "

@@ -103,7 +103,7 @@ def project(
     Raises:
         ShapeError: embeddings of a different shape, fewer than 3 samples, or unequal numbers of labels and samples.
         NonFiniteError: NaN or infinite embeddings.
-        InputError: embeddings or labels of an unknown type.
+        InputError: embeddings or labels of an unsupported type.
         OptionError: an unknown method, or `components` or `perplexity` too large for the number of samples.
         MissingExtraError: scikit-learn, which "tsne" needs, is not installed.
 

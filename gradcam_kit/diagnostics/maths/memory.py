@@ -51,7 +51,7 @@ def gradient_memory(
         state: the initial state; None = zeros.
         layer: the layer whose last state is differentiated.
         reverse: use the reverse direction.
-        probes: maximum number of backward passes; there are never more than units.
+        probes: maximum number of backward passes; one per unit suffices.
         seed: seed of the directions.
     """
     data = (inputs.data if isinstance(inputs, PackedSequence) else inputs).detach().clone()
