@@ -52,13 +52,13 @@ class Method(Protocol):
         ...
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
+        """Adjust the normalized maps of a layer before the layers are fused. `depth` is 0 at the shallowest layer."""
         ...
 
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Combine the maps of several layers, shallowest first."""
+        """Combine the maps of several layers, given from the shallowest to the deepest."""
         ...
 
 
@@ -69,7 +69,7 @@ def rule_of(cam: Method) -> GradientRule:
 
 
 def single_pass_methods() -> list[str]:
-    """Return the names of the methods that can share a single forward and backward pass, and need no other pass."""
+    """Return the names of the methods that need no forward pass of their own, so that they can share one capture."""
     again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
     return [name for name, method in METHODS.items() if not method.needs & again]
 

@@ -31,7 +31,7 @@ def gate_findings(
         where: description of the layer and direction.
         trace: gates and states of the layer.
         active: mask of the time steps that are not padding.
-        squashed: states of the layer after a tanh, `(n, t, h)`; None for layers without a tanh.
+        squashed: states that tanh limits to [-1, 1], `(n, t, h)`; None for layers without a tanh.
         limits: limits of the verdicts.
     """
     found: list[Finding] = []
@@ -54,7 +54,8 @@ def gate_findings(
                     "warn" if share >= limits.stuck_warn else "note", "stuck-gate", name,
                     f"The {gate} gate of {count} of {len(stuck)} units{where} stays at {ends}",
                     share, limits.stuck_warn, n, advice.STUCK_GATE,
-                    "mean outside [0.05, 0.95] and standard deviation below 0.02; a convention",
+                    f"mean outside [{limits.stuck_margin:g}, {1 - limits.stuck_margin:g}] and standard deviation below "
+                    f"{limits.stuck_std:g}; a convention",
                 )
             )  # fmt: skip
         if share < limits.stuck_warn and flat >= limits.saturated_warn:

@@ -65,14 +65,15 @@ def _without_gradient(
     all_names = [own.name for own in parameters if own.trains]
     if len(missing) == len(trained):
         said = "no parameter has a gradient when the optimizer steps"
-        return [_no_gradient("", said, advice.DETACHED, trained[0].window[0])]
+        return [_no_gradient("", said, advice.DETACHED, trained[0].window[0], is_sure=True)]
     findings = []
     for group in grouped([own.name for own in missing], all_names):
         unused = any(group == name or group.startswith(f"{name}.") for name in ledger.never_ran) or any(
             name.startswith(f"{group}.") for name in ledger.never_ran
         )
         said = "its parameters have no gradient (None)"
-        findings.append(_no_gradient(group, said, advice.UNUSED if unused else advice.DETACHED, trained[0].window[0]))
+        words = advice.UNUSED if unused else advice.DETACHED
+        findings.append(_no_gradient(group, said, words, trained[0].window[0], is_sure=True))
     last_dead = max((track.order for track in ledger.tracks.values() if track.layer in dead), default=-1)
     orders = {track.layer: track.order for track in ledger.tracks.values()}
     unexplained = [
@@ -90,14 +91,14 @@ def _without_gradient(
             "the gradient of its parameters is exactly 0",
             advice.OWN_ZERO if reached else advice.BEHIND_ZERO,
             steps,
+            # A single step is not conclusive: in the first step, zero-initialized branches have gradients of 0.
+            is_sure=steps > 1,
         )
         findings.append(finding)
     return findings
 
 
-def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
-    # A single step is not conclusive: in the first step, zero-initialized branches have gradients of 0.
-    is_sure = steps > 1 or "None" in said or not layer
+def _no_gradient(layer: str, said: str, words: str, steps: int, *, is_sure: bool) -> Finding:
     return Finding(
         "bad" if is_sure else "note", "no-gradient", layer, f"{said}, in {steps} of {steps} measured steps",
         0.0, 0.0, steps, words, "definition",
@@ -116,7 +117,8 @@ def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
         and (track.open.expected or (track.closed is not None and track.closed.expected))
     }  # fmt: skip
     return [
-        _no_gradient(layer, "no gradient arrived at its output (None)", advice.DETACHED, ledger.steps) for layer in cut
+        _no_gradient(layer, "no gradient arrived at its output (None)", advice.DETACHED, ledger.steps, is_sure=True)
+        for layer in cut
     ]
 
 
@@ -159,8 +161,8 @@ def _stuck(parameters: list[ParameterTrack]) -> list[Finding]:
         findings.append(
             Finding(
                 "bad" if steps > 1 else "warn", "frozen", group,
-                f"{'it has a gradient' if group else 'the parameters have gradients'} but did not change in {steps} "
-                "measured steps", 0.0, 0.0, steps,
+                f"{'it has a gradient' if group else 'the parameters have gradients'} but did not change "
+                f"(measured steps: {steps})", 0.0, 0.0, steps,
                 advice.FROZEN, "definition",
             )
         )  # fmt: skip
@@ -170,7 +172,8 @@ def _stuck(parameters: list[ParameterTrack]) -> list[Finding]:
 def judged(parameters: Iterable[ParameterTrack]) -> list[ParameterTrack]:
     """Return the parameters whose relative updates are judged.
 
-    Biases, and embeddings of tokens and positions, start near 0, so their first relative updates are not meaningful.
+    Biases, and embeddings that are plain parameters (such as `pos_embed`), start near 0, so their first relative
+    updates are not meaningful.
     """
     return [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
 
@@ -195,7 +198,7 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
         name = (max if is_high else min)(beyond, key=lambda own: beyond[own])
         said = (
             f"one optimizer step changes {len(beyond)} of {len(moving)} weights by too "
-            f"{'much' if is_high else 'little'}; {name!r} by {beyond[name]:.1e} of its size"
+            f"{'much' if is_high else 'little'}; {name!r} by {beyond[name]:.1e} of its norm"
         )
         layer = "" if len(beyond) > len(moving) / 2 else name
         findings.append(
@@ -212,7 +215,7 @@ def _stands_still(parameter: ParameterTrack) -> bool:
 
 
 def growth(points: list[tuple[int, float]], limits: Thresholds) -> float:
-    """Return the correlation of gradient norms with the step; 0 if the norms do not grow or are too few."""
+    """Return the correlation of gradient norms with the step; 0 if the norms do not triple, or are too few."""
     points = points[-_RECENT:]
     if len(points) < limits.accumulated_steps or not all(np.isfinite(norm) for _, norm in points):
         return 0.0
