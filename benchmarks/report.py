@@ -236,7 +236,8 @@ def _text(figure: Figure | None) -> str:
 def _conditions(results: Results) -> str:
     seen = results.environment
     hardware = seen["processor"] if seen["device"] == "cpu" else seen["device"]
-    return f"{hardware}, {seen['threads']} threads, torch {seen['versions']['torch']}"
+    threads = f"{seen['threads']} thread{'s' if seen['threads'] != 1 else ''}"
+    return f"{hardware}, {threads}, torch {seen['versions']['torch']}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,6 +33,8 @@ class Method(Protocol):
     """Layers by name; None lets the engine choose them by `layer_choice`."""
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]]
     """Cache of the automatic choice of layers: size of the images -> layers."""
+    chosen_for_classes: bool
+    """Whether this choice was made for classes, so that it holds for all of them; other targets choose anew."""
     reshape: Reshape | None
     image_input: int | str | None
     keep_modes: bool

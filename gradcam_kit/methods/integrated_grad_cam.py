@@ -47,7 +47,7 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     """
 
     needs = Evidence.PROBE
-    cost = "F + steps (F + B)"
+    cost = "F + (steps + 1) (F + B)"
 
     steps: int = 20
 

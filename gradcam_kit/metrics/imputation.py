@@ -210,7 +210,7 @@ def _solve(
         if (is_last or step % pause == 0) and not bool(running.any()):
             break
         if is_last:
-            _log.warning("the imputation of ROAD did not converge in %d steps", _MOST_STEPS)
+            _log.warning("the imputation of ROAD did not converge in %d steps", step)
             break
         torch.addcmul(preconditioned, (product / before).where(running, 0), direction, out=direction)
     return solution.add_(preconditioned)  # a good estimate of the remaining error, and already computed

@@ -73,7 +73,8 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
         raise CaptureError(message) if layers else LayerNotFoundError(message)
     tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     if not tensors:
-        raise InputError(f"x is {kind_of(args[0])} without a tensor; expected node features (nodes, features)")
+        given = ", ".join(map(kind_of, (*args, *kwargs.values()))) or "nothing"
+        raise InputError(f"the model is called with {given} without a tensor; expected node features (nodes, features)")
     calls: list[GraphCall] = []
 
     def leave(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:

@@ -189,17 +189,18 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
     # One exploration serves all methods, even if they choose layers in different ways.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
+    # Other targets than classes may depend on other layers, so layers are not remembered from or for them.
+    is_class = target is None or isinstance(target, ClassTarget)
     own: list[dict[str, nn.Module]] = []
     for cam in cams:
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
             own.append(cam.target_layers)
             continue
-        # Targets other than classes may depend on other layers, so the remembered layers are not used for them.
-        known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
+        known = cam.chosen_layers.get(inputs.size, {}) if is_class and cam.chosen_for_classes else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
             # replace the mapping as a whole, because other threads may be reading it
-            cam.chosen_layers = {inputs.size: known}
+            cam.chosen_layers, cam.chosen_for_classes = {inputs.size: known}, is_class
         own.append(known)
     return own
 
