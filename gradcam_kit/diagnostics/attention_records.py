@@ -71,7 +71,7 @@ class HeadTable(tuple[HeadRow, ...]):
 
     __slots__ = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [f"{'layer':<40} head  entropy  nearest  distance   sink  flags"]
         for row in self:
             near = "-" if row.nearest is None else f"{row.nearest}"

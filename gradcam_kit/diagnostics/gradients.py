@@ -57,7 +57,8 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf modules.
+        layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = the outputs of all leaf
+            modules, and all parameters.
 
     Yields:
         A mapping: `gradients[name].norm` is the norm of the last gradient at the output of a layer, or of a parameter's
@@ -75,7 +76,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
     """
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)
-    own = _parameters(inner, selected)
+    own = _parameters(inner, None if layers is None else selected)
     records = GradientRecords(selected, own)
     outputs = _Outputs(records)
     with observe(model, selected, outputs) as observation:
@@ -105,8 +106,8 @@ def clip_gradients(
     Args:
         target: a model, whose parameters in `layers` are clipped together when a backward pass ends; or one or several
             tensors. Leaf tensors are clipped like parameters, the gradient of any other tensor separately.
-        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf
-            modules, without parameters that belong to a module with children.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all of its
+            parameters.
         max_norm: scale the gradients to a joint norm of at most this value, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
@@ -169,8 +170,8 @@ def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> 
 
     Args:
         target: a tensor, a sequence of tensors, or a model, whose parameters in `layers` are smoothed.
-        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf
-            modules, without parameters that belong to a module with children.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all of its
+            parameters.
         decay: d, at least 0 (no smoothing) and below 1.
 
     Raises:
@@ -204,9 +205,10 @@ def _smoothing(decay: float) -> Any:
     return smooth
 
 
-def _parameters(model: nn.Module, selected: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def _parameters(model: nn.Module, selected: Mapping[str, nn.Module] | None) -> dict[str, Tensor]:
     """Return the trainable parameters of the selected modules, by their names in the model."""
-    held = {id(own) for module in selected.values() for own in module.parameters()}
+    modules = [model] if selected is None else selected.values()
+    held = {id(own) for module in modules for own in module.parameters()}
     return {name: own for name, own in model.named_parameters() if id(own) in held and own.requires_grad}
 
 
@@ -214,7 +216,8 @@ def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Return the intermediate tensors of a target, and its leaf tensors or parameters."""
     if isinstance(target, nn.Module):
         inner = check_observable(target)
-        parameters = list(_parameters(inner, select_layers(inner, layers, target)).values())
+        selected = None if layers is None else select_layers(inner, layers, target)
+        parameters = list(_parameters(inner, selected).values())
         if not parameters:
             raise InputError("the chosen layers have no trainable parameters; choose layers with weights")
         return [], parameters

@@ -162,7 +162,8 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
             "warn",
             "plateau",
             "",
-            f"The loss does not fall in {len(steps.losses)} steps on one batch: from {first:.4g} to {best:.4g} at best",
+            f"The loss does not fall in {len(steps.losses) - 1} steps on one batch: from {first:.4g} to {best:.4g} at "
+            "best",
             best,
             limit,
             n,

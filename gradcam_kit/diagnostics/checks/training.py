@@ -236,7 +236,7 @@ def _loss_findings(seen: Steps, chance: float, n: int, rate: str) -> list[Findin
             "bad",
             "diverged",
             "",
-            f"The loss rises from {seen.losses[0]:.4g} to {last:.4g} in {len(seen.losses)} steps{rate}",
+            f"The loss rises from {seen.losses[0]:.4g} to {last:.4g} in {len(seen.losses) - 1} steps{rate}",
             last,
             max(1.5 * seen.losses[0], 1.5 * chance),
             n,
