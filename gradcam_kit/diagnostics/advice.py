@@ -68,8 +68,8 @@ AMP = (
     "it persists"
 )
 UNCHANGED = (
-    "The layer returns its input unchanged. This is fine for a residual branch that starts at 0. Otherwise, "
-    "remove the layer, or train it with a larger learning rate"
+    "The layer returns its input, at most rotated and scaled. This is fine for a residual branch that starts at 0. "
+    "Otherwise, remove the layer, or train it with a larger learning rate"
 )
 SHIFT = (
     "Use the same transform for both data sets, and compare their pictures side by side, starting with the largest "

@@ -1,4 +1,4 @@
-"""Capture the attention of any transformer while the user runs the model."""
+"""Capture the attention of transformers while the user runs the model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def capture_attention(
     max_bytes: int = 2**30,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - immutable
 ) -> Iterator[CapturedAttention]:
-    """Capture the attention of every head while the model runs, whichever kernel computes it.
+    """Capture the attention of every head while the model runs, including that of PyTorch's fused kernels.
 
     Works for `nn.MultiheadAttention`, timm, torchvision, Hugging Face, open_clip and hand-written attention, in any
-    mode. A fused kernel still computes the output, and its attention is computed separately, so outputs, gradients and
-    random numbers are the same to the last bit. The exception is the fast path of `nn.TransformerEncoder` in eval mode
+    mode, but not for the kernels of flash-attn, xformers and flex attention. A fused kernel still computes the output,
+    and its attention is computed separately, so outputs, gradients and random numbers are the same to the last bit. The
+    exception is the fast path of `nn.TransformerEncoder` in eval mode
     without gradients, which exposes no attention. This path is disabled inside the block, and `.notes` says so.
 
     Args:
@@ -86,8 +87,8 @@ def capture_attention(
 def _nothing(model: str, steps: int, selected: set[str] | None, skipped: dict[str, str], seen: int) -> str:
     if not steps and not seen:
         return (
-            f"no attention of {model} was captured, because it did not run inside the block; call the model inside "
-            "the `with` block"
+            f"no attention was captured, because {model} did not run inside the block; call the model inside the "
+            "`with` block"
         )
     if seen:
         return f"there is no attention in {', '.join(sorted(selected or ()))}; pass layers=None to keep all attention"

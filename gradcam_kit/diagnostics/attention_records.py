@@ -30,7 +30,12 @@ class AttentionCall:
 
 @dataclass(eq=False)
 class LayerAttention:
-    """All calls of one layer, in order; its properties are those of the last call."""
+    """The attention of one layer in all its calls; the properties are those of the last call.
+
+    Attributes:
+        name: dotted name of the module.
+        calls: one record for each call, in the order of execution.
+    """
 
     name: str
     calls: list[AttentionCall] = field(default_factory=list)
@@ -62,11 +67,11 @@ class LayerAttention:
 
 
 class HeadTable(tuple[HeadRow, ...]):
-    """One row for each head; displayed as a table in terminals and notebooks."""
+    """One row for each head; `print` shows the rows as a table."""
 
     __slots__ = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [f"{'layer':<40} head  entropy  nearest  distance   sink  flags"]
         for row in self:
             near = "-" if row.nearest is None else f"{row.nearest}"

@@ -34,8 +34,8 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         tokens: the words of each sample, or None.
         skipped: module -> why one of its softmaxes is not attention.
         notes: remarks on what the model does differently inside the block.
-        order: every call in the order of execution.
-        grids: module -> the grid that image patches form among its keys; None if there is none.
+        order: the module and the record of every call, in the order of execution.
+        grids: module -> how image patches lie among its keys; None if they form no grid, or several are possible.
     """
 
     def __init__(self, tokens: tuple[tuple[str, ...], ...] | None, thresholds: Thresholds) -> None:
@@ -97,8 +97,9 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     ) -> Float[Tensor, "n t t"]:
         r"""Compute the attention rollout through all layers of the last call: $\hat A_L \cdots \hat A_1$.
 
-        Row i holds the weights of the input tokens in output token i; rows sum to 1. Abnar & Zuidema, ACL
-        2020. Layers whose queries and keys are different tokens (cross-attention, pooling) are left out.
+        $\hat A$ is the fused attention of a layer plus the identity (the residual branch), with rows scaled to sum to
+        1. Row i of the result holds the weights of the input tokens in output token i. Abnar & Zuidema, ACL 2020.
+        Layers whose queries and keys are different tokens (cross-attention, pooling) are left out.
 
         Args:
             heads: how the heads of a layer are fused: "mean", "max" or "min".
@@ -121,7 +122,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         shapes = sorted({(own.shape[0], own.shape[-1]) for own in square})
         if len(shapes) != 1:
             found = (
-                " and ".join(f"{tokens} tokens of {n} samples or windows" for n, tokens in shapes)
+                " and ".join(f"{tokens} tokens (samples or windows: {n})" for n, tokens in shapes)
                 or "no self-attention"
             )
             raise CaptureError(
@@ -176,7 +177,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
         return patches
 
     def shares(self, name: str | None = None, query: int | None = None) -> Float[Tensor, "n heads k"]:
-        """Return the attention to each key from one query, or averaged over queries for `query=None`."""
+        """Return the attention to each key from one query; None = the mean over queries with at least two keys."""
         layer = self._layer(name)
         if query is None:
             return attention_received(layer.probabilities)
@@ -189,7 +190,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
     def plot(
         self, name: str | None = None, *, picture: Any = None, sample: int = 0, query: int | None = None
     ) -> Figure:
-        """Plot the attention of each head of a layer: on the picture for images, else as a matrix of queries and keys.
+        """Plot the attention of each head of a layer: as a map if the keys form a grid, else as a matrix.
 
         Args:
             name: the layer; None = the last one.
@@ -198,6 +199,7 @@ class CapturedAttention(Mapping[str, LayerAttention]):
             query: as in `maps`.
 
         Raises:
+            ShapeError: a picture is given, but the keys do not form a grid of patches.
             MissingExtraError: matplotlib is not installed.
         """
         from gradcam_kit.diagnostics.show.attention import plot_heads

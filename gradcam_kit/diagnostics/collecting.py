@@ -41,7 +41,15 @@ def decides_at_once(x: Tensor) -> bool:
 
 
 class Collector(Accumulators, Observer):
-    """Collects statistics of the activations and gradients in one block into a ledger."""
+    """Collects statistics of the activations and gradients of one block in a ledger.
+
+    Attributes:
+        axes: finds the axis of the units of an output.
+        producers: id of an output of this step -> a weak reference to it, and the layer that produced it.
+        step: number of the model's current call; 0 before the first one.
+        scale: loss scale by which gradient norms are divided.
+        observation: the running observation; None before it begins.
+    """
 
     def __init__(
         self, ledger: Ledger, *, activations: bool, gradients: bool, features: int, exact: bool,
@@ -63,7 +71,7 @@ class Collector(Accumulators, Observer):
     # Observer ---------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """End the previous step, unless an optimizer has ended it, and begin the next one."""
+        """End the previous step, a no-op if an optimizer has ended it, and begin the next one."""
         assert self.observation is not None
         if self.step:
             self.end_step()
@@ -107,7 +115,7 @@ class Collector(Accumulators, Observer):
                 live.track.on_path = name in passed if passed else None
 
     def _unread_part(self, leaf: Tensor) -> str | None:
-        """Note that only the local part of a sharded output is read; return the reason if that part is empty."""
+        """Note that only the local part of a sharded output is read; if it is empty, return a reason to skip it."""
         if not is_spread(leaf):
             return None
         assert self.observation is not None

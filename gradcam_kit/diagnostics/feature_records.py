@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of all values of a layer's outputs, as attributes or by key, as in `statistics["mean"]`."""
+    """Statistics of all values of a layer's outputs, as attributes or by key, as in `statistics["mean"]`.
+
+    Attributes:
+        mean: mean of the finite values.
+        std: standard deviation of the finite values.
+        min: the smallest finite value.
+        max: the largest finite value.
+        n: number of samples.
+        elements: number of values, NaN and infinite ones included.
+        nan: number of NaN values.
+        inf: number of infinite values.
+    """
 
     mean: float
     std: float
@@ -38,7 +49,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Place:
-    """Placeholder of a tensor in an output."""
+    """Placeholder for a tensor in an output."""
 
     index: int
 
@@ -50,6 +61,7 @@ class Gradients:
     Attributes:
         structure: the output, with placeholders instead of its tensors.
         expected: whether the output had a graph, so that gradients can arrive.
+        found: index of a tensor in the output -> its gradient.
     """
 
     structure: Any
@@ -81,6 +93,10 @@ class FeatureCall:
         step: number of the model's call in which the layer ran; with `accumulate`, of the last such call.
         unit_axis: the axis of the units (channels); None where there is a single unit.
         moments: moments of all values of the output, with keep="stats".
+        outputs: the kept outputs; several only until they are concatenated.
+        inputs: the kept inputs, in the same way.
+        gradients: the gradients at each kept output.
+        last_shape: shape of the first tensor of the last output, kept or not.
     """
 
     step: int
@@ -98,7 +114,7 @@ class FeatureCall:
 
     @property
     def input(self) -> Any:
-        """The input: an argument, a tuple of several, or a mapping of keyword arguments; None with what="output"."""
+        """The input: one argument, a tuple of several, or a mapping of keyword arguments; None if not kept."""
         return _joined(self.inputs)
 
     @property
@@ -134,7 +150,12 @@ def _joined(parts: list[Any]) -> Any:
 
 @dataclass(eq=False)
 class Feature:
-    """All calls of one layer, in order; its properties are those of the last call."""
+    """All calls of one layer; except for `statistics`, the properties are those of the last call.
+
+    Attributes:
+        name: dotted name of the module.
+        calls: one record for each call, in order.
+    """
 
     name: str
     calls: list[FeatureCall] = field(default_factory=list)
@@ -177,6 +198,8 @@ class Features(Mapping[str, Feature]):
     """Captured features by layer name, in the order in which the layers first ran.
 
     Attributes:
+        names: names of the selected layers.
+        features: layer -> its captured calls.
         skipped: name of a leaf of an output -> why the leaf was not captured.
     """
 
@@ -218,9 +241,11 @@ class Features(Mapping[str, Feature]):
         Args:
             name: the layer.
             sample: index of the sample in the batch.
-            kind: "channels" for a grid of the channels, "mean" for their mean, "histogram" for one of all values.
+            kind: "channels" for a grid of the channels, "mean" for their mean, "histogram" for all values.
 
         Raises:
+            CaptureError: no output of the layer was kept.
+            UnknownNameError: the layer was not selected.
             MissingExtraError: matplotlib is not installed.
         """
         from gradcam_kit.diagnostics.show.plots import plot_feature

@@ -64,7 +64,7 @@ class Finding:
         message: what was found and where, in one sentence.
         value: the number behind the verdict, or None.
         threshold: the limit to which the value was compared, or None.
-        n: number of samples behind the verdict, or None.
+        n: number of samples, or of points of a curve, behind the verdict; or None.
         advice: the usual meaning of the finding, and what to try.
         source: where the threshold comes from: a paper, a convention or a definition.
 

@@ -15,10 +15,10 @@ from gradcam_kit.errors import CaptureError, UnknownNameError, did_you_mean
 
 @dataclass(eq=False)
 class GradientRecord:
-    """The gradients that arrived at one output or parameter.
+    """The gradients that arrived at one output, or the `.grad` of one parameter after each backward pass.
 
     Attributes:
-        shape: shape of the last gradient.
+        shape: shape of the last gradient, or of the part of it that was measured.
         local: whether gradients are spread over processes (`fully_shard`), and only the local parts were measured.
     """
 
@@ -63,7 +63,13 @@ class GradientRecord:
 
 
 class GradientRecords(Mapping[str, GradientRecord]):
-    """The gradients that arrived, by the name of the layer (for its output) or parameter, in the order of arrival."""
+    """The gradients that arrived, by the name of the layer (for its output) or parameter, in the order of arrival.
+
+    Attributes:
+        parameters: names of the watched parameters.
+        names: names of the watched layers and parameters.
+        records: name -> record; a name is added when its first gradient arrives.
+    """
 
     def __init__(self, layers: Iterable[str], parameters: Iterable[str]) -> None:
         self.parameters = frozenset(parameters)
@@ -82,8 +88,8 @@ class GradientRecords(Mapping[str, GradientRecord]):
                     "of layers, the forward pass too"
                 )
             raise UnknownNameError(
-                f"{name!r} is not a watched layer or parameter{did_you_mean(name, self.names)}; `.names` lists "
-                "the watched ones"
+                f"{name!r} is not one of the watched layers and parameters, which `.names` lists"
+                f"{did_you_mean(name, self.names)}"
             )
         return self.records[name]
 

@@ -17,7 +17,7 @@ from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
 
-# Operators that set some values to zero: if the gradient at the cutoff is infinite, those close to it are unbounded.
+# Operators that set some values to zero: if the gradient at the cutoff is infinite, gradients near it are unbounded.
 _EDGES = ("Relu", "Threshold", "Hardtanh", "Clamp")
 # Operators that pass on gradients without changing their values.
 _VIEWS = frozenset(
@@ -25,7 +25,7 @@ _VIEWS = frozenset(
     for name in ("Alias", "Permute", "ReshapeAlias", "T", "Transpose", "UnsafeView", "Unsqueeze", "View")
 )
 _KEY = "gradcam_kit.diagnostics"
-_FAR_FROM_OVERFLOW = 1e-6  # kernels may compute with larger intermediate values
+_FAR_FROM_OVERFLOW = 1e-6  # share of the largest number; kernels may compute with larger intermediate values
 
 
 @runtime_checkable
@@ -43,7 +43,15 @@ class GradientFinder(Protocol):
 
 @dataclass(eq=False)
 class ModuleNodes:
-    """One call of a module: the nodes of its inputs, those that its children created, and the size of its input."""
+    """One call of a module, and the nodes of the graph between its inputs and its output.
+
+    Attributes:
+        name: dotted name of the module; "" for the model.
+        module: the module.
+        children: node of a child's output -> the nodes of the child's inputs.
+        inputs: nodes of the module's inputs.
+        largest_input: largest magnitude in the inputs; NaN if unknown.
+    """
 
     name: str
     module: nn.Module

@@ -57,10 +57,12 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
 
     Args:
         model: any model.
-        layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = all leaf modules.
+        layers: a dotted name, a wildcard, a module, a type, or a sequence of these; None = the outputs of all leaf
+            modules, and all parameters.
 
     Yields:
-        A mapping: `gradients[name].norm` is the norm of the last gradient of a parameter or at the output of a layer.
+        A mapping: `gradients[name].norm` is the norm of the last gradient at the output of a layer, or of a parameter's
+        `.grad` after the last backward pass, which adds up over passes unless it is reset.
 
     Raises:
         LayerNotFoundError: a pattern that matches no module.
@@ -74,7 +76,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
     """
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)
-    own = _parameters(inner, selected)
+    own = _parameters(inner, None if layers is None else selected)
     records = GradientRecords(selected, own)
     outputs = _Outputs(records)
     with observe(model, selected, outputs) as observation:
@@ -99,12 +101,13 @@ def _watching(records: GradientRecords, name: str) -> Any:
 def clip_gradients(
     target: Any, layers: Any = None, *, max_norm: float | None = None, value: float | None = None
 ) -> Iterator[None]:
-    """Clip gradients at the end of every backward pass inside the block.
+    """Clip gradients in every backward pass inside the block.
 
     Args:
-        target: a model, whose parameters in `layers` are clipped together; or one or several tensors, which are
-            clipped separately.
-        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
+        target: a model, whose parameters in `layers` are clipped together when a backward pass ends; or one or several
+            tensors. Leaf tensors are clipped like parameters, the gradient of any other tensor separately.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all of its
+            parameters.
         max_norm: scale the gradients to a joint norm of at most this value, as `torch.nn.utils.clip_grad_norm_` does.
         value: limit each entry to [-value, value].
 
@@ -160,13 +163,15 @@ def _clipping(attach: Hooks, parameters: list[Tensor], limit: float, *, is_norm:
 
 @contextmanager
 def smooth_gradients(target: Any, layers: Any = None, *, decay: float = 0.9) -> Iterator[None]:
-    r"""Replace each gradient by its moving average over the backward passes inside the block.
+    r"""Replace each gradient with its moving average over the backward passes inside the block.
 
-    $s \leftarrow d s + (1 - d) g$ for each tensor, divided by $1 - d^t$ as Adam does, so that the first average is $g$.
+    The average of the gradients g of a tensor is $s \leftarrow d s + (1 - d) g$. As in Adam, it is divided by $1 - d^t$
+    after t gradients, so that the first average is the first gradient.
 
     Args:
         target: a tensor, a sequence of tensors, or a model, whose parameters in `layers` are smoothed.
-        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all.
+        layers: for a model, a dotted name, a wildcard, a module, a type, or a sequence of these; None = all of its
+            parameters.
         decay: d, at least 0 (no smoothing) and below 1.
 
     Raises:
@@ -200,9 +205,10 @@ def _smoothing(decay: float) -> Any:
     return smooth
 
 
-def _parameters(model: nn.Module, selected: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def _parameters(model: nn.Module, selected: Mapping[str, nn.Module] | None) -> dict[str, Tensor]:
     """Return the trainable parameters of the selected modules, by their names in the model."""
-    held = {id(own) for module in selected.values() for own in module.parameters()}
+    modules = [model] if selected is None else selected.values()
+    held = {id(own) for module in modules for own in module.parameters()}
     return {name: own for name, own in model.named_parameters() if id(own) in held and own.requires_grad}
 
 
@@ -210,7 +216,8 @@ def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Return the intermediate tensors of a target, and its leaf tensors or parameters."""
     if isinstance(target, nn.Module):
         inner = check_observable(target)
-        parameters = list(_parameters(inner, select_layers(inner, layers, target)).values())
+        selected = None if layers is None else select_layers(inner, layers, target)
+        parameters = list(_parameters(inner, selected).values())
         if not parameters:
             raise InputError("the chosen layers have no trainable parameters; choose layers with weights")
         return [], parameters

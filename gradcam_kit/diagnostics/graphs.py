@@ -117,7 +117,7 @@ class GraphAttention(Mapping[str, GraphLayer]):
                         Finding(
                             "note", "sink", name, f"Head {head} attends almost only to one neighbor of each node",
                             share, self.thresholds.sink, len(judged), advice.ONE_NEIGHBOR,
-                            "mean of the largest coefficient over nodes with several neighbors; a convention",
+                            "convention: mean of the largest coefficient over nodes with several neighbors",
                         )
                     )  # fmt: skip
         return tuple(found)
@@ -134,8 +134,8 @@ def graph_attention(
     """Return the attention coefficients of every attention layer of a graph network, with the edges that it used.
 
     Works for the layers of torch_geometric that return their coefficients: GATConv, GATv2Conv, TransformerConv,
-    RGATConv, FAConv, and subclasses. Layers remove and append self-loops, so their edges differ from the caller's. The
-    model runs once in eval mode and is not changed.
+    RGATConv, FAConv, and subclasses. Layers remove and append self-loops, so they may use other edges than those passed
+    to the model. The model runs once in eval mode, with two calls of each attention layer, and is not changed.
 
     Args:
         model: the graph network, called as `model(x, edge_index, *args, **kwargs)`.

@@ -22,6 +22,8 @@ class History:
         values: `(rows, fields)`; see `FIELDS`.
         shares: `(rows, 36)` shares of the coarse bins of the activations.
         windows: number of windows that each row represents.
+        pending: values and shares of the windows that do not fill a row yet; None if there are none.
+        waiting: number of these windows.
     """
 
     values: Any = field(default_factory=lambda: np.zeros((0, len(FIELDS)), dtype=np.float32))
@@ -59,7 +61,7 @@ class History:
         return self.values[:, FIELDS.index(name)]
 
     def merge(self, other: History) -> History:
-        """Merge the histories of two ranks row by row if they have the same resolution; else return the longer one."""
+        """Merge two ranks' histories row by row if their numbers of rows and windows agree; else return the longer."""
         if self.values.shape != other.values.shape or self.windows != other.windows:
             return self if len(self.values) >= len(other.values) else other
         pairs = [
@@ -73,7 +75,7 @@ class History:
 
 
 def _merged(a: Any, shares_a: Any, b: Any, shares_b: Any) -> tuple[Any, Any]:
-    """Merge the moments, extremes and counts of two rows; other numbers are taken from the later row."""
+    """Merge the moments, extremes and counts of two rows; other numbers are taken from the second row."""
     one, two = dict(zip(FIELDS, a, strict=True)), dict(zip(FIELDS, b, strict=True))
     total = one["elements"] + two["elements"]
     share = two["elements"] / total if total else 0.5

@@ -1,4 +1,4 @@
-"""Properties of modules for verdicts: whether outputs can saturate or die, and how many inputs a unit has."""
+"""Properties of modules for verdicts: whether outputs can saturate or die, and the number of input channels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _inside(low: float, high: float) -> tuple[float, float]:
 
 
 def inputs_per_unit(module: nn.Module) -> int | None:
-    """Return how many input channels a unit of a linear layer combines; None for other modules."""
+    """Return the number of input channels of a convolution or linear layer; None for other modules."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return int(module.in_channels)
     return int(module.in_features) if isinstance(module, nn.Linear) else None

@@ -15,9 +15,14 @@ from gradcam_kit.capture import local_part, unobservable
 class Seen(NamedTuple):
     """Largest magnitudes of the input and output of one module; NaN without a tensor.
 
-    In the backward pass, `input` is the magnitude of the gradient that arrived at the module's output, and `output` is
-    the largest magnitude that any operator of the module passed on. After a sum of gradients or a ReLU, both are upper
-    bounds.
+    Attributes:
+        layer: dotted name of the module; "" for the model.
+        input: the largest magnitude of the input; in the backward pass, of the gradient that arrived at the output.
+        output: the largest magnitude of the output; in the backward pass, of the gradients that operators of the module
+            passed on.
+        what: "x" for activations, "g" for gradients.
+
+    After a sum of gradients or a ReLU, the magnitudes of gradients are upper bounds.
     """
 
     layer: str

@@ -143,7 +143,7 @@ def test_rollout_of_windows_names_the_stages() -> None:
     model = timm_swin()
     with torch.no_grad(), capture_attention(model) as attention:
         model(torch.rand(1, 3, 64, 64))
-    with pytest.raises(CaptureError, match=r"16 tokens of 4 samples or windows and 16 tokens of 16 .* layers="):
+    with pytest.raises(CaptureError, match=r"16 tokens \(samples or windows: 4\) and 16 tokens .*: 16.* layers="):
         attention.rollout()
 
 

@@ -92,10 +92,10 @@ def test_layers_are_chosen_and_models_may_differ() -> None:
     assert (found.layers_a, found.layers_b) == (("0", "4"), ("1", "2", "4", "6", "8"))
     assert found.cka.shape == (2, 5)
     assert found.n == 8
-    assert found.notes == ("3 images in batches of fewer than 4 are left out: CKA needs at least 4 per batch.",)
+    assert found.notes == ("CKA needs at least 4 images per batch; images left out, because their batch has fewer: 3.",)
     assert found.plot().axes
     assert found.to_pandas().shape == (2, 5)
-    assert "NOTE 3 images" in str(found)
+    assert "NOTE CKA needs" in str(found)
     assert "<svg" in found._repr_html_()
 
 

@@ -59,6 +59,23 @@ def test_clipping_equals_torch() -> None:
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(small.parameters(), expected.parameters(), strict=True))
 
 
+def test_parameters_of_modules_with_children_are_clipped_and_watched() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.head = nn.Parameter(torch.ones(4)), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x + self.token)
+
+    model = Tokens()
+    with monitor_gradients(model) as gradients, clip_gradients(model, max_norm=1e-3):
+        (100 * model(torch.ones(2, 4))).sum().backward()
+    total = torch.stack([own.grad.norm() for own in model.parameters()]).norm()
+    assert float(total) == pytest.approx(1e-3, rel=1e-4)
+    assert gradients["token"].norm > 0
+
+
 def test_clipping_by_value_and_of_tensors() -> None:
     model = mlp()
     with clip_gradients(model, value=0.01):

@@ -107,7 +107,7 @@ def test_a_missing_package_is_one_line_and_pca_needs_none(monkeypatch: pytest.Mo
         (torch.zeros(4, 3), [0, 1], {}, ShapeError, "2 labels for 4 embeddings"),
         (torch.zeros(4, 3), torch.eye(4), {}, ShapeError, r"labels.argmax\(1\)"),
         (torch.zeros(4, 3), "abcd", {}, InputError, "the labels are a str"),
-        (torch.full((4, 3), torch.nan), None, {}, NonFiniteError, "4 of 4 embeddings hold NaN"),
+        (torch.full((4, 3), torch.nan), None, {}, NonFiniteError, "NaN or infinite values occur in 4 of 4 embeddings"),
         ([torch.zeros(3)], None, {}, InputError, "a list of tensors; join them"),
         ({"a": 1}, None, {}, InputError, "the embeddings are a dict"),
         (torch.zeros(4, 3), None, {"method": "umap"}, OptionError, "method is 'umap'; expected 'pca', 'tsne'"),

@@ -33,6 +33,7 @@ class DiagnosticsCallback(SessionCallback, Callback):
     Raises:
         MissingExtraError: lightning is not installed.
         OptionError: an option that `ModelDiagnostics` does not have.
+        InputError: a writer that has none of the methods of `Writer`.
 
     Example:
         >>> callback = DiagnosticsCallback(every=10)

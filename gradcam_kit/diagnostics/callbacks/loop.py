@@ -33,6 +33,9 @@ def watch_loop(
             None writes no files.
         options: options of `ModelDiagnostics`, such as `every` and `window`.
 
+    Yields:
+        The `ModelDiagnostics` that observes the model.
+
     Raises:
         OptionError: an option that `ModelDiagnostics` does not have.
         InputError: a writer that has none of the methods of `Writer`, or a model that cannot be observed.

@@ -29,11 +29,12 @@ class Session:
     Args:
         out: folder for `diagnostics.jsonl` and, at the end, `diagnostics.html`; None writes no files.
         writer: a `Writer` or a sequence of writers, which are closed at the end.
-        heatmaps: a `HeatmapLogger` (or any object with `step()`), called after each optimizer step.
+        heatmaps: a `HeatmapLogger`, or any object with a `step()` method, which `Session.step` calls; or None.
         options: options of `ModelDiagnostics`.
 
     Raises:
         OptionError: an option that `ModelDiagnostics` does not have.
+        InputError: a writer that has none of the methods of `Writer`.
     """
 
     def __init__(self, out: str | PathLike[str] | None, writer: Any, heatmaps: Any, options: dict[str, Any]) -> None:
@@ -146,7 +147,7 @@ def is_first() -> bool:
 
 
 def merged(diagnostics: ModelDiagnostics) -> ModelDiagnostics:
-    """Return the merged diagnostics on rank 0, and a rank's own on other ranks; every rank must call this."""
+    """Return the merged diagnostics on rank 0, and the unmerged ones on other ranks; every rank must call this."""
     if not _is_distributed():
         return diagnostics
     gathered: list[Any] | None = [None] * distributed.get_world_size() if is_first() else None

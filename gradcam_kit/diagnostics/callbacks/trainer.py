@@ -28,6 +28,7 @@ class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
     Raises:
         MissingExtraError: transformers is not installed.
         OptionError: an option that `ModelDiagnostics` does not have.
+        InputError: a writer that has none of the methods of `Writer`.
 
     Example:
         >>> with DiagnosticsTrainerCallback(every=10) as callback:
@@ -51,7 +52,7 @@ class DiagnosticsTrainerCallback(SessionCallback, TrainerCallback):
         self._session.resume()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Pause until the next step."""
+        """Call `step()` of the `HeatmapLogger`, and pause until the next step."""
         self._session.step()
         self._session.pause()
 

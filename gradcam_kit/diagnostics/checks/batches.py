@@ -28,6 +28,7 @@ def pairs_of(loader: Any, batch: BatchOf | None = None, what: str = "loader") ->
 
     Raises:
         InputError: a loader that yields nothing, or items that are not pairs.
+        ShapeError: different numbers of inputs and labels.
     """
     if isinstance(loader, Tensor | Mapping | str) or not isinstance(loader, Iterable):
         raise InputError(f"the {what} is {kind_of(loader)}; expected an iterable of batches (images, labels)")
@@ -43,7 +44,7 @@ def read_pair(item: Any, what: str = "batch") -> Pair:
     """Return the inputs and labels of a batch; arrays and lists of numbers become tensors.
 
     Raises:
-        InputError: an item that is not a pair.
+        InputError: an item that is not a pair, or inputs without a tensor.
         ShapeError: different numbers of inputs and labels.
     """
     way_out = "pass batch=lambda item: (images, labels)"
@@ -101,7 +102,7 @@ def moved(tree: Any, device: torch.device | None) -> Any:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model with copies of the inputs: a mapping as keyword arguments, a tuple as positional ones."""
+    """Call a model with copies of the inputs: a mapping as keyword arguments, a tuple or list as positional ones."""
     fresh = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, _plain(inputs))
     if isinstance(fresh, Mapping):
         return model(**fresh)
@@ -134,7 +135,7 @@ def _has_samples(leaf: Any, n: int) -> bool:
 
 
 def _tensor(value: Any) -> Any:
-    """Return arrays, numbers and flat lists of numbers as tensors; return other values unchanged."""
+    """Return arrays and flat lists of numbers as tensors; return other values unchanged."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(value)
     if isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):

@@ -20,7 +20,7 @@ _NAMES = {
 _ROSE = 0.5  # minimum rise of a diverged loss, as a share of the first loss
 _FLAT = 0.01
 _FEWEST = 6  # minimum number of points for judging the shape of a curve
-_PASSED, _PASSED_SHARE = 5, 0.2  # minimum number of points after the best one, absolute and as a share
+_PASSED, _PASSED_SHARE = 5, 0.2  # minimum number of points since the best one, absolute and as a share of all
 _NOISE = 0.5  # maximum noise, as a share of the total descent
 _SIGMAS, _GAP = 3.0, 0.1
 
@@ -63,10 +63,10 @@ def check_curves(history: Any) -> list[Finding]:
 
 
 def diverged(values: Sequence[float], chance: float = 0.0) -> float | None:
-    """Return the final loss of a curve that diverged; None if it did not.
+    """Return the median loss in the last third of a curve that diverged, else None.
 
-    A curve diverged if the median of its last third, which is returned, is above 1.5 times the first value and above
-    1.5 times `chance`.
+    A curve of at least 3 values diverged if this median is above 1.5 times the first value and above 1.5 times
+    `chance`, the chance-level loss (0 = unknown).
     """
     if len(values) < 3:
         return None
@@ -101,7 +101,7 @@ def _nonfinite(name: str, values: Sequence[float], broken: Sequence[int]) -> Fin
         float(len(broken)),
         0.0,
         len(values),
-        "Find the module that produces it with find_nonfinite(model); lower the learning rate or clip gradients",
+        "Call find_nonfinite(model) to find the module at fault; lower the learning rate or clip gradients",
         "definition",
     )
 
@@ -149,7 +149,7 @@ def _shape(train: Sequence[float]) -> list[Finding]:
     bends = [train[i - 1] - 2 * train[i] + train[i + 1] for i in range(1, len(train) - 1)]
     noise = median(map(abs, bends)) / (
         0.6745 * math.sqrt(6)
-    )  # the bends of unit noise have deviation sqrt(6); 0.6745 converts a deviation to a median absolute value
+    )  # normal noise of deviation 1 gives bends of deviation sqrt(6) and median magnitude 0.6745 sqrt(6)
     descent = max(train[0], median(_third(train, 0))) - min(train)
     if descent > 0 and noise > _NOISE * descent:
         found.append(
@@ -191,7 +191,7 @@ def _overfit(train: Sequence[float], validation: Sequence[float]) -> list[Findin
             float(limit),
             n,
             "Stop at the best point, augment the data, or regularize (weight decay, dropout, a smaller model)",
-            "convention: max(5, 20 %) points since the minimum",
+            "convention: at least 5 points, and 20 % of all points, since the minimum",
         )
     ]
 

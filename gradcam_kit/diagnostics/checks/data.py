@@ -19,7 +19,7 @@ from gradcam_kit.diagnostics.findings import Finding, worst_first
 from gradcam_kit.errors import InputError, OptionError, kind_of
 
 _SHOWN = 5
-_IGNORED = -100  # label that torch's losses ignore
+_IGNORED = -100  # label that torch's losses ignore by default
 _PER_CLASS = 10  # minimum mean number of samples per class for reporting empty classes
 
 
@@ -49,7 +49,7 @@ def check_data(
         duplicate, label-conflict, leak and shift. Samples are named by their index, such as "sample 12".
 
     Raises:
-        InputError: a loader that does not yield pairs, or yields nothing.
+        InputError: a loader that does not yield pairs, or yields nothing; `classes` is not a number or names.
         ShapeError: different numbers of images and labels in a batch.
         OptionError: `classes` is less than 1 or empty.
 
@@ -83,7 +83,14 @@ def read_split(loader: Any, title: str, batch: BatchOf | None, what: str = "load
 def split_findings(
     train: Split, test: Split | None, classes: int | None, twins: list[Twins] | None = None
 ) -> list[Finding]:
-    """Return the findings about one or two data sets; `classes` is the number of classes, or None if unknown."""
+    """Return the findings about one or two data sets.
+
+    Args:
+        train: the only data set, or the training set.
+        test: the test set; None = there is a single data set.
+        classes: number of classes; None = unknown.
+        twins: known duplicates; None = search for them.
+    """
     splits = [train] if test is None else [train, test]
     found = []
     for split in splits:
@@ -112,11 +119,11 @@ def _value_findings(split: Split) -> list[Finding]:
                 "bad",
                 "nonfinite",
                 "",
-                f"{len(split.broken)} samples hold NaN or infinite values: {names_in_words(split.broken)}",
+                f"NaN or infinite values occur in {len(split.broken)} of {n} samples: {names_in_words(split.broken)}",
                 float(len(split.broken)),
                 0.0,
                 n,
-                "Find the step that produces them (a division by 0, a logarithm, a missing value), or "
+                "Find the step that produces such values (a division by 0, a logarithm, a missing value), or "
                 "leave these samples out",
                 "definition",
             )
@@ -127,7 +134,8 @@ def _value_findings(split: Split) -> list[Finding]:
                 "warn",
                 "constant",
                 "",
-                f"{len(split.constant)} samples have the same value everywhere: {names_in_words(split.constant)}",
+                f"All values of the sample are equal in {len(split.constant)} of {n} samples: "
+                f"{names_in_words(split.constant)}",
                 float(len(split.constant)),
                 0.0,
                 n,
@@ -143,10 +151,10 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
     labels = [label for label in split.labels if label is not None]
     if classes is not None and any(isinstance(label, float) for label in labels):
         text = f"Labels{where} are floating-point values, but class indices are integers"
-        return [_range("bad", text, None, None, n, "Convert them with .long(), or omit classes= for regression")]
+        return [_range("bad", text, None, None, n, "Convert labels with .long(), or omit classes= for regression")]
     if _look_like_indices(labels):
         text = f"Labels{where} are floating-point values, but look like class indices starting at {min(labels):g}"
-        advice = "Convert them with .long() if they are classes; leave them unchanged for regression"
+        advice = "Convert labels with .long() if they are classes; leave labels unchanged for regression"
         return [_range("note", text, None, None, n, advice)]
     counts = Counter(label for label in labels if isinstance(label, int) and label != _IGNORED)
     if not counts:
@@ -166,7 +174,7 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
         found.append(_range("warn", text, 1.0, 0.0, n, "Subtract 1: class indices start at 0"))
     empty = [str(label) for label in range(classes or 0) if label not in counts]
     if classes is not None and empty and n >= _PER_CLASS * classes and not found:
-        text = f"{len(empty)} of {classes} classes have no samples{where}: {names_in_words(empty)}"
+        text = f"There are no samples of {len(empty)} of {classes} classes{where}: {names_in_words(empty)}"
         advice = "Add samples of these classes, or make the last layer smaller"
         found.append(_range("note", text, float(len(empty)), 0.0, n, advice))
     if len(counts) == 1 and n >= 2 * _PER_CLASS and classes != 1:
@@ -187,9 +195,9 @@ def _label_findings(split: Split, classes: int | None) -> list[Finding]:
 
 
 def _look_like_indices(labels: Sequence[Any]) -> bool:
-    """Whether labels are floats like class indices: at least three but few distinct values, all nonnegative integers.
+    """Whether labels are floats like class indices: nonnegative integers that occur at least twice on average.
 
-    Labels with two values are excluded, because binary losses expect 0.0 and 1.0.
+    Labels with fewer than three distinct values are excluded, because binary losses expect 0.0 and 1.0.
     """
     values = {label for label in labels if isinstance(label, float)}
     return 2 < len(values) <= len(labels) // 2 and all(value >= 0 and value % 1 == 0 for value in values)
@@ -204,11 +212,11 @@ def _same_order(n: int) -> Finding:
         "note",
         "constant",
         "",
-        "The training set has the same order in two epochs",
+        "The training set begins with the same batch in two epochs",
         None,
         None,
         n,
-        "Shuffle it: DataLoader(..., shuffle=True)",
+        "Shuffle the training set: DataLoader(..., shuffle=True)",
         "definition",
     )
 

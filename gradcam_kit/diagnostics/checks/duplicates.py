@@ -52,7 +52,7 @@ class Twins:
 
 
 def find_twins(splits: Iterable[Split]) -> list[Twins]:
-    """Return pairs of duplicate pictures, exact copies first; each copy is paired with its first occurrence."""
+    """Return up to 1,000 pairs of duplicate pictures, exact copies first, each paired with its first occurrence."""
     splits = list(splits)
     places = [(split, i) for split in splits for i in range(len(split.digests))]
     groups: dict[bytes, list[tuple[Split, int]]] = defaultdict(list)
@@ -74,7 +74,7 @@ def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
         *_finding(
             [pair for pair in twins if pair.crosses],
             "leak",
-            "Remove them from one of the two: a test on known pictures measures memorization. Split by "
+            "Remove these pictures from one of the data sets: a test on known pictures measures memorization. Split by "
             "scene, patient or video, "
             "not by picture",
             n,
@@ -88,7 +88,7 @@ def twin_findings(twins: list[Twins], n: int) -> list[Finding]:
         *_finding(
             [pair for pair in twins if not pair.crosses and not pair.conflict],
             "duplicate",
-            "Remove the copies: they get twice the weight in training, and may end up on both sides of a split",
+            "Remove the copies: repeated pictures get more weight in training, and may end up on both sides of a split",
             n,
         ),
     ]

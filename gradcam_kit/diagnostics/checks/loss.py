@@ -37,8 +37,8 @@ def check_loss(
         batch: inputs and labels.
         loss: `loss(output, labels)`, which returns one number.
         optimizer: optimizer of the model's parameters; a copy of it is used. None = Adam with a learning rate of 1e-3.
-        trained: whether the weights are trained, so that the first value is not judged. A value below the loss of
-            guessing is judged only if it stays there with shuffled weights, because otherwise it was learned.
+        trained: whether the weights are trained, so that the first value is not judged. A value below the chance-level
+            loss is judged only if the loss stays that low with shuffled weights, because otherwise it was learned.
 
     Returns:
         Findings, the most severe first. Possible kinds: nonfinite, range (for the first value), no-gradient,
@@ -46,6 +46,7 @@ def check_loss(
 
     Raises:
         InputError: a loss that is not one number, a batch that is not a pair, or a model that cannot be copied.
+        ShapeError: different numbers of inputs and labels.
     """
     model = check_model(model)
     inputs, labels = read_pair(batch)
@@ -85,7 +86,7 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
                 value,
                 None,
                 n,
-                "Find the module that produces it with find_nonfinite(model). If none is named, look for a logarithm, "
+                "Call find_nonfinite(model) to find the module at fault. If none is named, look for a logarithm, "
                 "a root or a division in the loss itself. Check labels and inputs with check_data",
                 "definition",
             )
@@ -97,11 +98,11 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
     if value < 0:
         why = "A cross-entropy is never negative: check the sign of the loss"
     elif abs(per_sample - chance) <= _OFF * chance:
-        why = f"It is {n} times too large, probably because of reduction='sum'; use reduction='mean'"
+        why = f"The loss is {n} times too large, probably because of reduction='sum'; use reduction='mean'"
     elif value < chance:
         why = (
-            "It is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or divided "
-            "by more than the number of labels?"
+            "The loss is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or "
+            "divided by more than the number of labels?"
         )
     else:
         why = (
@@ -149,7 +150,7 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
                 None,
                 None,
                 n,
-                "Lower the learning rate, or find the module with find_nonfinite(model)",
+                "Lower the learning rate, or call find_nonfinite(model) to find the module at fault",
                 "definition",
             )
         ]
@@ -161,7 +162,8 @@ def _fall_findings(steps: Steps, n: int) -> list[Finding]:
             "warn",
             "plateau",
             "",
-            f"The loss does not fall in {len(steps.losses)} steps on one batch: from {first:.4g} to {best:.4g} at best",
+            f"The loss does not fall in {len(steps.losses) - 1} steps on one batch: from {first:.4g} to {best:.4g} at "
+            "best",
             best,
             limit,
             n,

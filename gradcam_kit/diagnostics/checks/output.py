@@ -40,7 +40,8 @@ def check_output(model: Any, batch: Any, *, loss: Loss | None = None) -> list[Fi
     """Check the output of a model for one batch of inputs.
 
     The model runs in eval mode. If it is already in eval mode, the modes of its submodules are left unchanged, so that
-    a submodule left in train mode is found. The model, its gradients and random states are not changed.
+    a submodule left in train mode is found. If it is in train mode and has dropout or batch normalization, it runs in
+    train mode, too. The model, its gradients and random states are not changed.
 
     Args:
         model: any module.
@@ -144,7 +145,7 @@ def _twice(level: Level, function: str, loss: str, value: float | None, n: int, 
         None if value is None else _SUM,
         n,
         f"Leave out the last {function} of the model and train on logits; gradients of the doubled function are tiny",
-        "definition: probabilities are not negative and sum to 1",
+        "definition: probabilities are from 0 to 1; those of a softmax sum to 1",
     )
 
 

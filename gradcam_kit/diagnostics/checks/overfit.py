@@ -30,10 +30,10 @@ _HOPEFUL = 0.9  # a run that timed out with a loss below this share of its first
 def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST) -> list[Finding]:
     """Check that a copy of a model can overfit up to 16 samples.
 
-    The model is trained by Adam without dropout, for up to 200 steps at each of the learning rates 1e-3, 1e-2 and 3e-2
-    in turn. It passes once the loss falls below 5 % of its first value, or of the chance-level loss if that is larger
-    (the logarithm of the number of classes; for regression, the loss of predicting the mean). A model with dropout that
-    passes is then trained once more, with dropout.
+    The model is trained with Adam and without dropout, for up to 200 steps at each of the learning rates 1e-3, 1e-2
+    and 3e-2 in turn. It passes once the loss falls below 5 % of its first value, or of the chance-level loss if that
+    is larger (the logarithm of the number of classes; for regression, the loss of predicting the mean). A model with
+    dropout that passes is then trained once more, with dropout.
 
     Args:
         model: any module; only a copy is trained, with a fixed seed.
@@ -48,6 +48,7 @@ def can_overfit(model: Any, batch: Any, loss: Loss, *, seconds: float = LONGEST)
 
     Raises:
         InputError: a loss that is not one number, a batch that is not a pair, or a model that cannot be copied.
+        ShapeError: different numbers of inputs and labels.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -107,7 +108,7 @@ class _Trial:
         model = copied(self.model)
         if not dropout:
             without_dropout(model)
-        if self.n == 1:  # batch normalization rejects a single sample in train mode
+        if self.n == 1:  # batch normalization can reject a single sample in train mode
             for module in model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -144,7 +145,7 @@ class _Trial:
                 self.limit,
                 self.n,
                 "Strong dropout can cause this; reduce it if the training loss remains high on the full data set",
-                "convention: 5 %",
+                "convention: 5 % of the first loss or of the chance-level loss, whichever is larger",
             )
         is_open = self.steps.timed_out or any(trial.steps.timed_out for trial in trials)
         level, doubt = "bad", ""
@@ -158,14 +159,15 @@ class _Trial:
             level,  # type: ignore[arg-type]
             "overfit-batch",
             layer,
-            f"The model does not overfit {self.n} samples in {taken} steps: the loss falls from {first:.4g} to "
-            f"{best:.4g} only{doubt}{where}",
+            f"The model does not overfit a batch of {self.n} in {taken} steps: the loss falls only from {first:.4g} to "
+            f"{best:.4g}{doubt}{where}",
             best,
             self.limit,
             self.n,
             "Look for equal inputs with different labels, labels in a different order than the images, dead units or "
             "detached branches, and a loss that does not fit the outputs",
-            "max(5 % of the first loss, 0.05 ln classes); Karpathy's recipe: overfit one batch first",
+            "5 % of the first loss or of the chance-level loss, whichever is larger; Karpathy's recipe: overfit one "
+            "batch first",
         )
 
 

@@ -18,7 +18,7 @@ from gradcam_kit.errors import InputError
 
 @contextmanager
 def left_as_found(model: nn.Module, *others: object, seed: int | None = None) -> Iterator[None]:
-    """Restore modes, buffers and random states of a model at the end of a block, also after an error.
+    """Restore the modes and buffers of a model, and random states, when a block ends, even after an error.
 
     Args:
         model: the model; its parameters are not restored, because no check changes them.

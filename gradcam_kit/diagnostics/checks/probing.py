@@ -1,4 +1,4 @@
-"""Probe a model: run it twice, run its samples alone, and look for gradients between samples."""
+"""Probe a model: run it twice, run its first samples alone, and look for gradients between samples."""
 
 from __future__ import annotations
 
@@ -20,11 +20,21 @@ ROUNDING = 1e-3
 """Largest difference of outputs that may be due to rounding, as a share of the largest output."""
 _ALIKE = 1e-6  # largest difference between outputs that count as equal, as a share of their largest value
 _LEAKED = 1e-6  # largest gradient at other samples that is not a leak, as a share of the sample's own gradient
-_PROBED = 8  # maximum number of samples whose gradients are computed
+_PROBED = 8  # maximum number of samples at which gradients are computed
 
 
 class Probe:
-    """A model and its outputs in two passes over the same batch."""
+    """A model and its outputs in two passes over the same batch.
+
+    Attributes:
+        model: the model, in the modes in which it is judged.
+        inputs: the inputs of the batch.
+        n: number of samples.
+        leaves: floating-point tensors in the output of the first pass.
+        again: the same tensors of the second pass.
+        scores: the tensor of scores in the output of the first pass; None if there is no such tensor, or more than one.
+        per_sample: whether `scores` has one row per sample.
+    """
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self.model, self.inputs, self.n = model, inputs, samples(inputs)
@@ -49,7 +59,7 @@ class Probe:
                     float(broken),
                     0.0,
                     self.n,
-                    "Find the module that produces the first of them with find_nonfinite(model)",
+                    "Call find_nonfinite(model) to find the module that produces the first of these values",
                     "definition",
                 )
             ]
@@ -113,7 +123,7 @@ class Probe:
             try:
                 with torch.no_grad():
                     alone = outputs_of(call(self.model, part(self.inputs, slice(size))))
-            except (RuntimeError, ValueError):  # batch normalization rejects a single sample in train mode
+            except (RuntimeError, ValueError):  # batch normalization can reject a single sample in train mode
                 continue
             if alone is not None and alone.shape[1:] == self.scores.shape[1:] and len(alone) == size:
                 return difference_of([alone], [self.scores[:size]])
@@ -168,7 +178,7 @@ class _Constant(Observer):
 
 
 def first_constant_layer(model: nn.Module, inputs: Any) -> str:
-    """Return the first layer with equal outputs for all samples; "" if there is none, or none can be observed."""
+    """Return the first layer that maps different samples to equal outputs; "" if none does, or none can be observed."""
     observer = _Constant(samples(inputs))
     try:
         layers = select_layers(check_observable(model), None, model)
@@ -244,7 +254,7 @@ def awake_dropout(model: nn.Module) -> str:
 
 
 def is_dropout(module: nn.Module) -> bool:
-    """Whether a module drops activations; modules of other libraries are recognized by the names of their classes."""
+    """Whether a module without children drops activations, according to the name of its class."""
     is_leaf = next(module.children(), None) is None
     return is_leaf and ("drop" in type(module).__name__.lower() or type(module).__name__ in DROPOUTS)
 

@@ -58,7 +58,7 @@ def scale_findings(split: Split) -> list[Finding]:
         ]
     center = float(mean.mean())
     if low >= 0 and high <= 1 and center > _BRIGHT:
-        text = f"Images{where} are not normalized: they go from {low:.2g} to {high:.2g}, their mean is {center:.2g}"
+        text = f"Images{where} are not normalized: they go from {low:.2g} to {high:.2g}, with a mean of {center:.2g}"
         return [_not_normalized("warn", text, center, n)]
     return []
 
@@ -86,13 +86,13 @@ def transform_findings(split: Split, mean: Tensor, std: Tensor) -> list[Finding]
             _FAR_MEAN if worst >= _FAR_MEAN else 0.25 if narrow <= 0.25 else 4.0,
             len(split),
             "Check that the pictures use the full range of values, and pass the mean and std of the training data",
-            "convention: mean within 1, deviation within a factor of 4 after normalization",
+            "convention: after normalization, a mean from -1 to 1 and a standard deviation from 1/4 to 4",
         )
     ]
 
 
 def shift_findings(train: Split, test: Split) -> list[Finding]:
-    """Return a finding if the mean of a channel differs between two data sets."""
+    """Return a finding if the mean of a channel differs between two data sets by over half a standard deviation."""
     a, b = train.channels, test.channels
     if not a.count or not b.count or len(a.total) != len(b.total) or min(len(train), len(test)) < _ENOUGH:
         return []
@@ -140,7 +140,7 @@ def _not_normalized(level: Level, text: str, value: float, n: int) -> Finding:
         value,
         _BRIGHT,
         n,
-        "Subtract the mean and divide by the deviation of each channel; pretrained weights need theirs",
+        "Subtract the mean and divide by the deviation of each channel (with pretrained weights: of their data)",
         "LeCun et al., Efficient BackProp, 1998: inputs of mean 0; the limit is a convention",
     )
 
@@ -153,7 +153,7 @@ def _normalized_twice(low: Tensor, high: Tensor, mean: Tensor) -> str | None:
         bottom, top = (((edge - mu) / sigma - mu) / sigma for edge in (0.0, 1.0))
         near = _NEAR * (top - bottom)
         if bool(((low - bottom).abs() <= near).all() and ((high - top).abs() <= near).all()):
-            return f"the range matches applying the {name} normalization twice"
+            return f"the range matches that of the {name} normalization applied twice"
     worst = int(mean.abs().argmax())
     if float(mean.abs()[worst]) >= _FAR_MEAN and float(low.amin()) < _FAR_LOW:
         return f"mean {float(mean[worst]):.3g} and minimum {float(low.amin()):.3g} are far from 0"

@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 THUMBNAIL = 32
 """Height and width of the compared thumbnails, in pixels."""
 HASHED = 8
-_COMPARED = 20_000  # maximum number of pictures compared for near duplicates, 6 kB each
+_COMPARED = 20_000  # number of pictures of a data set after which no more are compared for near duplicates; 6 kB each
 _FLAT = 1e-6  # maximum range of a constant picture, as a share of its largest value
 
 
@@ -71,10 +71,10 @@ class Split:
     Attributes:
         title: name of the data set in messages; "" if it is the only one.
         names: names of the samples in messages.
-        labels: class indices or names; None for unlabeled samples.
+        labels: a number or a name for each sample; None for unlabeled samples.
         digests: a hash of the pixels of each sample.
-        prints: centered thumbnails of norm 1 in float16; zeros for constant pictures.
-        hashes: average hashes of the pictures; see `prints_of`.
+        prints: centered thumbnails of the first pictures, of norm 1 in float16; zeros for constant pictures.
+        hashes: average hashes of the same pictures; see `prints_of`.
         broken: names of samples with NaN or infinite values.
         constant: names of samples whose values are all the same.
         dtypes: dtype of the inputs -> number of samples.

@@ -37,7 +37,8 @@ class Steps:
         losses: the loss before each step.
         learned: names of trainable parameters with a nonzero gradient in at least one step.
         reached: names of trainable parameters with a gradient, even if 0, in at least one step.
-        ratios: for each step, the median over weights of rms(update) / rms(weight).
+        ratios: for each step with gradients, the median over parameters with at least 2 axes of
+            rms(update) / rms(parameter).
         detached: whether the loss had no graph, so that no step was taken.
         timed_out: whether time ran out before the last step.
     """
@@ -120,11 +121,15 @@ def gradient_findings(model: nn.Module, steps: Steps, n: int) -> list[Finding]:
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     found = []
     for names, what, why in (
-        (trainable - steps.reached, "no gradient at all", "It is detached from the loss, or not used in forward"),
+        (
+            trainable - steps.reached,
+            "no gradient at all",
+            "Look for .detach() before the loss, and for modules that forward does not use",
+        ),
         (
             steps.reached - steps.learned,
             f"a gradient of exactly 0 in each of {len(steps.losses)} steps",
-            "Dead or saturated units after it block the gradient, or a factor of the loss is 0",
+            "Dead or saturated units in later layers block the gradient, or a factor of the loss is 0",
         ),
     ):
         places = _places(model, names, trainable)
@@ -190,12 +195,12 @@ def broadcast_finding(scores: Tensor | None, labels: Any, loss: Loss) -> list[Fi
             "bad",
             "label-range",
             "",
-            f"Outputs have shape {tuple(scores.shape)} and labels {tuple(labels.shape)}, so the loss compares every "
-            "output with every label",
+            f"Outputs have shape {tuple(scores.shape)} and labels {tuple(labels.shape)}, so the loss "
+            "broadcasts them instead of comparing each output with its own label",
             float(labels.numel()),
             float(scores.numel()),
             len(scores) if scores.ndim else 1,
-            "Give both the same shape, for example with labels[:, None] or outputs.squeeze(1)",
+            "Give outputs and labels the same shape, for example with labels[:, None] or outputs.squeeze(1)",
             "definition of broadcasting",
         )
     ]

@@ -69,7 +69,7 @@ def read_task(scores: Tensor | None, labels: Any, loss: Loss | None = None) -> T
 
 
 def is_cross_entropy(loss: Loss | None) -> bool | None:
-    """Whether a loss applies a softmax itself; None for a user-defined loss."""
+    """Whether a loss applies a softmax itself; None if unknown: for a user-defined loss, or without a loss."""
     if isinstance(loss, nn.CrossEntropyLoss) or loss is functional.cross_entropy:
         return True
     return False if _is_known(loss) else None

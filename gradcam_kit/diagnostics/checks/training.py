@@ -58,10 +58,11 @@ def check_training(
         trained: whether the weights are already trained; if so, the first loss is not judged.
 
     Returns:
-        Findings, the most severe first, without duplicates.
+        Findings, the most severe first, and at most one of each kind for each layer.
 
     Raises:
         InputError: a loader that does not yield pairs, or yields nothing; see also `check_loss`.
+        ShapeError: different numbers of inputs and labels.
         OptionError: `steps` is less than 1.
     """
     model = check_model(model)
@@ -107,12 +108,12 @@ def mode_findings(model: nn.Module) -> list[Finding]:
             "warn",
             "frozen",
             asleep[0],
-            f"In eval mode while training: {', '.join(asleep[:_SHOWN])}{more}; {len(asleep)} of {len(differing)} "
-            "modules with dropout or batch statistics",
+            f"In eval mode while training: {', '.join(asleep[:_SHOWN])}{more} ({len(asleep)} of {len(differing)} "
+            "modules with dropout or batch statistics)",
             len(asleep) / len(differing),
             0.0,
             None,
-            "Call model.train() after each evaluation; leave it if these modules are frozen on purpose",
+            "Call model.train() after each evaluation, unless these modules are frozen on purpose",
             "definition",
         )
     ]
@@ -133,7 +134,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
         found.append(
             Finding(
                 "warn", "update", twice[0] if len(twice) == 1 else _common(twice),
-                f"{len(twice)} of {len(named)} parameters are in the optimizer more than once: {_few(twice)}",
+                f"The optimizer has {len(twice)} of {len(named)} parameters more than once: {_few(twice)}",
                 float(len(twice)), 0.0, None,
                 "Each occurrence adds one update per step; put each parameter in exactly one group", "definition",
             )
@@ -158,7 +159,7 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 "bad" if foreign == len(ids) else "warn",
                 "not-in-optimizer",
                 "",
-                f"{foreign} of {len(ids)} tensors in the optimizer do not belong to the model",
+                f"The model does not have {foreign} of the {len(ids)} tensors in the optimizer",
                 float(foreign),
                 0.0,
                 None,
@@ -172,11 +173,11 @@ def optimizer_findings(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
                 "warn",
                 "frozen",
                 frozen[0] if len(frozen) == 1 else _common(frozen),
-                f"{len(frozen)} parameters in the optimizer have requires_grad=False: {_few(frozen)}",
+                f"The optimizer has parameters with requires_grad=False ({len(frozen)}): {_few(frozen)}",
                 float(len(frozen)),
                 0.0,
                 None,
-                "Call requires_grad_(True) on them if they should learn, or leave them out of the optimizer",
+                "Call requires_grad_(True) on these parameters to train them, or leave them out of the optimizer",
                 "definition",
             )
         )
@@ -225,7 +226,7 @@ def run_findings(
 def _loss_findings(seen: Steps, chance: float, n: int, rate: str) -> list[Finding]:
     if seen.losses and not math.isfinite(seen.losses[-1]):
         text = f"The loss is {seen.losses[-1]} after {len(seen.losses) - 1} steps{rate}"
-        advice = "Lower the learning rate, clip gradients, or find the module with find_nonfinite(model)"
+        advice = "Lower the learning rate, clip gradients, or call find_nonfinite(model) to find the module at fault"
         return [Finding("bad", "nonfinite", "", text, None, None, n, advice, "definition")]
     last = diverged(seen.losses, chance)
     if last is None:
@@ -235,12 +236,12 @@ def _loss_findings(seen: Steps, chance: float, n: int, rate: str) -> list[Findin
             "bad",
             "diverged",
             "",
-            f"The loss rises from {seen.losses[0]:.4g} to {last:.4g} in {len(seen.losses)} steps{rate}",
+            f"The loss rises from {seen.losses[0]:.4g} to {last:.4g} in {len(seen.losses) - 1} steps{rate}",
             last,
             max(1.5 * seen.losses[0], 1.5 * chance),
             n,
             "Lower the learning rate by a factor of 10 or more, or add a warmup",
-            "convention: 1.5 times the first loss and the chance-level loss",
+            "convention: 1.5 times the first loss or the chance-level loss, whichever is larger",
         )
     ]
 

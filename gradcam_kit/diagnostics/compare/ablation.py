@@ -29,7 +29,7 @@ def ablate(
     Args:
         model: the unwrapped model.
         layers: the layers whose units are set to 0, one by one.
-        axes: axes of the units in the layers' outputs.
+        axes: layer -> axis of the units in its output.
         batches: pairs of inputs and labels.
         loss: see `SampleLosses`.
         batch_size: maximum number of rows (samples times ablated units) in one pass.

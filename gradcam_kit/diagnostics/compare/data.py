@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVEL = 0.05
-"""Significance level after correction: the largest rate of false alarms between equal distributions."""
+"""Significance level after correction: the largest rate of false alarms for equal distributions."""
 SHIFTED = 0.5
-"""Smallest difference of means, in pooled standard deviations, at which a unit counts as shifted."""
+"""Difference of means, in pooled standard deviations, above which a unit counts as shifted."""
 _PERMUTATIONS = 500
 _LEAST = 4  # minimum number of samples in each data set
 
@@ -211,17 +211,17 @@ def compare_data(
 
 
 def _findings(rows: Sequence[LayerShift], ranked: Sequence[LayerShift], n_train: int, n_test: int) -> list[Finding]:
-    """Return at most one finding for all layers, because a single cause also shifts all later layers."""
+    """Return at most one finding for all layers, because a shift of one layer usually shifts all later layers."""
     shifted = [row for row in ranked if row.p_adjusted < LEVEL]
     if not shifted:
         return []
     row = shifted[0]
     first = next(one.name for one in rows if one.p_adjusted < LEVEL)
-    begins = "the inputs themselves differ" if first == rows[0].name else f"the first one in order is {first!r}"
+    begins = "the inputs themselves differ" if first == rows[0].name else f"the first shifted layer is {first!r}"
     said = (
         f"The two data sets look different to {len(shifted)} of {len(ranked)} layers (corrected p); in this one, "
-        f"ranked first, unit {row.unit} moves by {row.shift:.2g} standard deviations and {row.shifted:.0%} of "
-        f"{row.units} units by more than {SHIFTED}; {begins}"
+        f"ranked first, the mean of unit {row.unit} moves by {row.shift:.2g} standard deviations, and "
+        f"{row.shifted:.0%} of {row.units} means by more than {SHIFTED}; {begins}"
     )
     source = "MMD: Gretton et al. 2012; correction: Holm 1979"
     return [Finding("warn", "shift", row.name, said, row.p_adjusted, LEVEL, n_train + n_test, advice.SHIFT, source)]

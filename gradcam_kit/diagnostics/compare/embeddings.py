@@ -30,12 +30,12 @@ class Projection:
     Attributes:
         points: `(n, components)` float64.
         labels: the label of each point; None without labels.
-        names: names of the groups, in the order of the legend.
+        names: label -> name of its group, in the order of the legend; empty without labels.
         method: "pca" or "tsne".
         explained: share of the variance along each component of "pca"; None for "tsne", whose axes have no meaning.
         silhouette: mean silhouette of the embeddings themselves, not of the points, in [-1, 1]; None without labels or
             with a single group.
-        silhouette_of: mean silhouette of each group.
+        silhouette_of: name of a group -> mean silhouette of its samples; empty where `silhouette` is None.
     """
 
     points: Float[Tensor, "n c"]
@@ -86,7 +86,7 @@ def project(
 ) -> Projection:
     """Project embeddings to a few dimensions, and measure how well their groups are separated.
 
-    "pca" is exact and needs no extra package, and distances between its points have a meaning. "tsne" (van der Maaten &
+    "pca" is exact, needs no extra package, and keeps the distances along the shown directions. "tsne" (van der Maaten &
     Hinton, JMLR 2008; scikit-learn) shows neighborhoods; the sizes of groups and the distances between groups have no
     meaning. The silhouette (Rousseeuw, 1987) is therefore computed from the embeddings, not from the points.
 
@@ -94,7 +94,7 @@ def project(
         embeddings: `(n, k)`, a tensor or an array of at least 3 samples.
         labels: one label for each sample, an integer or a string; None = unknown.
         method: "pca" or "tsne".
-        components: number of dimensions of the points; at most 3 for "tsne".
+        components: number of dimensions of the points; at most min(n - 1, k) for "pca", and at most 3 for "tsne".
         perplexity: perplexity of "tsne", roughly the number of neighbors of a point; None = 30, or about n / 3 if that
             is less.
         class_names: names of integer labels.
@@ -103,6 +103,7 @@ def project(
     Raises:
         ShapeError: embeddings of a different shape, fewer than 3 samples, or unequal numbers of labels and samples.
         NonFiniteError: NaN or infinite embeddings.
+        InputError: embeddings or labels of an unsupported type.
         OptionError: an unknown method, or `components` or `perplexity` too large for the number of samples.
         MissingExtraError: scikit-learn, which "tsne" needs, is not installed.
 
@@ -116,7 +117,7 @@ def project(
     n, k = wide.shape
     most = min(n - 1, k) if method == "pca" else 3
     if positive_int("components", components) > most:
-        raise OptionError(f"components is {components}; {n} samples of {k} values allow at most {most} with {method!r}")
+        raise OptionError(f"components is {components}; expected at most {most} with {method!r} (n = {n}, k = {k})")
     if perplexity is not None and positive("perplexity", perplexity) >= n:
         raise OptionError(f"perplexity is {perplexity}; expected less than the number of samples, {n}")
     near = min(_PERPLEXITY, max(1.0, (n - 1) / 3)) if perplexity is None else float(perplexity)
@@ -148,7 +149,7 @@ def _read(embeddings: Any) -> Float[Tensor, "n k"]:
     wide = embeddings.detach().to("cpu", torch.float64)
     if not bool(wide.isfinite().all()):
         broken = int((~wide.isfinite().all(1)).sum())
-        raise NonFiniteError(f"{broken} of {len(wide)} embeddings hold NaN or infinite values; leave them out")
+        raise NonFiniteError(f"NaN or infinite values occur in {broken} of {len(wide)} embeddings; leave these out")
     return wide
 
 
@@ -180,7 +181,7 @@ def _names(groups: tuple[Any, ...] | None, class_names: Any) -> dict[Any, str]:
 
 
 def _pca(wide: Float[Tensor, "n k"], components: int) -> tuple[Float[Tensor, "n c"], tuple[float, ...]]:
-    """Project onto the directions of largest variance, signed so that the coefficient largest in size is positive."""
+    """Project onto the directions of largest variance; in each, the coefficient of largest magnitude is positive."""
     centered = wide - wide.mean(0)
     left, values, directions = torch.linalg.svd(centered, full_matrices=False)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))[:, 0]

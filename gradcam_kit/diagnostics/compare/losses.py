@@ -80,7 +80,8 @@ def _cross_entropy(output: Any, labels: Any) -> Float[Tensor, " n"]:
         found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else kind_of(labels)
         raise InputError(
             f"the labels are {found} for outputs {tuple(logits.shape)}; the cross-entropy needs class indices "
-            f"({len(logits) if logits.ndim else 1},). For another task, pass loss=, a function of output and labels"
+            f"({len(logits) if logits.ndim else 1},), or one per position for maps. For another task, pass loss=, a "
+            "function of output and labels"
         )
     low, high = int(labels.min()), int(labels.max())
     if (low < 0 and low != -100) or high >= logits.shape[1]:

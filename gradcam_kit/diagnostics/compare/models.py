@@ -40,7 +40,7 @@ _FEW_OUTPUTS = 4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ModelComparison:
-    """Similarity of two models' layers on the same images; displayed in notebooks.
+    """Similarity of the layers of two models `a` and `b` on the same images; displayed in notebooks.
 
     Attributes:
         cka: `(len a, len b)` float64: minibatch CKA of each layer of `a` with each of `b`, about 0 (unrelated) to 1
@@ -118,8 +118,9 @@ def compare_models(
 
     Features are means over positions. CKA is computed from minibatches, with the unbiased estimate of HSIC (Nguyen,
     Raghu & Kornblith, ICLR 2021), so that memory does not grow with the number of images. If a model is compared with
-    itself, its layers are also judged: a layer whose output has a CKA of at least 0.999 with its own input changes
-    nothing, and features that span fewer than 2 directions have collapsed.
+    itself, without `layers_b`, the features of all images are kept and its layers are also judged: a layer whose output
+    has a CKA of at least 0.999 with its own input changes nothing, and features that span fewer than 2 directions have
+    collapsed.
 
     Args:
         a: any model; it is not changed.
@@ -175,7 +176,7 @@ def compare_models(
         notes = dict.fromkeys((*first.notes, *second.notes))
     if dropped:
         notes[
-            f"{dropped} images in batches of fewer than {_LEAST} are left out: CKA needs at least {_LEAST} per batch."
+            f"CKA needs at least {_LEAST} images per batch; images left out, because their batch has fewer: {dropped}."
         ] = None
     findings = judged.findings(first, total) if same else []
     return ModelComparison(pairs.value, *names, tuple(findings), total, skipped, tuple(notes))

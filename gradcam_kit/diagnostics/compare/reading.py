@@ -37,7 +37,7 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
 def forward_only(model: nn.Module) -> AbstractContextManager[Any]:
     """Return a context manager for forward passes: without gradients, unless a fast path would hide layers.
 
-    In eval mode without gradients, `nn.TransformerEncoderLayer` takes a fast path that calls none of its sublayers.
+    In eval mode without gradients, `nn.TransformerEncoderLayer` can take a fast path that calls none of its sublayers.
     """
     hides = any(isinstance(module, nn.TransformerEncoderLayer) for module in model.modules())
     return torch.set_grad_enabled(hides)
@@ -86,7 +86,7 @@ class FeatureReader(Observer):
         inputs: inputs of the layers for the last batch.
         skipped: layer -> why it has no features.
         output_of: layers whose output the model returned.
-        unit_axes: layer -> axis of the units of its output.
+        unit_axes: layer -> axis of the units of its output; None where there is a single unit.
         calls: layer -> number of its calls for the last batch.
     """
 

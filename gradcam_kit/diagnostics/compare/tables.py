@@ -26,7 +26,7 @@ def frame(*args: Any, **options: Any) -> pandas.DataFrame:
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return the lines of a table; numbers have three significant digits and are aligned right, text is on the left."""
+    """Return the lines of a table, with numbers aligned right, text aligned left, and three digits for floats."""
     cells = [list(columns), *([shown(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(columns))]

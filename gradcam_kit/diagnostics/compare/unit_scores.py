@@ -58,7 +58,7 @@ def score_units(
 
 
 def _usable(tree: Any) -> Any:
-    """Replace inference tensors by clones, because inference tensors cannot be part of an autograd graph."""
+    """Replace inference tensors with clones, because inference tensors cannot be part of an autograd graph."""
     plain = dict(tree) if isinstance(tree, Mapping) else tree
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, plain)
 

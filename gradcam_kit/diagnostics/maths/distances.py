@@ -21,7 +21,7 @@ class MMD:
 
     Attributes:
         value: the unbiased estimate of MMD squared; it may be slightly negative.
-        p: the share of random splits of the pooled samples whose value is at least as large.
+        p: share of the splits of the pooled samples, the given one included, whose value is at least as large.
     """
 
     value: float

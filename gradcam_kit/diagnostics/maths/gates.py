@@ -23,8 +23,8 @@ class DirectionTrace:
     Attributes:
         gates: name -> `(n, t, h)`: input, forget, cell and output of an LSTM; reset, update and new of a GRU; empty for
             a plain RNN. `cell` and `new` are the candidates, from -1 to 1; all other gates are from 0 to 1.
-        hidden: the state after each step `(n, t, h)`, after the projection if there is one.
-        cell: the cell state of an LSTM after each step `(n, t, h)`.
+        hidden: the state after each step `(n, t, p)`, where p is the size of the projection, or h without one.
+        cell: the cell state of an LSTM after each step `(n, t, h)`; None for a GRU or a plain RNN.
 
     Past the end of a packed sequence, states repeat its last state (in reverse, the initial state), and gates are
     undefined.

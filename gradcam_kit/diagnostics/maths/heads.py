@@ -114,7 +114,7 @@ def redundant_pairs(
 def edge_entropy(
     alpha: Float[Tensor, "edges heads"], targets: Int[Tensor, " edges"], nodes: int
 ) -> Float[Tensor, "nodes heads"]:
-    """Return the entropy of each node's attention to its incoming edges: 0 for a single edge, 1 for all edges equally.
+    """Return the entropy of each node's attention to its incoming edges: 0 if it goes to one edge, 1 if to all equally.
 
     Args:
         alpha: coefficients that sum to 1 over the incoming edges of a node.

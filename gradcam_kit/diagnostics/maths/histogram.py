@@ -17,7 +17,7 @@ from torch import Tensor
 
 BINS = 2048
 SAMPLE = 4096
-"""Maximum number of values read from one tensor in one step."""
+"""Maximum number of values that are sampled from one tensor in one step."""
 _HALF = BINS // 2
 _SHIFT = 21
 _NOT_FINITE = 1020
@@ -78,7 +78,7 @@ def not_finite(counts: Int[np.ndarray, " bins"]) -> int:
 
 
 def quantile(counts: Int[np.ndarray, " bins"], q: float) -> float:
-    """Return the q-quantile of the finite values, accurate to an eighth of an octave; NaN without values."""
+    """Return the q-quantile of the finite values, accurate to 12.5 %; NaN without values."""
     values = ordered(counts)
     total = int(values.sum())
     if not total:

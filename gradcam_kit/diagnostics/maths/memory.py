@@ -18,8 +18,9 @@ _REMEMBERS = ("forget", "update")
 def gate_memory(gates: dict[str, Tensor], active: Bool[Tensor, "n t"]) -> Float[Tensor, " h"] | None:
     r"""Return the time constant of each unit in steps, $1 / (1 - \bar f)$; None for a plain RNN.
 
-    A state that is multiplied by f in each step falls to 1/e after about this many steps. `f` is the forget gate of an
-    LSTM and the update gate of a GRU, which keeps the old state where it is 1.
+    A state that is multiplied by f in each step falls to 1/e after about this many steps. f is the forget gate of an
+    LSTM or the update gate of a GRU, which keeps the old state where it is 1, and $\bar f$ is its mean over samples and
+    steps.
     """
     for name in _REMEMBERS:
         if name in gates:
@@ -50,7 +51,7 @@ def gradient_memory(
         state: the initial state; None = zeros.
         layer: the layer whose last state is differentiated.
         reverse: use the reverse direction.
-        probes: number of backward passes.
+        probes: maximum number of backward passes; one per unit suffices.
         seed: seed of the directions.
     """
     data = (inputs.data if isinstance(inputs, PackedSequence) else inputs).detach().clone()
