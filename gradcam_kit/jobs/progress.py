@@ -66,7 +66,8 @@ class ProgressBar:
 class MethodProgress:
     """A context manager that shows the running method and how many masked images it has scored.
 
-    On a terminal, a bar advances within a method. Everywhere, a line reports each finished method.
+    On a terminal, a bar advances after each method, and the number of masked images grows during a method. Elsewhere,
+    there is no bar, but a line still reports each finished method.
 
     Args:
         console: terminal on which to show the progress; None = nowhere.
@@ -103,7 +104,7 @@ class MethodProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self) -> None:
-        """Advance the bar by a method that is skipped."""
+        """Advance the bar by one for a skipped method."""
         self._progress.update(self._task, advance=1)
 
     def _count(self, rows: int) -> None:

@@ -184,6 +184,6 @@ def test_a_picture_with_two_labels_keeps_the_first_and_the_other_is_said() -> No
     with closing(make_plan("pictures/l.csv", "out", 10)) as plan:
         assert list(plan.entries())[1].label == "cup"
     assert plan.left_out.lines() == [
-        "left out 3 repetitions of pictures",
-        "1 of these repetitions have a different label, which is ignored: top.png is 'cup' and not 'cat'",
+        "left out repetitions of pictures: 3",
+        "ignored different labels in these repetitions (1): top.png is 'cup' and not 'cat'",
     ]

@@ -123,7 +123,7 @@ def test_a_class_name_is_a_target(targets: str, index: int) -> None:
             UnknownNameError,
             "is the name of 2 classes, 0 and 2",
         ),
-        ({"class_names": ["cat", "dog"]}, OptionError, "there are 2 class names, but Net has 4 outputs"),
+        ({"class_names": ["cat", "dog"]}, OptionError, "class names, 2, differs from the number of outputs of Net, 4"),
         ({"class_names": ["cat", None, "a", "b"]}, InputError, r"class_names\[1\] is a NoneType"),
         ({"transform": {"mean": (0.5, float("nan"), 0.5)}}, OptionError, "expected a finite number per channel"),
         ({"transform": old.Compose([old.RandomResizedCrop(8)])}, OptionError, "shows a different part of the picture"),

@@ -40,9 +40,9 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
     the list file or table (to the nearest common folder, if some pictures are elsewhere). Bytes of a name that are not
-    UTF-8 are written as `\\xff`. In folders and globs, hidden files and folders are skipped, and so are the folders of
-    runs: `out` and the runs below the source. Symbolic links are followed unless they form a cycle. `left_out` collects
-    what was skipped.
+    UTF-8 are written as `\\xff`. In folders and globs, hidden files and folders are skipped, and so is `out`. On this
+    machine, the folders of other runs are skipped as well, and symbolic links are followed unless they form a cycle.
+    `left_out` collects what was skipped.
 
     Raises:
         InputError: the source does not exist, or is a table without a column of paths.

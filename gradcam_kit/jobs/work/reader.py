@@ -97,8 +97,8 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
 class Reader:
     """A context manager whose workers read pictures ahead of their use.
 
-    Many pictures are read in processes, which avoid the interpreter lock and survive crashes of decoders. Few pictures,
-    or pictures whose transform cannot be pickled, are read in threads.
+    If `processes` is set, many pictures are read in processes, which avoid the interpreter lock and survive crashes of
+    decoders. Few pictures, or pictures whose transform cannot be pickled, are read in threads.
 
     Args:
         transform: function from picture to model input.
