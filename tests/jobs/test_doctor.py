@@ -137,7 +137,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
     for i in range(12):
         save(i, f"named/{'abc'[i % 3]}/{i}.png", label="")
     _, _, notes, found = doctor("--model", "shop:nameless", "--data", "named", *FEW)
-    assert "folder names in alphabetical order" in notes
+    assert "labels are numbered in alphabetical order" in notes
     assert "label-range" not in [finding["kind"] for finding in found]
 
 
@@ -150,7 +150,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
         (["--model", "shop:net", "--steps", "0"], "the number of steps is 0; expected at least 1"),
         (["--model", "shop:net", "--batch-size", "1"], "the batch size is 1; expected at least 2"),
         (["--model", "shop:never"], "shop:never does not accept images of shape"),
-        (["--model", "shop:net", "--data", "text"], "none of 1 pictures can be read"),
+        (["--model", "shop:net", "--data", "text"], "no picture can be read (1 tried)"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_status_2(arguments: list[str], says: str) -> None:
