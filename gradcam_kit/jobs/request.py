@@ -80,7 +80,7 @@ class ModelRequest:
 
     @property
     def files(self) -> list[str]:
-        """The files that the request reads besides the pictures."""
+        """The files that the request names besides the pictures: the checkpoint and the class names."""
         return [str(path) for path in (self.checkpoint, self.class_names) if isinstance(path, str | Path)]
 
 
@@ -176,7 +176,7 @@ class RunSummary:
         pictures: the number of pictures in complete shards.
         failed: number of pictures with an error row, or without a requested overlay.
         problems: the first few failures, one line each.
-        seconds: time from the request to the last file.
+        seconds: duration of the call, without the report.
         before: number of pictures in shards that earlier calls completed, except shards whose failures are retried.
         missing: number of incomplete shards, of all parts.
         left: number of pictures of this part in incomplete shards, or not retried when the run stopped.

@@ -145,7 +145,7 @@ def _as_on_disk(source: str, parent: str, path: str) -> str:
 
 
 def _check_listed(source: str, path: str, own: str | None) -> None:
-    """Refuse an address that a list must not name, because lists may be untrusted; `own` is the list's storage.
+    """Refuse an address that a list, which may be untrusted, must not name; `own` is the list's own kind of storage.
 
     Raises:
         InputError: the address must not be named in a list.

@@ -77,7 +77,7 @@ class Examined:
 def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], list[Entry] | None, str]:
     """List the pictures of the training set and of the test set, if there is one, with a description of both.
 
-    A folder with the subfolders `train` and `test` (or `val`) holds both.
+    Without `test`, subfolders of `data` with names such as `train` and `test` (or `val`) are the two sets.
 
     Raises:
         InputError: a folder holds no pictures.

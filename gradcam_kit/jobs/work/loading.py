@@ -129,7 +129,7 @@ def make_explainer(
 
 
 def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
-    """Raise an error if no picture can be explained, instead of reporting every picture.
+    """Raise an error if none of the first pictures can be explained, instead of reporting every picture.
 
     Raises:
         GradCamKitError: the model or a method fails on all of the first readable pictures.

@@ -172,7 +172,7 @@ class Reader:
         return found
 
     def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
-        """Read the pending pictures again after a worker died, one after the other, to find the faulty picture.
+        """Read the pictures of a task again after a worker died, one after the other, to find the faulty picture.
 
         A picture is faulty if it kills a worker that has read nothing else. A worker is used as long as it lives,
         because starting a worker takes longer than reading many pictures.
