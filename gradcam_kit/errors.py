@@ -59,7 +59,7 @@ class MemoryLimitError(GradCamKitError, MemoryError):
 
 
 class CaptureError(GradCamKitError, RuntimeError):
-    """A layer whose activations or gradients could not be captured."""
+    """A capture or observation that failed, such as the capture of a layer that did not run."""
 
 
 class MethodError(GradCamKitError, RuntimeError):

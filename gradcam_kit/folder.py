@@ -36,7 +36,7 @@ def run_and_report(request: RunRequest, console: Console | None = None) -> RunSu
 
 
 def measured(summary: RunSummary) -> RunSummary:
-    """Return the summary of a run, completed by the means of its metrics and by its notes."""
+    """Return the summary of a run with the means of its metrics and its notes, read from its folder."""
     run = load_run(summary.out)
     return replace(summary, means=tuple(run.means()), notes=tuple(run.notes))
 

@@ -75,7 +75,7 @@ NAMES = {
 def says_what_it_is_here(function: _C) -> _C:
     """Wrap a function so that keywords of other libraries raise an error that names the replacement.
 
-    A keyword that the function itself or the model of its object accepts is passed on.
+    A keyword is passed on if the function accepts it or, for a method, if the `model` of the instance does.
 
     Example:
         >>> @says_what_it_is_here

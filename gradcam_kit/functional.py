@@ -18,10 +18,10 @@ Fusion = Literal["mean", "max", "product", "sum"]
 Normalization = Literal["minmax", "max", "none"]
 HeadFusion = Literal["mean", "max", "min"]
 
-# Differences below this share of a map's largest value are rounding noise of float32 sums, not structure.
+# Differences below this share of a map's largest magnitude are rounding noise of float32 sums, not structure.
 _FLAT = 1e-6
 _FROM_PINNED = frozenset({"cuda"})
-"""Devices that copy asynchronously from pinned memory."""
+"""Types of devices to which pinned memory is copied asynchronously."""
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -36,12 +36,12 @@ def spatial_sum(maps: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *one"]:
 
 
 def weighted_sum(activations: Float[Tensor, "n k *s"], weights: Float[Tensor, "n k *w"]) -> Float[Tensor, "n *s"]:
-    """Sum the channels with weights: sum_k w_k A_k.
+    """Multiply the channels of the activations by weights, and sum over the channels.
 
     Args:
         activations: output of the target layer.
-        weights: one per channel (position axes of size 1) or one per channel and position. The first kind
-            is computed as a matrix product, without a weighted copy of the activations.
+        weights: one per channel (position axes of size 1) or one per channel and position. With one per
+            channel, the sum is a matrix product, without a weighted copy of the activations.
     """
     if all(size == 1 for size in weights.shape[2:]):
         # Ten times as fast as the equivalent einsum.
@@ -131,7 +131,7 @@ def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None)
     if device.type == "cpu":
         return tensor.to(device, dtype)
     if device.type in _FROM_PINNED and tensor.device.type == "cpu":
-        # `pin_memory` keeps strides, so make an expanded tensor contiguous: its copy could not be written.
+        # `pin_memory` keeps strides, but cannot write to the shared memory of an expanded tensor: make it contiguous.
         tensor = tensor.to(dtype).contiguous().pin_memory()
     return tensor.to(device, dtype, non_blocking=True)
 
@@ -172,7 +172,8 @@ def rollout_step(
         attention: softmax over the keys.
         heads: how the heads are fused.
         discard: share of the fused entries of each sample, the smallest ones, that are set to zero before the residual
-            branch is added. The paper does not have this option. Ties are resolved by position.
+            branch is added. The paper on rollout (Abnar & Zuidema 2020) does not have this option. Ties are resolved by
+            position.
     """
     fused = attention.mean(1) if heads == "mean" else getattr(attention, f"a{heads}")(dim=1)
     flat = fused.flatten(1)

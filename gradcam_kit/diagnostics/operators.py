@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gradcam_kit.capture import unobservable
 from gradcam_kit.diagnostics.checks.preserving import left_as_found
 
-# Operators that write infinities on purpose, or leave memory uninitialized.
+# Operators that may write infinities on purpose, and operators that leave memory uninitialized.
 _FILLS = ("masked_fill", "fill", "full", "where", "scalar_tensor", "new_full", "lift_fresh", "_to_copy")
 _UNWRITTEN = ("empty", "new_empty")
 _HERE, _TORCH = str(Path(__file__)), str(Path(torch.__file__).parent)
@@ -66,8 +66,8 @@ class Recorded:
     def find(self, module: nn.Module, kind: str) -> Place:
         """Run the module again without a graph, and return where the first non-finite value was produced.
 
-        Buffers, modes and generators are restored afterwards. If the module changed other state
-        and therefore fails the second time, the place is unknown.
+        Buffers, modes and generators are restored afterwards. If the module changed other state and therefore fails the
+        second time, the place is unknown.
 
         Args:
             module: the recorded module.

@@ -22,7 +22,7 @@ class Origin:
         layer: dotted name of the module; "" for the whole model and for anything outside the modules.
         kind: "nan" or "inf".
         phase: "forward" or "backward".
-        cause: "input", "parameter NAME", "buffer NAME", "computed here" or "outside of any module".
+        cause: "input", "parameter NAME", "buffer NAME", "computed here" or "outside of any module: the loss".
         path: name of the tensor, such as `layer[0]` for an output, or a description of the gradient.
         count: number of non-finite values in the tensor.
         sample: the first sample of the batch with such a value; None if samples cannot be distinguished.
@@ -51,13 +51,19 @@ class Origin:
         steps = "; ".join(map(str, self.trail[-_SHOWN:]))
         before = f". Before it: {steps}" if steps else ""
         value = "NaN" if self.kind == "nan" else "infinity"
-        found = f"{self.count:,} values of {self.path}{sample}"
+        found = f"{self.count:,} non-finite value(s) in {self.path}{sample}"
         made = f", by {self.operator}{f' in {self.line}' if self.line else ''}" if self.operator else ""
         return f"first {value} in the {self.phase} pass: {where}{cause}{made}, {found}{before}"
 
 
 class Origins:
-    """The result of `find_nonfinite`: `forward` and `backward` are None or an `Origin`."""
+    """The result of `find_nonfinite`; true if a NaN or infinity was found.
+
+    Attributes:
+        forward: the origin in the forward pass; None if all values were finite.
+        backward: the origin in the backward pass; None if all gradients were finite or harmless.
+        notes: remarks on what was not observed, and on harmless gradients.
+    """
 
     def __init__(self) -> None:
         self.forward: Origin | None = None

@@ -64,6 +64,9 @@ def measure_overhead(
             mean square of the output.
         rounds: number of measured pairs of steps, after one pair to warm up.
 
+    Raises:
+        OptionError: `rounds` is less than 1.
+
     Example:
         >>> from gradcam_kit.diagnostics import ModelDiagnostics
         >>> measure_overhead(ModelDiagnostics, nn.Linear(3, 2), torch.ones(4, 3), rounds=1).rounds

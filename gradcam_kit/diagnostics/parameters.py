@@ -1,4 +1,4 @@
-"""Measure norms, gradients and updates of parameters around every tenth observed `optimizer.step`."""
+"""Measure norms, gradients and updates of parameters around one `optimizer.step` in every ten observed steps."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class ParameterWatch:
 
 
 def note_shard(track: ParameterTrack, parameter: Tensor, shard: Shard, observation: Observation | None) -> None:
-    """Record and note which part of a sharded parameter is measured."""
+    """Record which part of a sharded parameter is measured, and note that measurements are local."""
     track.shards, track.parts = frozenset([shard.place]), shard.parts
     if not local_part(parameter).numel():
         track.norm = track.gradient_norm = track.reach = 0.0

@@ -1,4 +1,4 @@
-"""Numbers and samples of one step, kept on their device until one common copy to the host."""
+"""Scalars that are copied to the host once per step, and histograms and features that stay on the device longer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scalars:
         self.readers.append((reader, len(scalars)))
 
     def flush(self) -> Copied | None:
-        """Start copying all pending scalars to the host, and return the copy, to be read later; None without any."""
+        """Return a copy of the pending scalars that is on its way to the host; None if there are none."""
         if not self.tensors:
             return None
         wide = torch.float64 if self.device.type != "mps" else torch.float32

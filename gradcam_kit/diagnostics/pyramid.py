@@ -94,7 +94,7 @@ class PyramidLevels:
     notes: tuple[str, ...] = ()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Return a row for each level.
+        """Return a table with one row for each level.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -130,7 +130,7 @@ class PyramidLevels:
             for level in self.levels
         ]
         columns = ("level", "shape", "activation", "anchors", *BINS, *(f"{name} share" for name in BINS))
-        head = f"{self.pyramid}: {len(self.levels)} levels carry {len(self.objects):,} objects."
+        head = f"{self.pyramid}: {len(self.levels)} levels, number of objects: {len(self.objects):,}."
         notes = (f"NOTE {note}" for note in self.notes)
         return "\n".join([*map(str, self.findings), *notes, head, *text_table(columns, rows)])
 
@@ -146,21 +146,22 @@ class PyramidLevels:
 def pyramid_levels(detector: nn.Module, images: Any, *, objects: int = 100) -> PyramidLevels:
     """Find the level of a detector's pyramid that carries each object, by box size, and levels that never carry any.
 
-    The objects are the model's detections or, if there are none, as before training, its strongest boxes. In
-    torchvision's Faster R-CNN (and its variants), RetinaNet, FCOS and SSD, an object is carried by the level whose
-    anchor produced its box; in two-stage detectors, this is the anchor of the first stage. A level never carries an
-    object if no box of any size up to 1,333 pixels would be assigned to it. In other detectors, an object is carried
-    by the level at which the gradient of its score times the activation is largest. A level never carries an object if
-    no output has a gradient there.
+    The objects are the detections of the model. In torchvision's Faster R-CNN (and its variants), RetinaNet, FCOS and
+    SSD, an object is carried by the level whose anchor produced its box; in two-stage detectors, this is the anchor of
+    the first stage. If such a detector finds nothing, as before training, its strongest boxes serve as objects. A level
+    never carries an object if no box with sides from 4 to 1,333 pixels would be assigned to it.
+
+    In other detectors, an object is carried by the level with the largest sum of |gradient of its score x activation|.
+    A level never carries an object if this sum is 0 for the whole output.
 
     Args:
         detector: any detector; it runs in eval mode and is not changed.
         images: a sequence of tensors `(c, h, w)` in [0, 1], as torchvision's detectors accept them, or one tensor
             `(n, c, h, w)`; passed to the detector unchanged.
-        objects: maximum number of objects per image, the strongest first.
+        objects: maximum number of objects per image, the strongest first; at most 20 if the detector finds nothing.
 
     Raises:
-        InputError: a detector without a pyramid, or no images.
+        InputError: a detector without a pyramid, or images that are missing or have the wrong type or shape.
         OptionError: `objects` is less than 1.
 
     Example:
@@ -221,7 +222,7 @@ def _finding(pyramid: str, place: int, level: PyramidLevel) -> Finding:
     if level.anchors == 0:
         why = "it has no anchors"
     elif level.sizes is not None:
-        why = f"its anchors of {level.sizes[0]:.4g} to {level.sizes[1]:.4g} pixels match no box of any size"
+        why = f"its anchors of {level.sizes[0]:.4g} to {level.sizes[1]:.4g} pixels match no box from 4 to 1,333 pixels"
     else:
         why = "no output depends on it"
     said = f"Level {level.name!r} of the pyramid never carries an object: {why}"

@@ -17,7 +17,7 @@ from gradcam_kit.errors import InputError
 
 _CANDIDATES = 4000  # number of strongest boxes of an image to inspect
 _STRONGEST = 20  # number of boxes of an image that are used as objects if the detector finds none
-_OVERLAP = 0.5  # minimum overlap of boxes of the same object
+_OVERLAP = 0.5  # intersection over union above which boxes belong to the same object
 _MATCHED = 0.3  # intersection over union below which anchors are background, Ren et al. 2015
 _SMALLEST, _LARGEST = (
     4.0,
@@ -30,7 +30,7 @@ _FCOS_RANGE = (4.0, 8.0)  # a location of FCOS is responsible for distances of 4
 
 @dataclass
 class _Parts:
-    """The modules of a detector that are inspected."""
+    """The names of the inspected head and anchor generator of a detector, and its box coder."""
 
     head: str
     anchors: str
@@ -57,7 +57,7 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
     """Return the levels, the objects and the notes of a detector of torchvision.
 
     Raises:
-        InputError: its backbone returns a single map.
+        InputError: its backbone returns a single map, or the anchors do not fit the maps.
     """
     parts = _parts(detector)
     assert parts is not None
@@ -84,8 +84,8 @@ def anchored(detector: nn.Module, images: Any, objects: int) -> tuple[PyramidMap
         for (name, own), count, shape, (_, high) in zip(maps, counts, shapes, reach, strict=True)
     ]
     notes = [
-        f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but the longest side of these images is "
-        f"{largest} pixels."
+        f"Level {own.name!r} is for boxes of at least {low:.0f} pixels, but the longest side of the resized images "
+        f"is {largest} pixels."
         for own, (low, high) in zip(levels, reach, strict=True)
         if high and low > largest
     ]
@@ -200,8 +200,7 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
     """Return, for each level, the smallest and largest box size that its anchors match best; (0, 0) if there is none.
 
     Anchors are dense, so only shapes are compared, as if each box were centered on an anchor. An anchor is the best
-    match of a box of its own shape, so a level has no match only if all its anchors are outside the
-    range of box sides.
+    match of a box of its own shape, so a level has no match only if all its anchors are outside the range of box sides.
     """
     doublings = math.log2(_LARGEST / _SMALLEST)
     sides = _SMALLEST * 2 ** torch.linspace(0, doublings, round(_STEPS * doublings) + 1, dtype=torch.float64)
@@ -218,7 +217,7 @@ def _reach_of_shapes(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[float
 
 
 def _best_overlap(boxes: Float[Tensor, "s r 2"], shapes: Float[Tensor, "a 2"]) -> Float[Tensor, "s r"]:
-    """Return the largest intersection over union of boxes and anchors with a common center."""
+    """Return the largest intersection over union of each box with an anchor that has the same center."""
     if not len(shapes):
         return boxes.new_zeros(boxes.shape[:2])
     shared = torch.minimum(boxes[:, :, None], shapes).prod(3)
@@ -230,7 +229,7 @@ def _reach_of_distances(shapes: Sequence[Float[Tensor, "_ 2"]]) -> list[tuple[fl
     """Return the smallest and largest box size for which each level of FCOS is responsible; (0, 0) if there is none.
 
     A location is responsible for boxes whose farthest side is 4 to 8 strides away. From the center of a box, this
-    distance is half a side.
+    distance is half a side. The first level also takes smaller boxes, and the last level larger ones.
     """
     found = []
     for place, own in enumerate(shapes):

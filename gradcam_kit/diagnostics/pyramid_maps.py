@@ -46,7 +46,7 @@ class Detected:
 
 
 def levels_of(output: Any) -> list[tuple[str, Tensor]]:
-    """Return the named maps of a module's output if it is a pyramid: maps of the same images in several sizes."""
+    """Return the named maps of an output that is a pyramid (maps of the same images in several sizes), else []."""
     if isinstance(output, Mapping):
         found = [(str(name), value) for name, value in output.items()]
     elif isinstance(output, tuple | list):
@@ -102,7 +102,7 @@ def find_pyramid(detector: nn.Module, images: Any) -> str:
 def by_gradient(
     detector: nn.Module, pyramid: str, images: Any, objects: int
 ) -> tuple[PyramidMaps, list[Detected], list[str]]:
-    """Find the level on which each detection of any detector depends most, by gradient times activation."""
+    """Find, in any detector, the level on which each detection depends most, by gradient times activation."""
     cut: list[Tensor] = []
     names: list[str] = []
 

@@ -35,9 +35,9 @@ def trace_recurrent(
 ) -> Traces:
     """Run a model once, and return every gate and state of its LSTM, GRU and RNN layers at every step.
 
-    Fused kernels return only the states of the last layer. Therefore, each module is recomputed step by step, in all
-    layers and directions, with projections and packed sequences, and the result is compared with the output of the
-    module. The model runs in its current modes; buffers and random states are restored.
+    Fused kernels return neither the gates nor the states of earlier layers at each step. Therefore, each module is
+    recomputed step by step, in all layers and directions, with projections and packed sequences, and the result is
+    compared with the output of the module. The model runs in its current modes; buffers and random states are restored.
 
     Args:
         model: any model with recurrent layers, or a recurrent layer itself.
@@ -89,7 +89,7 @@ def _trace(call: RecurrentCall) -> CallTrace:
 
 
 def _in_weights_type(call: RecurrentCall) -> Tensor | PackedSequence:
-    """Convert the inputs to the data type of the weights, which may differ from theirs under autocast."""
+    """Convert the inputs to the data type of the weights; under autocast, the two data types may differ."""
     dtype = next(call.module.parameters()).dtype
     if isinstance(call.inputs, PackedSequence):
         return PackedSequence(call.inputs.data.to(dtype), *call.inputs[1:])

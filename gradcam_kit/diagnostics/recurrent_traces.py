@@ -24,10 +24,11 @@ class Memory:
     """The memory of one direction of a layer.
 
     Attributes:
-        gates: for each unit, the number of steps after which a state has fallen to 1/e, by the mean of the forget gate
+        gates: for each unit, about how many steps it takes a state to fall to 1/e, by the mean of the forget gate
             (LSTM) or update gate (GRU); None for a plain RNN.
         gradients: norm of the gradient of the last state with respect to the input of each step.
-        half_life: number of steps before the last one at which this norm has halved; infinite if it never halves.
+        half_life: number of steps before the last one at which this norm has halved; infinite if it never halves, NaN
+            if it is 0 at the last step.
     """
 
     gates: Float[Tensor, " h"] | None
@@ -37,7 +38,13 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class CallTrace:
-    """One call of a recurrent module, batch first; `gates`, `hidden` and `cell` are those of layer 0, forward."""
+    """One call of a recurrent module, batch first; `gates`, `hidden` and `cell` are those of layer 0, forward.
+
+    Attributes:
+        call: the module with the inputs, states and outputs of the call.
+        steps: gates and states of all layers and directions.
+        version: versions of the weights, to recognize later changes.
+    """
 
     call: RecurrentCall
     steps: RecurrentTrace
@@ -60,12 +67,12 @@ class CallTrace:
 
     @property
     def hidden(self) -> Float[Tensor, "n t p"]:
-        """The state after each step."""
+        """The state of layer 0, forward, after each step."""
         return self.at(0).hidden
 
     @property
     def cell(self) -> Float[Tensor, "n t h"] | None:
-        """The cell state of an LSTM after each step."""
+        """The cell state of layer 0, forward, after each step; None unless the module is an LSTM."""
         return self.at(0).cell
 
     @property
@@ -110,6 +117,7 @@ class CallTrace:
 
         Raises:
             CaptureError: the weights have changed since the trace.
+            OptionError: a layer or direction that the module does not have, or `probes` is less than 1.
         """
         own, call = self.at(layer, reverse), self.call
         positive_int("probes", probes)
@@ -125,7 +133,7 @@ class CallTrace:
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace(CallTrace):
-    """All calls of a recurrent module; its properties are those of the last call.
+    """All calls of a recurrent module; the attributes and properties of `CallTrace` are those of the last call.
 
     Attributes:
         calls: all calls in one pass, in order.
@@ -135,7 +143,7 @@ class LayerTrace(CallTrace):
 
     @classmethod
     def of(cls, calls: list[CallTrace]) -> LayerTrace:
-        """Return the record of all calls of one module."""
+        """Return the trace of all calls of one module."""
         last = calls[-1]
         return cls(last.call, last.steps, last.version, tuple(calls))
 
@@ -146,7 +154,9 @@ class Traces(Mapping[str, LayerTrace]):
     If the model itself is a recurrent module, its trace is also available as `traces[""]`.
 
     Attributes:
+        layers: name of each module that ran, with its trace.
         never_ran: recurrent modules that the model did not call.
+        thresholds: limits of the findings.
     """
 
     def __init__(
@@ -176,7 +186,7 @@ class Traces(Mapping[str, LayerTrace]):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Return findings about constant gates, and saturated gates and states."""
+        """The findings about stuck gates, and about saturated gates and states, worst first."""
         found = [
             finding
             for name, trace in self.items()
@@ -200,7 +210,7 @@ def _where(trace: CallTrace, layer: int, reverse: bool) -> str:
 
 
 def _squashed(module: nn.RNNBase, way: DirectionTrace) -> Tensor | None:
-    """Return the states after their tanh; None if the module uses ReLU instead."""
+    """Return the states, which tanh limits to [-1, 1] (tanh of the cell in an LSTM); None if the module uses ReLU."""
     if way.cell is not None:
         return way.cell.tanh()
     return None if getattr(module, "nonlinearity", "tanh") == "relu" else way.hidden

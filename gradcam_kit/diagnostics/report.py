@@ -20,7 +20,7 @@ _SHOWN = {"name": 28, "type": 18}
 
 @dataclass(frozen=True)
 class LayerRow:
-    """The statistics of one layer since the start; `dead` is of the last window.
+    """The statistics of one layer since the start; `dead` and `effective_rank` are those of the last window.
 
     Attributes:
         name: dotted name, with the position in the output if the layer returns several tensors.
@@ -39,7 +39,7 @@ class LayerRow:
         zeros: number of zeros; estimated from samples unless `exact=True`, see `Report.zeros_error`.
         dead: number of units that were never active; None for layers whose units cannot die, and after a NaN.
         units: number of units.
-        effective_rank: effective rank of the pooled features, without scaling of the units; None if not measured.
+        effective_rank: effective rank of the pooled features, which are not standardized; None if not measured.
         gradient_norm: median norm of the gradient at the output.
         gradient_rms: median of the norm divided by the square root of the number of values.
     """

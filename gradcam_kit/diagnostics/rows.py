@@ -61,7 +61,7 @@ def _silences(finding: Finding, limits: Thresholds) -> bool:
 
 
 def layer_row(track: LayerTrack, limits: Thresholds, rank: float | None) -> LayerRow:
-    """Return the totals of one layer since the start."""
+    """Return the row of one layer: totals since the start, with dead units and rank of the last window."""
     moments = track.total.merge(track.open.moments)
     counted = int(track.counts.sum())
     share = zeros(track.counts) / counted if counted else 0.0

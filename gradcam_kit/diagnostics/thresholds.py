@@ -9,20 +9,22 @@ from gradcam_kit.options import non_negative
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Limits of the verdicts of `ModelDiagnostics`; limits without a source are conventions.
+    """Limits of the verdicts of `ModelDiagnostics`, `trace_recurrent`, `capture_attention` and `graph_attention`.
+
+    Limits without a source are conventions.
 
     Attributes:
         dead_warn: share of a layer's units that are never active, for a warning.
         dead_bad: the same, for a bad finding.
         dead_samples: with fewer samples, dead units are never more than a note (rule of three: Hanley &
-            Lippman-Hand, JAMA 1983).
+            Lippman-Hand, JAMA 1983); with fewer sampled values, saturation is not judged.
         saturated_warn: share of the values where the slope is below 5 % of its maximum, for a warning (Glorot & Bengio,
             AISTATS 2010).
         saturated_bad: the same, for a bad finding.
         constant: share of a layer's units with the same value for all inputs, from which the layer is constant.
         rank: effective rank below which features have collapsed.
-        between: share of the mean square that differs between samples, below which features have collapsed.
-        collapsed_samples: with fewer samples, collapse is not judged.
+        between: share of the mean square that is variance between samples, below which features have collapsed.
+        collapsed_samples: with fewer samples, collapse and redundancy are not judged.
         correlation: absolute correlation above which two units repeat each other.
         redundant: share of a layer's units that repeat another unit, from which the layer is redundant.
         gradient_warn: factor by which the norm of the gradient changes over the depth of the model, for a warning.
@@ -35,9 +37,9 @@ class Thresholds:
         accumulated: correlation of the gradient norm with the step number, above which gradients accumulate.
         accumulated_steps: minimum number of measured steps for this correlation.
         head_distance: Jensen-Shannon distance of two attention heads below which they repeat each other.
-        uniform: entropy above which a head counts as uniform.
-        sink: share of attention that a head gives to one token, above which the token is a sink (Clark et al.,
-            BlackboxNLP 2019; Xiao et al., ICLR 2024).
+        uniform: entropy (0 = one key, 1 = all keys equally) above which a head counts as uniform.
+        sink: share of attention that a head gives to one token, to all separator tokens together, or to one neighbor in
+            a graph, above which this is a sink (Clark et al., BlackboxNLP 2019; Xiao et al., ICLR 2024).
         stuck_margin: distance of the mean of a gate from 0 or 1, below which the gate may be stuck.
         stuck_std: standard deviation over samples and steps below which this gate is stuck.
         stuck_warn: share of a layer's units with a stuck gate, for a warning.

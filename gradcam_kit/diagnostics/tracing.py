@@ -42,7 +42,14 @@ class Finder(GradientFinder, Protocol):
 
 @dataclass(eq=False)
 class _Frame(ModuleNodes):
-    """One running module: its inputs, whether they are finite, and scores among them that contain -inf."""
+    """One running module.
+
+    Attributes:
+        finite_input: whether all inputs are finite, apart from masks and from scores masked with -inf.
+        input: the smallest and the largest value of the first input.
+        scores: a copy of an input that holds -inf but no other non-finite value.
+        recorded: all inputs, to run the module again; None unless the operator is to be found.
+    """
 
     finite_input: bool = True
     input: tuple[float, float] = (math.nan, math.nan)
@@ -204,7 +211,7 @@ def _popped(frames: list[_Frame], call: Call) -> _Frame:
 
 
 def _is_mask(path: str, tensor: Tensor) -> bool:
-    """Whether infinities are expected: the path contains "mask", or all values are 0 or -inf; False with any NaN."""
+    """Whether infinities are expected: "mask" in the path, or only 0 and -inf as values, some 0; False with NaN."""
     if bool(tensor.isnan().any()):
         return False
     return "mask" in path or bool(((tensor == 0) | (tensor == -torch.inf)).all() and (tensor == 0).any())

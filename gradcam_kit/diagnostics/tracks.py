@@ -15,7 +15,7 @@ from gradcam_kit.diagnostics.maths.histogram import BINS, COARSE
 from gradcam_kit.diagnostics.maths.running_median import RunningMedian
 from gradcam_kit.diagnostics.maths.statistics import Moments
 
-_LOST = 4.0  # updates below this number of rounding units are lost in most entries
+_LOST = 4.0  # an update whose norm is below this times eps times the norm of the values is lost in most entries
 
 
 def _least(a: Any, b: Any) -> Any:
@@ -28,7 +28,7 @@ def _most(a: Any, b: Any) -> Any:
 
 @dataclass
 class WindowStats:
-    """One layer in one window of steps.
+    """Statistics of one output tensor of a layer in one window of steps.
 
     Attributes:
         steps: number of observed calls.
@@ -87,8 +87,17 @@ class WindowStats:
 class LayerTrack:
     """Statistics of one output tensor of a layer: `layer` for a single tensor, else `layer[0]` and so on.
 
-    `counted` is False if NaN or infinities were seen on a GPU. An exact count would wait for the device, so each output
-    that holds any is counted once.
+    Attributes:
+        order: position in the order of execution.
+        activation: "relu", "sigmoid" or "tanh" if the module is such an activation function.
+        mixes: whether each unit combines input channels, as in linear and convolutional layers.
+        few_inputs: whether each unit of this layer, or of the layer that feeds it, combines few input channels.
+        on_path: whether the layer is on every path from input to output; None if unknown.
+        producer: name of the track whose output is the input of the layer.
+        counted: False if NaN or infinities were seen on a GPU. An exact count would wait for the device, so each output
+            that holds any is counted once.
+        total: moments of all closed windows; `open` is the window in progress, and `closed` the one before.
+        coarse_before: coarse histogram of all values before the open window.
     """
 
     name: str
@@ -162,7 +171,8 @@ class ParameterTrack:
 
     `missing` counts the measured steps of the window without a gradient, `zero` those with a gradient of zeros. `reach`
     estimates the norm of the last measured update (NaN if unknown), and `epsilon` is the precision of the data type. If
-    the parameter is sharded into `parts`, `shards` are the positions of the shards that were measured.
+    the parameter is sharded into `parts`, `shards` are the positions of the shards that were measured. `optimized` is
+    whether an optimizer holds the parameter (None without optimizers), and `rate` is the learning rate.
     """
 
     name: str
@@ -209,7 +219,7 @@ class ParameterTrack:
         return self.previous
 
     def merge(self, other: ParameterTrack) -> ParameterTrack:
-        """Merge the tracks of two ranks: different shards are joined; data-parallel ranks have equal gradients."""
+        """Merge the tracks of two ranks. Norms of different shards are joined; data-parallel ranks have equal norms."""
         if self.shards and not self.shards & other.shards:
             return replace(
                 self,

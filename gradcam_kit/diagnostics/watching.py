@@ -41,7 +41,7 @@ class ModelDiagnostics:
         optimizer: one or several optimizers; without one, parameters are not measured.
         activations: observe the outputs of layers.
         gradients: observe the gradients at the outputs of layers.
-        parameters: measure the parameters around every tenth observed step of the optimizer.
+        parameters: measure the parameters around one optimizer step in every ten observed steps.
         every: observe each `every`-th call of the model.
         window: number of observed steps in a window; dead, saturated and constant layers are judged in the last one.
         features: number of layers whose rank and redundancy are judged, from pooled features of up to 256 samples.
@@ -244,6 +244,7 @@ class ModelDiagnostics:
 
         Raises:
             MissingExtraError: matplotlib is not installed.
+            CaptureError: nothing was observed that this kind of plot shows.
         """
         from gradcam_kit.diagnostics.show.plots import plot_ledger
 

@@ -69,11 +69,11 @@ class Targets:
         if names is None:
             hint = did_you_mean(self.name, ["predicted", "label", "top:5"])
             raise OptionError(
-                f"the targets are {self.name!r}{hint}; expected {_TARGETS}; the model has no class names, so give them "
-                "with --class-names to name a class"
+                f"the targets are {self.name!r}; expected {_TARGETS}; the model has no class names, so give them "
+                f"with --class-names to name a class{hint}"
             )
         try:
             return Targets("class", class_index(self.name, names))
         except UnknownNameError as error:
             hint = did_you_mean(self.name, ["predicted", "label", "top:5"])
-            raise UnknownNameError(f"the targets are {self.name!r}{hint}: {error}; expected {_TARGETS}") from None
+            raise UnknownNameError(f"the targets are {self.name!r}; expected {_TARGETS}; {error}{hint}") from None

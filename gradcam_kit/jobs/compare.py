@@ -43,7 +43,7 @@ class SheetRequest(ModelRequest):
     If several `layers` are given, each is compared separately. The maps of layers that are joined by `+` are fused.
 
     Attributes:
-        sources: pictures, folders, globs or list files.
+        sources: pictures, folders, globs, list files or tables.
         out: the file to write; its extension selects a picture, a page (.html) or a table (.csv).
         methods: names in `METHODS` or `BASELINES`; none = all single-pass methods that suit the model.
         metrics: names in `METRICS`.
@@ -137,7 +137,7 @@ class _Sheet:
     console: Console | None
     problems: Problems = field(default_factory=Problems)
     compared_methods: list[ComparedMethod] = field(default_factory=list)
-    """The methods, chosen on the first readable picture."""
+    """The methods, set up with the first readable picture."""
 
     def comparisons(self, entries: Sequence[Entry], bar: ProgressBar) -> Iterator[Comparison]:
         """Yield one comparison for each batch of pictures."""

@@ -35,9 +35,9 @@ from gradcam_kit.jobs.work.special_parts import special_parts
 
 __all__ = ["Diagnosis", "DoctorRequest", "examine"]
 
-_ALONE = 8  # number of random images if there are no pictures
+_ALONE = 8  # maximum number of random images if there are no pictures
 _DISTINCT = 128  # number of random images to train on
-_OVERFIT = 16  # number of images to overfit
+_OVERFIT = 16  # maximum number of images to overfit
 _UNTRAINED, _UNKNOWN = "random", "its factory"
 
 
@@ -113,7 +113,7 @@ def _examine_model(
         done.findings += special.findings
         done.skipped += special.skipped
     if broken:
-        done.skipped.append(("loss and training", "outputs or labels are invalid, see above"))
+        done.skipped.append(("loss and training", "outputs or labels are invalid (see above)"))
         return
     if outputs < 1:
         done.skipped.append(("loss and training", "the outputs are not class scores of shape (n, classes)"))

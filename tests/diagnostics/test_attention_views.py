@@ -62,7 +62,7 @@ def test_two_identical_heads(scale: float) -> None:
     attention = watched(model)
     (finding,) = attention.findings
     assert (finding.level, finding.kind, finding.layer) == ("note", "redundant-heads", "attn")
-    assert "Heads 0 and 2" in finding.message
+    assert finding.message == "Heads that look at the same keys: 0 and 2"
     assert finding.value == pytest.approx(0, abs=1e-3)
     rows = attention.heads()
     assert ["redundant" in row.flags for row in rows] == [True, False, True, False]

@@ -239,7 +239,7 @@ def test_a_model_that_stands_still_is_one_finding() -> None:
     model = mlp()
     report = train(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
     assert found(report) == [("frozen", "")]
-    assert report.findings[0].message == "the parameters have gradients but did not change in 2 measured steps"
+    assert report.findings[0].message == "the parameters have gradients but did not change (measured steps: 2)"
 
 
 def test_a_cause_is_told_and_not_what_follows() -> None:

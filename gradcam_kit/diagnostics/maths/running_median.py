@@ -12,7 +12,13 @@ _MOST_VALUES = 256
 
 @dataclass
 class RunningMedian:
-    """The median of a stream in constant memory: of all values up to 256, then of every second, fourth, ... value."""
+    """The median of a stream in constant memory: exact for up to 256 values, then of every second, fourth, ... value.
+
+    Attributes:
+        values: the values that are kept, at most 256.
+        stride: one of `stride` values is kept.
+        seen: number of all values.
+    """
 
     values: Any = field(default_factory=lambda: array("d"))
     stride: int = 1
@@ -32,7 +38,7 @@ class RunningMedian:
         return float(median(self.values)) if self.values else float("nan")
 
     def merge(self, other: RunningMedian) -> RunningMedian:
-        """Return the median of both streams."""
+        """Return the running median of both streams together."""
         values = sorted([*self.values, *other.values])
         stride = max(self.stride, other.stride)
         while len(values) > _MOST_VALUES:

@@ -86,7 +86,7 @@ def _singular_values(features: Float[Tensor, "n k"]) -> Float[Tensor, " r"]:
 def _centered(features: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Subtract the mean in float64; a unit that varies only by rounding errors becomes exactly 0."""
     if not bool(features.isfinite().all()):
-        raise NonFiniteError("features hold NaN or infinite values; find their origin before computing ranks")
+        raise NonFiniteError("features hold NaN or infinite values; find their origin with find_nonfinite(model)")
     wide = features.detach().to("cpu", torch.float64)
     centered: Tensor = wide - wide.mean(dim=0)
     noise = torch.finfo(features.dtype).eps * wide.norm(dim=0)

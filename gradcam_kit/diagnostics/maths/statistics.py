@@ -1,4 +1,4 @@
-"""Statistics of tensors that can be merged: Chan, Golub, LeVeque, Stanford STAN-CS-79-773 (1979).
+"""Mergeable statistics of tensors: Chan, Golub & LeVeque, Stanford STAN-CS-79-773 (1979).
 
 `summarize` reads a tensor a few times and leaves the results on its device. `Moments` merges results of batches,
 windows and ranks on the host, in float64 and in any order.
@@ -19,7 +19,7 @@ from gradcam_kit.diagnostics.maths.histogram import in_memory_order
 _PIECE = 4096
 _QUANTILE = 1.96
 _CANCELLATION = 1e-2
-"""Below this share of `m mean^2`, the difference `|x|^2 - m mean^2` has lost too many digits."""
+"""Below this share of `total^2 / elements`, `square - total^2 / elements` has lost too many digits."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,20 @@ class Moments:
 
     @property
     def std(self) -> float:
-        r"""$\sqrt{M_2 / m}$; NaN without values."""
+        r"""The standard deviation of the finite values, `sqrt(m2 / finite)`; NaN without finite values."""
         return math.sqrt(max(self.m2, 0.0) / self.finite) if self.finite else math.nan
 
     @property
     def mean_square(self) -> float:
-        r"""$E[x^2]$; NaN without values."""
+        r"""The mean of the squares of the finite values; NaN without finite values."""
         return self.m2 / self.finite + self.mean**2 if self.finite else math.nan
 
     def merge(self, other: Moments) -> Moments:
-        r"""Return the merged moments: $\delta = \mu_b - \mu_a$, $M_2 = M_{2a} + M_{2b} + \delta^2 n_a n_b / N$."""
+        r"""Return the moments of both sets of values.
+
+        $M_2 = M_{2a} + M_{2b} + (\mu_b - \mu_a)^2 m_a m_b / (m_a + m_b)$ for sets $a$ and $b$ of $m_a$ and $m_b$ finite
+        values with means $\mu_a$ and $\mu_b$.
+        """
         total = self.finite + other.finite
         counts = Moments(
             n=self.n + other.n,
@@ -108,15 +112,15 @@ class Axes:
 
 
 class Summary(NamedTuple):
-    """Sums over one tensor, still on its device.
+    """Sums and extremes of one tensor, still on its device.
 
     Attributes:
         pooled: the sum over positions `(n, k)`.
         low: the smallest value of each unit `(k,)`.
         high: the largest value of each unit `(k,)`.
-        total: the sum of all values, float64.
-        square: the sum of all squares, float64.
-        m2: the sum of squared deviations by two passes, if requested.
+        total: the sum of all values, in float64 (in float32 on MPS, which lacks float64).
+        square: the sum of all squares, in the same precision.
+        m2: the sum of squared deviations from the mean, computed in separate passes; None if not requested.
     """
 
     pooled: Float[Tensor, "n k"]
@@ -128,7 +132,7 @@ class Summary(NamedTuple):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32, so that norms do not overflow; return other tensors unchanged."""
+    """Return float32 and float64 unchanged, and all else as float32, so that norms of float16 do not overflow."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
@@ -148,9 +152,9 @@ def summarize(x: Float[Tensor, "..."], axes: Axes, *, two_pass: bool = False) ->
 
 
 def sum_of_squares(x: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Return the sum of the squares of all values, in float64.
+    """Return the sum of the squares of all values, in float64 (in float32 on MPS).
 
-    A single norm of millions of float32 values has a relative error of 3e-4, so norms of pieces are added instead.
+    A single norm of millions of float32 values has a relative error of 3e-4, so squared norms of pieces are added.
     """
     flat = in_memory_order(x)
     wide = _widest(x)

@@ -14,7 +14,7 @@ from gradcam_kit.errors import ShapeError
 from gradcam_kit.pages import data_uri
 
 _MOST_WORDS = 128
-_SIDE = 96  # height and width of the map of one head, in pixels
+_SIDE = 96  # height and width of the map of one head in pixels; larger maps get twice this size
 
 _STYLE = """
 :root { color-scheme: light dark; }

@@ -40,7 +40,7 @@ def plot_matrix(values: Float[np.ndarray, "a b"], rows: Sequence[str], columns: 
 
 
 def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
-    """Plot the shift of the layers in ranked order; layers whose corrected p is below the level are orange."""
+    """Plot the shift of the layers in ranked order; layers with a corrected p-value below `level` are orange."""
     shown = list(rows)[:_MOST_LABELS]
     drawn = figure(7.0, 1.2 + 0.24 * len(shown))
     axes = drawn.subplots()
@@ -54,7 +54,7 @@ def plot_shifts(rows: Sequence[Any], level: float, limit: float) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     more = f", the first {len(shown)} of {len(rows)} layers" if len(rows) > len(shown) else ""
-    axes.set_title(f"Largest shift of a unit in pooled deviations{more} (orange: p < {level})", loc="left", fontsize=10)
+    axes.set_title(f"Largest shift of a unit in pooled std{more} (orange: p < {level})", loc="left", fontsize=10)
     _plain(axes)
     return drawn
 

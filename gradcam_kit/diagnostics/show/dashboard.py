@@ -46,7 +46,7 @@ def dashboard(*sources: Any, refresh: SupportsFloat = 2.0, title: str = "Diagnos
         OptionError: `refresh` is 0 or less.
     """
     if not sources:
-        raise InputError("nothing to show; pass a report, captured features, or the folder of a JsonWriter")
+        raise InputError("nothing to show; pass a report, a ModelDiagnostics, features, or the folder of a JsonWriter")
     given = _Sources(sources)
     interval = positive("refresh", refresh)
     try:

@@ -15,12 +15,21 @@ from gradcam_kit.pages import data_uri, page_template
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _LOWEST, _HIGHEST = -6.0, 0.0  # exponents of the lowest and highest update ratios on the page
-_ROWS = 400  # maximum number of layers and parameters on the page
+_ROWS = 400  # maximum number of layers, and of parameters, on the page
 
 
 @dataclass(frozen=True)
 class Channel:
-    """Statistics of one channel of the model's input images."""
+    """Statistics of one channel of the model's input images.
+
+    Attributes:
+        title: name of the data set.
+        index: index of the channel.
+        mean: mean of all values.
+        std: standard deviation of all values.
+        low: the smallest value.
+        high: the largest value.
+    """
 
     title: str
     index: int
@@ -68,7 +77,7 @@ class Strips:
 
     Attributes:
         over_time: histogram of the values, one column for each step.
-        units: the largest value of each unit, one column for each unit.
+        units: the largest value of each unit in the last window, one column for each unit (at most 256, evenly spaced).
     """
 
     over_time: bytes = b""

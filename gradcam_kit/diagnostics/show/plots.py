@@ -43,10 +43,11 @@ def figure(width: float, height: float) -> Figure:
 
 
 def plot_ledger(ledger: Ledger, kind: str) -> Figure:
-    """Plot all layers in one of the views in `KINDS`, each of which is readable for 5 to 150 layers.
+    """Plot the layers or the parameters in one of the views in `KINDS`.
 
     Raises:
-        CaptureError: nothing was observed.
+        CaptureError: nothing was observed that this view shows.
+        OptionError: an unknown view.
     """
     one_of("kind", kind, KINDS)
     tracks = sorted(ledger.tracks.values(), key=lambda track: track.order)
@@ -132,7 +133,7 @@ def _box(tracks: list[LayerTrack]) -> Figure:
 
 
 def _histograms(tracks: list[LayerTrack]) -> Figure:
-    """Plot a histogram over time for each layer (x: time, y: value); brighter means more values."""
+    """Plot a histogram over time for each of up to 24 layers (x: time, y: value); brighter means more values."""
     shown = tracks if len(tracks) <= 24 else [tracks[round(i * (len(tracks) - 1) / 23)] for i in range(24)]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -193,7 +194,7 @@ def _units(tracks: list[LayerTrack]) -> Figure:
 
 
 def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, kind: str) -> Figure:
-    """Plot the features of one sample: a grid of channels, their mean, or a histogram of the values.
+    """Plot the channels of one sample as a grid, their mean, or a histogram of the values of all samples.
 
     Raises:
         OptionError: an unknown kind, or a sample that does not exist.
@@ -208,7 +209,7 @@ def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, 
         axes.set_yscale("log")
         return drawn
     if values.ndim and not -len(values) <= whole("sample", sample) < len(values):
-        raise OptionError(f"sample is {sample}, but layer {name!r} has only {len(values)} samples")
+        raise OptionError(f"sample is {sample}, but the number of samples of layer {name!r} is {len(values)}")
     maps = _maps(values[sample] if values.ndim else values[None], None if unit_axis in (None, 0) else unit_axis)
     maps = maps.mean(0, keepdims=True) if kind == "mean" else maps
     return _grid(name, maps)

@@ -31,7 +31,7 @@ def gate_findings(
         where: description of the layer and direction.
         trace: gates and states of the layer.
         active: mask of the time steps that are not padding.
-        squashed: states of the layer after a tanh, `(n, t, h)`; None for layers without a tanh.
+        squashed: states that tanh limits to [-1, 1], `(n, t, h)`; None for layers without a tanh.
         limits: limits of the verdicts.
     """
     found: list[Finding] = []

@@ -113,7 +113,7 @@ def _findings(
     found = []
     if pairs:
         shown = ", ".join(f"{first} and {second}" for first, second in pairs[:4]) + ", ..." * (len(pairs) > 4)
-        message = f"Heads {shown} look at the same keys"
+        message = f"Heads that look at the same keys: {shown}"
         value = min(float(distances[pair]) for pair in pairs)
         found.append(
             Finding(
@@ -131,7 +131,7 @@ def _findings(
     ]  # fmt: skip
     dead = [row.head for row in rows if "dead" in row.flags]
     if dead:
-        message = f"Heads {', '.join(map(str, dead))} return exactly 0"
+        message = f"Heads that return exactly 0: {', '.join(map(str, dead))}"
         share = len(dead) / len(rows)
         found.append(Finding("note", "dead", layer.name, message, share, 0.0, n, advice.DEAD_HEAD, "definition"))
     return found

@@ -94,7 +94,7 @@ def _first(findings: list[Finding]) -> list[Finding]:
 
 
 def _is_pass_through(track: LayerTrack, ledger: Ledger) -> bool:
-    """Whether a layer without weights only repeats units of an earlier layer that was judged."""
+    """Whether a layer has no weights, and gets its input from a layer whose features were kept, too."""
     source = ledger.tracks.get(track.producer or "")
     return not track.owns_weight and source is not None and source.open.features is not None
 

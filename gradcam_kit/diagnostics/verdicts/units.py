@@ -22,7 +22,8 @@ def dead_units(track: LayerTrack, window: WindowStats) -> int | None:
     """Return the number of units that were never active; None if units cannot die, or if there was a NaN.
 
     After a ReLU module, a unit is dead if its largest value is 0. If the ReLU is a function call, the unit before it is
-    dead if its largest value is at most 0 and neither its own weights nor its bias ever had a gradient.
+    dead if its largest value is at most 0 and neither its own weights nor its bias had a nonzero gradient in the
+    window.
     """
     if window.high is None or window.moments.nan:
         return None
@@ -38,7 +39,7 @@ def unit_findings(
 ) -> tuple[list[Finding], set[str], set[str]]:
     """Return the findings, the tracks with uninformative outputs, and the layers that get such outputs as input.
 
-    Tracks in `broken` come after a NaN, so none of them is called dead or constant.
+    Tracks in `broken` hold or follow the first NaN or infinity, so none of them is called dead or constant.
     """
     findings: list[Finding] = []
     silent: set[str] = set()
@@ -95,7 +96,7 @@ def _dead(
         "dead",
         track.layer,
         f"{dead} of {track.units} units were never active{first}; the chance that another sample activates "
-        f"one is at most {chance:.1%} (95 %)",
+        f"one is at most {chance:.1%} (95 % confidence)",
         share,
         limits.dead_bad if share >= limits.dead_bad else limits.dead_warn,
         n,
@@ -110,7 +111,7 @@ def saturated_share(window: WindowStats, limits: Thresholds) -> float | None:
 
 
 def constant_share(track: LayerTrack, window: WindowStats) -> float | None:
-    """Return the share of units whose output is the same for all samples; None with too few samples."""
+    """Return the share of units whose output is the same for all samples; None with few samples or batches of one."""
     if window.low is None or window.high is None or track.batch < 2 or window.moments.n < _FEWEST_ALIKE:
         return None
     largest = np.maximum(np.abs(window.high), np.abs(window.low))
@@ -147,7 +148,7 @@ def _constant(track: LayerTrack, window: WindowStats, limits: Thresholds) -> Fin
         level,
         "constant",
         track.layer,
-        f"{round(share * track.units)} of {track.units} units return the same for every input",
+        f"{round(share * track.units)} of {track.units} units return the same value for every input",
         share,
         limits.constant,
         n,

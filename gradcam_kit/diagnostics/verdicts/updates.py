@@ -159,8 +159,8 @@ def _stuck(parameters: list[ParameterTrack]) -> list[Finding]:
         findings.append(
             Finding(
                 "bad" if steps > 1 else "warn", "frozen", group,
-                f"{'it has a gradient' if group else 'the parameters have gradients'} but did not change in {steps} "
-                "measured steps", 0.0, 0.0, steps,
+                f"{'it has a gradient' if group else 'the parameters have gradients'} but did not change "
+                f"(measured steps: {steps})", 0.0, 0.0, steps,
                 advice.FROZEN, "definition",
             )
         )  # fmt: skip
@@ -170,7 +170,8 @@ def _stuck(parameters: list[ParameterTrack]) -> list[Finding]:
 def judged(parameters: Iterable[ParameterTrack]) -> list[ParameterTrack]:
     """Return the parameters whose relative updates are judged.
 
-    Biases, and embeddings of tokens and positions, start near 0, so their first relative updates are not meaningful.
+    Biases, and embeddings that are plain parameters (such as `pos_embed`), start near 0, so their first relative
+    updates are not meaningful.
     """
     return [own for own in parameters if own.dims >= 2 and "weight" in own.name.rpartition(".")[2]]
 
@@ -195,7 +196,7 @@ def _updates(parameters: list[ParameterTrack], limits: Thresholds) -> list[Findi
         name = (max if is_high else min)(beyond, key=lambda own: beyond[own])
         said = (
             f"one optimizer step changes {len(beyond)} of {len(moving)} weights by too "
-            f"{'much' if is_high else 'little'}; {name!r} by {beyond[name]:.1e} of its size"
+            f"{'much' if is_high else 'little'}; {name!r} by {beyond[name]:.1e} of its norm"
         )
         layer = "" if len(beyond) > len(moving) / 2 else name
         findings.append(
@@ -212,7 +213,7 @@ def _stands_still(parameter: ParameterTrack) -> bool:
 
 
 def growth(points: list[tuple[int, float]], limits: Thresholds) -> float:
-    """Return the correlation of gradient norms with the step; 0 if the norms do not grow or are too few."""
+    """Return the correlation of gradient norms with the step; 0 if the norms do not triple, or are too few."""
     points = points[-_RECENT:]
     if len(points) < limits.accumulated_steps or not all(np.isfinite(norm) for _, norm in points):
         return 0.0

@@ -16,7 +16,7 @@ from gradcam_kit.errors import InputError
 from gradcam_kit.tables import csv_text
 
 JSON_NAME = "diagnostics.jsonl"
-"""The file that `JsonWriter` appends to and the dashboard reads."""
+"""Name of the file that `JsonWriter` appends to and the dashboard reads."""
 _MOST_BINS = 256
 
 

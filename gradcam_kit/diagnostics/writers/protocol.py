@@ -1,4 +1,4 @@
-"""The interface of writers, and their common parts: clean names, compact histograms, pictures as bytes."""
+"""The interface of writers, and their common parts: clean names, compact histograms, pictures as uint8 RGB."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class WandbWriter:
         self._step, self._row = step, self._run.step
 
     def _end_row(self) -> None:
-        """End the open row, unless the user has ended it, because values of the next step would replace its values."""
+        """End the open row before values of the next step replace its values, unless the user has ended it already."""
         if self._row is not None and self._row == self._run.step:
             self._run.log({}, commit=True)
         self._row = None

@@ -34,6 +34,7 @@ class DemoRow:
     """The result of a method, or of a map that is independent of the model.
 
     Attributes:
+        name: name of the method with its options, or of the map in parentheses.
         share: mean share of the heatmap that lies on the object, in [0, 1].
         seconds: the time for all pictures; None for a map that is independent of the model.
     """
@@ -45,9 +46,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result of the demo, with `rows` sorted by the share of the heatmaps on the objects, largest first.
+    """The result of the demo.
 
-    `unsuited` are the methods that do not suit this model.
+    Attributes:
+        rows: the result of each method, sorted by the share of the heatmaps on the objects, largest first.
+        sheet: the file with all overlays.
+        overlays: the folder with one file for each overlay.
+        unsuited: the methods that do not suit this model.
     """
 
     rows: tuple[DemoRow, ...]

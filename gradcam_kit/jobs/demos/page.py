@@ -43,7 +43,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "eigen-cam": {},
 }
 _TEMPLATES = Path(__file__).parent / "templates"
-_SHOWN = 448  # largest displayed size in pixels
+_SHOWN = 448  # maximum width and height of a displayed picture, in pixels
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class ShownMethod:
     """A method of the demo, and what it cost.
 
     Attributes:
-        title: its name and options.
+        title: name and options of the method.
+        good_for: what the method is good for.
         passes: cost per picture for both classes, in forward passes of the model.
         seconds: the time for all pictures and both classes.
         heatmaps: maps of the predicted and the second class for every picture.

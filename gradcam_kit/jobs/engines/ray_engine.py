@@ -44,8 +44,8 @@ try:
 except ImportError as error:
     raise missing_extra("--engine ray needs Ray", "ray") from error
 
-_WAVE = 256  # shards submitted to Ray at once; limits the driver's memory
-_CPUS_PER_ACTOR = 4  # number of cores of an actor on clusters without GPUs
+_WAVE = 256  # number of shards submitted to Ray at once, which bounds the memory of the driver
+_CPUS_PER_ACTOR = 4  # on clusters without GPUs, there is at most one actor for this number of cores
 _TRIES = 3  # maximum number of tries to render a batch, if each try kills its worker
 _SILENT = logging.CRITICAL + 1
 
@@ -85,6 +85,7 @@ def work_on_ray(
 
     Raises:
         GradCamKitError: the cluster could not complete all shards.
+        FirstFailureError: a picture failed, and the run stops at the first failure.
     """
     absolute = request.out if is_remote(request.out) else os.path.abspath(request.out)
     checkpoint = None if request.checkpoint is None else Path(request.checkpoint).absolute()
