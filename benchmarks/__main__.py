@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: print a table and store the figures as JSON."""
+"""`python -m benchmarks COMMAND`: run one command; most of them print a table and store the figures as JSON."""
 
 from __future__ import annotations
 

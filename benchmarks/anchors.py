@@ -30,27 +30,27 @@ _D = "tests/diagnostics/"
 ANCHORS = (
     Anchored(
         "Compare two models", "compare_models", "pytorch-cka (minibatch CKA)",
-        "judges a model against itself: layers that change nothing, and collapsed features, as findings",
+        "also findings if a model is compared with itself: layers that change nothing, and collapsed features",
         "compare_models, 5 layers", f"{_D}test_compare_models.py",
     ),
     Anchored(
         "Compare two data sets", "compare_data", "Alibi Detect (MMD drift on one hidden layer)",
-        "all layers in one pass of each set, corrected for their number, with the units that shift",
+        "all layers in one pass over each set, p-values corrected for the number of layers, the units that shift",
         "compare_data, 5 layers, 2 x 32 images", f"{_D}test_compare_data.py",
     ),
     Anchored(
         "Rank units for pruning", "layer_importance", "Torch-Pruning (which also removes them)",
-        "ablation through the rest of the model as the truth, and how far cheap scores agree with it",
+        "ablation, scored by the rest of the model, as the truth, and how well cheap scores agree with it",
         "layer_importance, taylor, layer4", f"{_D}test_layer_importance.py",
     ),
     Anchored(
         "What is confused, and why", "analyze_mistakes", "a confusion matrix, and heatmaps one by one",
-        "mean heatmaps of each pair and of both classes, with examples, from one pass for each batch",
+        "mean heatmaps of each confused pair and of its two classes, with examples, from one pass per batch",
         "analyze_mistakes, Grad-CAM", "tests/comparison/test_confusions.py",
     ),
     Anchored(
         "See attention", "capture_attention", "BertViz; timm's AttentionExtract",
-        "fused kernels untouched, outputs equal to the last bit; pictures, texts; sinks and repeated heads as findings",
+        "keeps fused kernels, outputs equal to the last bit; images and texts; findings about sinks and repeated heads",
         "capture_attention, 6 layers of 3 heads", f"{_D}test_capture_attention.py",
     ),
     Anchored(
@@ -65,7 +65,7 @@ ANCHORS = (
     ),
     Anchored(
         "Embeddings", "project", "scikit-learn; TensorBoard's projector",
-        "the silhouette of the embeddings themselves beside the plot",
+        "the silhouette of the embeddings themselves, in addition to the plot",
         "project, tsne, 200 x 64", f"{_D}test_project.py",
     ),
     Anchored(
@@ -75,7 +75,7 @@ ANCHORS = (
     ),
     Anchored(
         "Picture and text", "two_tower_cam", "Grad-CAM on the image tower of CLIP",
-        "the map of the picture, the tokens and a fusion module in one call, for any pair of towers",
+        "the image's map and the tokens' weights in one call, for any pair of towers, also through a fusion module",
         "two_tower_cam", "tests/methods/test_two_tower_cam.py",
     ),
     Anchored(
@@ -85,22 +85,22 @@ ANCHORS = (
     ),
     Anchored(
         "Log a training", "JsonWriter, CsvWriter, TensorBoardWriter, MLflowWriter, WandbWriter", "wandb.watch",
-        "NaN is counted and not dropped; one call for five destinations; a writer that fails never ends a training",
+        "NaN is counted, not dropped; one interface for five destinations; a writer that fails never ends a training",
         "TensorBoardWriter, a window of 60 layers", f"{_D}test_writers.py",
     ),
     Anchored(
         "Callbacks", "watch_loop, DiagnosticsCallback, DiagnosticsTrainerCallback", "Lightning's DeviceStatsMonitor",
-        "findings about the model and not the device; ranks are merged; also after an error",
+        "findings about the model, not the device; merges all ranks; reports also after an error",
         "", f"{_D}test_callbacks.py",
     ),
     Anchored(
         "A film of what is learned", "HeatmapLogger", "a loop written by hand",
-        "the same images through a whole training, as GIF or MP4, without a trace in the run",
+        "the same images through a whole training, as GIF or MP4, without an effect on the run",
         "HeatmapLogger, one frame", "tests/comparison/test_film.py",
     ),
     Anchored(
         "Watch it live", "dashboard", "TensorBoard",
-        "findings first; reads a plain file; only on the loopback address",
+        "findings first; reads a plain file; listens only on the loopback address",
         "", f"{_D}test_dashboard.py",
     ),
 )  # fmt: skip

@@ -26,7 +26,7 @@ RESNET, LAYER = "resnet50", "layer4"
 def run(
     device: Device = "auto",
     rounds: Rounds = 9,
-    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 2,
+    batch: Annotated[int, typer.Option(help="number of images in a batch", min=1)] = 2,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,
@@ -44,7 +44,7 @@ def run(
 
 
 def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
-    """Yield rows for methods at the patch embedding, the first layer, and at their automatic layers."""
+    """Yield rows for methods at the patch embedding (the first layer of the model) and at their automatic layers."""
     import timm
 
     torch.manual_seed(SEED)

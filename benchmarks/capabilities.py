@@ -1,4 +1,4 @@
-"""Measure the cost of diagnostics other than ModelDiagnostics, compared with the plain passes that they need."""
+"""Measure the processor time of capabilities other than ModelDiagnostics, most of them relative to plain passes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Capability:
 
 
 def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick = False) -> None:
-    """Compare the cost of comparisons, attention, traces, towers, pyramids and writers with that of plain passes."""
+    """Measure the processor time of each capability and, where possible, its ratio to the time of a plain pass."""
     if quick:
         rounds = 1
     rows = chain.from_iterable(
@@ -79,7 +79,7 @@ def run(rounds: Rounds = 5, threads: Threads = 1, out: Out = None, quick: Quick 
 
 
 def capability_rows(name: str, build: Callable[[], Capability], rounds: int) -> Iterator[Row]:
-    """Yield one row per work: its processor time in seconds, and the ratio to that of the plain pass.
+    """Yield a row per work except the plain one, with processor seconds and, if there is a plain one, the ratio to it.
 
     The works are timed in alternation. Processor time is the measure that other processes disturb least. The first call
     of each work is not timed.

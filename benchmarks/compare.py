@@ -52,14 +52,14 @@ class Change:
 
     @property
     def ratio(self) -> float:
-        """The new median divided by the old median."""
+        """The new median divided by the old one; if the old one is 0, infinity, or 1 if the new one is 0, too."""
         assert self.old is not None
         assert self.new is not None
         return self.new.median / self.old.median if self.old.median else float("inf" if self.new.median else 1)
 
     @property
     def mark(self) -> str:
-        """The direction of a change beyond the spread of both files, "new" or "gone"; "" within the spread."""
+        """A word for the change, such as "slower", "new" or "gone"; "" if it is below 2 % or within the spread."""
         if self.old is None or self.new is None:
             return "gone" if self.new is None else "new"
         if abs(self.ratio - 1) < _SAME:
@@ -93,7 +93,9 @@ def run(
         table.add_row(change.case, change.figure, str(change.old or ""), str(change.new or ""), ratio, change.mark)
     console().print(table)
     counts = Counter(change.mark or "within the spread" for change in found)
-    console().print(f"{len(found)} figures: {', '.join(f'{count} {mark}' for mark, count in counts.items())}")
+    console().print(
+        f"figures compared: {len(found)}, of which {', '.join(f'{count} {mark}' for mark, count in counts.items())}"
+    )
 
 
 def differences(old: Results, new: Results) -> Iterator[str]:
@@ -107,7 +109,7 @@ def differences(old: Results, new: Results) -> Iterator[str]:
                 if name in _HARDWARE
                 else "figures may differ for this reason"
             )
-            yield f"{name} differs: {values[0]} and {values[1]}; {effect}"
+            yield f"different {name}: {values[0]} and {values[1]}; {effect}"
 
 
 def _settings(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
         "overlays": (lambda: overlays(pictures, maps), _bytes(maps, pictures, pictures)),
     }
     if device == "cpu":
-        works["overlays by plain OpenCV"] = (lambda: _plain(pictures, maps), _bytes(maps, pictures, pictures))
+        works["overlays with plain OpenCV"] = (lambda: _plain(pictures, maps), _bytes(maps, pictures, pictures))
     return f"{n} x {side} x {side} to {size} x {size}", works
 
 

@@ -23,14 +23,14 @@ from gradcam_kit import METHODS
 ONE, TEN = "GradCAM", "ten gradient methods, explain_all"
 BATCH = 64
 CHUNKS = (64, 128, 256, 512)
-"""Number of rows in one forward pass of Score-CAM."""
+"""Numbers of rows in one forward pass of Score-CAM; each of them is measured."""
 
 ALONE = "without waiting for the device before its end"
 """Suffix of the works that state for one method whether its calls wait for the device."""
 
 
 def run(rounds: Rounds = 7, out: Out = None, quick: Quick = False) -> None:
-    """Measure large batches, Score-CAM in bfloat16, and which methods wait for the device; needs a GPU."""
+    """Measure large batches, Score-CAM in bfloat16, and which methods wait for the device early; needs a GPU."""
     batch, side, rounds = (2, 64, 1) if quick else (BATCH, 224, rounds)
     waiting = attempt({"model": "resnet18", "work": f"all {ALONE}"}, partial(waiting_rows, side))
     rows = chain(batch_rows(batch, side, rounds), score_cam_rows(side, rounds), waiting)

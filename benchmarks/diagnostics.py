@@ -1,4 +1,4 @@
-"""Compare a training step with each tool to a plain step, and measure the memory that ModelDiagnostics holds."""
+"""Measure how much each tool slows down a training step, and how much memory ModelDiagnostics holds."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Tool:
     Attributes:
         block: function that makes the context manager for a model and its optimizer. If the context manager yields a
             callable, it is called after each step.
-        needs: the package of the tool; "" for ours and torch's.
+        needs: the package that has to be installed for the tool; "" if it is part of torch or of this package.
         note: a remark for readers.
         steps: number of steps in one measurement; tools that do the same in every step need fewer.
-        goal: the ratio to a plain step that our tool should not exceed; None for other tools.
+        goal: the ratio to a plain step that should not be exceeded; None if there is no goal, as for tools of others.
     """
 
     block: Block
@@ -122,7 +122,7 @@ TOOLS: Mapping[str, Tool] = {
 def run(
     device: Device = "auto",
     rounds: Rounds = 9,
-    batch: Annotated[int, typer.Option(help="images in a batch", min=2)] = 32,
+    batch: Annotated[int, typer.Option(help="number of images in a batch", min=2)] = 32,
     threads: Threads = 1,
     out: Out = None,
     quick: Quick = False,
@@ -130,7 +130,7 @@ def run(
         str, typer.Option(help="measure only tools whose names contain this text; stored only with --out")
     ] = "",
 ) -> None:
-    """Compare training steps with ModelDiagnostics, find_nonfinite and other tools to plain steps."""
+    """Measure how much ModelDiagnostics, find_nonfinite and other tools slow down a training step."""
     device, side, cycle, windows = device_of(device), 64, CYCLE, 1000
     if quick:
         rounds, batch, side, cycle, windows = 1, 2, 32, 1, 20

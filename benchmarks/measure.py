@@ -147,11 +147,12 @@ def memory_bounded() -> Iterator[None]:
 
 
 def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Figure:
-    """Return the megabytes by which one call of a work raises the peak memory.
+    """Return the MiB by which one call of a work raises the peak memory.
 
     On the CPU, the peak is that of a fresh process, read from its own high-water mark, because `ru_maxrss` would start
-    at the parent's. Large blocks are mapped separately, so that freed blocks are returned to the system; otherwise
-    the result would vary by up to a fifth with the layout of the heap. On a GPU, it is the peak of the allocator.
+    at the peak of the parent. Large blocks are mapped separately, so that freed blocks are returned to the system;
+    otherwise the result would vary by up to a fifth with the layout of the heap. On a GPU, the peak is that of the
+    allocator.
 
     Args:
         device: "cpu" or "cuda".
@@ -187,7 +188,7 @@ def peak_growth(device: str, build: Callable[..., Work], *arguments: Any) -> Fig
 
 @contextmanager
 def _large_blocks_mapped() -> Iterator[None]:
-    """Make glibc map blocks of 64 KiB or more separately, in processes that start in this block: the fork server."""
+    """Make glibc map blocks of 64 KiB or more separately in a fork server that starts inside this context."""
     name, before = "MALLOC_MMAP_THRESHOLD_", os.environ.get("MALLOC_MMAP_THRESHOLD_")
     os.environ[name] = str(2**16)
     try:
@@ -224,7 +225,7 @@ def _peak_on_device(work: Work) -> Figure:
 
 
 def peak_mb() -> float:
-    """Return the peak memory of this process so far.
+    """Return the peak memory of this process so far, in MiB.
 
     Raises:
         OSError: this system has no /proc.
@@ -235,7 +236,7 @@ def peak_mb() -> float:
 
 
 def _status(entry: str) -> int:
-    """Return an entry of the process status, in kilobytes."""
+    """Return an entry of the process status, in KiB."""
     return int(_found(rf"{entry}:\s+(\d+)", _STATUS))
 
 
@@ -246,7 +247,7 @@ def _found(pattern: str, path: Path) -> str:
 
 
 def import_seconds(module: str, rounds: int) -> Figure:
-    """Return the time of `import module`, each time in a fresh process."""
+    """Return the seconds that importing a module takes, each time in a fresh process."""
     code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
     command = [sys.executable, "-c", code]
     return Figure.of(

@@ -35,7 +35,18 @@ LIMIT = 3.0
 
 @dataclass(frozen=True)
 class Plan:
-    """The combinations of models, methods, batch sizes and dtypes to measure; `--limit` replaces their time limit."""
+    """The combinations of models, methods, batch sizes and dtypes to measure.
+
+    Attributes:
+        models: names of torchvision models.
+        methods: names of methods.
+        batches: numbers of images in a batch.
+        dtypes: names of dtypes, of those in `DTYPES`.
+        side: height and width of the images in pixels.
+        times: measure times and passes.
+        memory: measure the peak memory.
+        limit: time limit of one call in seconds; `--limit` replaces it.
+    """
 
     models: tuple[str, ...] = ("resnet50",)
     methods: tuple[str, ...] = tuple(METHODS)
@@ -62,16 +73,16 @@ QUICK = (Plan(models=("resnet18",), methods=("grad-cam", "attention-rollout"), s
 
 
 def run(
-    model: Annotated[list[str] | None, typer.Option(help="models of torchvision; can be repeated")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="methods of gradcam_kit; can be repeated")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="images in a batch; can be repeated")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="name of a torchvision model; can be repeated")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="name of a method; can be repeated")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="number of images in a batch; can be repeated")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help=", ".join(DTYPES) + "; can be repeated")] = None,
     memory: Annotated[bool, typer.Option(help="also measure the peak memory of each chosen case")] = False,
     device: Device = "auto",
     rounds: Rounds = 3,
     limit: Annotated[
         float | None,
-        typer.Option(help=f"time limit of one call in seconds; default: {LIMIT:g}, more on small models"),
+        typer.Option(help=f"time limit of one call in seconds; default: {LIMIT:g}, in a full run more on fast models"),
     ] = None,
     threads: Threads = 2,
     out: Out = None,

@@ -31,8 +31,8 @@ _FLIPS = 12
 
 
 def run(
-    images: Annotated[int, typer.Option(help="images in the batch", min=1)] = 64,
-    steps: Annotated[int, typer.Option(help="steps of deletion and insertion", min=1)] = 16,
+    images: Annotated[int, typer.Option(help="number of images in the batch", min=1)] = 64,
+    steps: Annotated[int, typer.Option(help="number of steps of deletion and of insertion", min=1)] = 16,
     rounds: Rounds = 3,
     threads: Threads = 2,
     out: Out = None,
@@ -67,7 +67,7 @@ def _forward_rows(
 
 
 def peer_rows(count: int, rounds: int, side: int) -> Iterator[Row]:
-    """Yield rows for the same work by other libraries, which loop over images or steps on the host."""
+    """Yield rows for the same work with other libraries, which loop over images or steps on the host."""
     for peer, name, ours, build in (
         ("pytorch-grad-cam", "ROAD, both orders", _road, _grad_cam_road),
         ("Quantus", "ROAD, most relevant first", _road_curve, _quantus_road),

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-Rounds = Annotated[int, typer.Option(help="how often each measurement is repeated", min=1)]
+Rounds = Annotated[int, typer.Option(help="number of repetitions of each measurement", min=1)]
 Threads = Annotated[int, typer.Option(help="number of torch threads", min=1)]
 Limit = Annotated[float, typer.Option(help="time limit of one call in seconds; a longer call is skipped")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available")]

@@ -54,7 +54,7 @@ NOTES = {
     (
         GRAD_CAM,
         "grad-cam++",
-    ): "Equation 19 with 1e-6 added to the denominator, which is large compared with small gradients",
+    ): "Equation 19 with 1e-6 added to its denominator, a large number compared with small gradients",
     (GRAD_CAM, "eigen-cam"): "centers the activations; the sign of its component is left to the solver",
     (GRAD_CAM, "score-cam"): "masks upsampled with aligned corners; 1e-8 added to their range",
     (
@@ -146,7 +146,7 @@ def _beside(group: Group, case: Case, runs: Mapping[str, Run], images: Tensor, c
 
 
 def _difference_earlier(group: Group, library: str, method: str, device: str, classes: list[int]) -> Figure | None:
-    """Return the largest difference at the earlier layer, in float64 so that rounding does not contribute."""
+    """Return the largest difference at the earlier layer, in float64, so that rounding contributes little."""
     if not group.earlier:
         return None
     model = build_model(group.model, device, torch.float64)

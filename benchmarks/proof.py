@@ -68,8 +68,8 @@ def cost_table(results: Path) -> str:
     seen = stored.environment
     return "\n".join(
         [
-            f"{_conditions(stored)}, {seen['cores']} cores; {seen['rounds']} rounds of {seen['steps']} steps, medians "
-            "with quartiles.",
+            f"{_conditions(stored)}, {seen['cores']} cores; {seen['rounds']} rounds of at most {seen['steps']} steps, "
+            "medians with quartiles.",
             "Each round measures all tools in turn, so that they meet the same load."
             if seen.get("order") == IN_TURN
             else "These tools were measured one after the other, so compare only those that met a similar load.",
@@ -77,7 +77,7 @@ def cost_table(results: Path) -> str:
             _table(("tool", "x a plain step", "goal", "load of the machine", ""), rows),
             "",
             f"Memory of ModelDiagnostics in a running block: {', '.join(kept)} (goal: {MEMORY_GOAL} KiB). "
-            f"{HISTOGRAMS_KIB:.0f} KiB of it are the two histograms, and at most {HISTORY_KIB:.1f} KiB the history.",
+            f"Each includes {HISTOGRAMS_KIB:.0f} KiB of two histograms and at most {HISTORY_KIB:.1f} KiB of history.",
             "",
             f"Goals missed: {'; '.join(missed)}." if missed else "No goal is missed.",
         ]
@@ -131,7 +131,7 @@ def limit_table(results: Path) -> str:
     ]
     return "\n".join(
         [
-            f"{settings['seeds']} trainings of {FRESH} and of {settings['steps']} steps for each model.",
+            f"{settings['seeds']} trainings of {FRESH} steps and as many of {settings['steps']} steps for each model.",
             "",
             _table(columns, rows),
             "",

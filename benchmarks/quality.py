@@ -101,7 +101,7 @@ def _method_row(case: Case, timed: Run, baseline: Run, batch: Batch) -> list[Row
         "passes": timed.passes(baseline),
         **({"energy": Figure.of(shares)} if shares else {}),
     }
-    note = f"{empty} of {len(batch.images)} heatmaps are empty, and have no share on the object" if empty else ""
+    note = f"empty heatmaps, which have no share on the object: {empty} of {len(batch.images)}" if empty else ""
     return [Row(case, figures, beside=FORWARD, note=note)]
 
 
@@ -141,7 +141,7 @@ def _channel_row(case: Case, timed: Run, runs: Mapping[str, Run], count: int) ->
         "passes": timed.passes(plain),
         **({"correlation": Figure.of(correlations)} if correlations else {}),
     }
-    note = f"{same} of {count} images have a map that does not vary, and no correlation" if same else ""
+    note = f"images whose map does not vary, which have no correlation: {same} of {count}" if same else ""
     return [Row(case, figures, beside=EXACT, note=note)]
 
 

@@ -40,7 +40,7 @@ MODEL, LAYER = "resnet50", "layer4"
 def run(
     device: Device = "auto",
     rounds: Rounds = 7,
-    batch: Annotated[int, typer.Option(help="images in a batch", min=1)] = 16,
+    batch: Annotated[int, typer.Option(help="number of images in a batch", min=1)] = 16,
     threads: Threads = 2,
     out: Out = None,
     quick: Quick = False,

@@ -122,7 +122,7 @@ def cost_table(results: Results) -> str:
         for row in rows
     ]
     skipped = [f"Skipped: {row.key} ({row.skipped})." for row in results.rows if row.skipped]
-    return "\n\n".join([markdown([*cases, speed.replace("_", " "), "beside", "ratio"], cells), *skipped])
+    return "\n\n".join([markdown([*cases, speed.replace("_", " "), "compared with", "ratio"], cells), *skipped])
 
 
 def _ratio(row: Row) -> str:
@@ -152,7 +152,7 @@ def peer_table(peers: Results) -> str:
     return markdown(["method", "model", *_PEERS], cells)
 
 
-_BESIDE = 'ratio: time divided by the time of the work in the column "beside", both measured in turn'
+_BESIDE = 'ratio: time divided by the time of the work in the column "compared with", both measured in turn'
 _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "ratios": (f"What heatmaps cost; plain forward passes are in `inference_mode`; {_BESIDE}", cost_table),
     "balanced": (f"What balanced gradients cost on {{batch}} images; {_BESIDE}", cost_table),
@@ -164,9 +164,9 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
         peer_table,
     ),
     "runs": (f"A folder of {{pictures}} JPEGs of mixed sizes, ResNet-50; {_BESIDE}", cost_table),
-    "metrics": (f"Metrics of {{images}} images, and of 2 beside other libraries; {_BESIDE}", cost_table),
+    "metrics": (f"Metrics of {{images}} images, and of 2 images with other libraries; {_BESIDE}", cost_table),
     "waiting": (
-        "Score-CAM of {channels} channels on one image, ResNet-18, alone and beside a process that keeps one core "
+        "Score-CAM of {channels} channels on one image, ResNet-18, alone and next to a process that keeps one core "
         f"busy; {_BESIDE}",
         cost_table,
     ),
@@ -176,7 +176,10 @@ _SECTIONS: Mapping[str, tuple[str, Callable[[Results], str]]] = {
 
 def page(stored: Mapping[str, Results]) -> str:
     """Return the page with all tables."""
-    parts = ["# Figures", "Made by `python -m benchmarks report`. Medians, with quartiles in brackets."]
+    parts = [
+        "# Figures",
+        "Made by `python -m benchmarks report`. Medians; in brackets quartiles, or extremes of 2 or 3 repetitions.",
+    ]
     for name, results in stored.items():
         parts += [f"## {name}", f"{_conditions(results)}, commit {str(results.environment.get('commit'))[:12]}."]
         rows = results.rows
@@ -233,7 +236,8 @@ def _text(figure: Figure | None) -> str:
 def _conditions(results: Results) -> str:
     seen = results.environment
     hardware = seen["processor"] if seen["device"] == "cpu" else seen["device"]
-    return f"{hardware}, {seen['threads']} threads, torch {seen['versions']['torch']}"
+    threads = f"{seen['threads']} thread{'s' if seen['threads'] != 1 else ''}"
+    return f"{hardware}, {threads}, torch {seen['versions']['torch']}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

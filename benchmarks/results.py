@@ -24,7 +24,10 @@ _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "grad-cam", "torc
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number: median and quartiles of its repetitions, all equal if it was measured once."""
+    """A measured number: median and quartiles of its repetitions, all equal if it was measured once.
+
+    Of fewer than four repetitions, `low` and `high` are the smallest and the largest value.
+    """
 
     median: float
     low: float
@@ -32,7 +35,7 @@ class Figure:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Figure:
-        """Return the median and quartiles of repetitions."""
+        """Return the median and quartiles of repetitions, or the extremes of fewer than four repetitions."""
         ordered = sorted(values)
         quarter = len(ordered) // 4
         return cls(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter])
@@ -50,7 +53,7 @@ class Row:
         case: what was measured; distinguishes the row from all others of the file.
         figures: name -> figure, such as `seconds` (of one call), `ratio` (to the work in `beside`), `passes`
             (floating-point operations divided by those of a plain forward pass), or `peak_mb` (growth of peak memory).
-        beside: the work to which `ratio` is relative; empty without a ratio.
+        beside: the work to which `ratio` is relative; empty for this work itself and without a ratio.
         skipped: why there are no figures; empty if there are figures.
         note: a remark on the figures for readers.
     """
@@ -97,7 +100,7 @@ class Results:
         """Return a table of all rows, with a column for each figure that occurs in any of them."""
         cases = names_in(row.case for row in self.rows)
         figures = names_in(row.figures for row in self.rows)
-        table = Table(*cases, *figures, "beside", "remark")
+        table = Table(*cases, *figures, "compared with", "remark")
         for row in self.rows:
             cells = [str(row.case.get(name, "")) for name in cases]
             values = [str(row.figures[name]) if name in row.figures else "" for name in figures]
@@ -189,7 +192,7 @@ def _memory_gb() -> float | None:
 
 
 def _commit() -> str | None:
-    """Return the checked-out commit, with a plus if files differ from it."""
+    """Return the checked-out commit, with a plus if the code of package or benchmarks differs from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)

@@ -191,7 +191,7 @@ def planning_row(root: Path, paths: int) -> list[Row]:
 
 
 def in_process(what: str, arguments: Sequence[str]) -> dict[str, float]:
-    """Run a work in a fresh process; return its seconds, start of the interpreter excluded, and its peak memory.
+    """Run a work in a fresh process; return its seconds, start of the interpreter excluded, and its peak MiB.
 
     Raises:
         SkippedError: the process failed.

@@ -36,7 +36,7 @@ def record(
 
     Rows are stored in `out`. Without it, a full run replaces the stored results, and a quick run is not stored. The
     file is replaced when all rows are complete; until then, they are in a file next to it whose name ends in
-    `.partial`. Without a GPU, a benchmark for GPUs gives a single skipped row, and stored results are left unchanged.
+    `.partial`. Without a GPU, a benchmark for GPUs gives a single skipped row, which is stored only in `out`.
 
     Args:
         command: name of the benchmark.

@@ -24,11 +24,11 @@ from gradcam_kit.errors import GradCamKitError
 
 QUICK = ("torchvision:resnet18", "torchvision:mobilenet_v3_small", "transformers:DeiTForImageClassificationWithTeacher")
 _STARTING = 120.0
-"""Seconds that a fresh process gets to load the libraries, in addition to the time limit of the case."""
+"""Seconds for importing a library, added to the time limit of the first case of this library in each process."""
 
 
 def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
-    """Return the cases whose names match a regular expression, from all libraries that are installed."""
+    """Return the cases of installed libraries whose names match a regular expression; `quick` keeps only `QUICK`."""
     wanted = {name.partition(":")[0] for name in QUICK} if quick else set(LIBRARIES)
     libraries = [library for library in LIBRARIES if library in wanted and find_spec(library)]
     found = [case for library in libraries for case in cases(library).values() if re.search(only, case.name)]
@@ -36,7 +36,7 @@ def chosen_cases(only: str = "", quick: bool = False) -> list[Case]:
 
 
 def explain(case: Case, most_parameters: int = 10**12) -> Outcome:
-    """Explain seeded random images at the automatic layer, at the first size at which this succeeds."""
+    """Explain seeded random images at the automatic layer, trying the sizes of the case until one succeeds."""
     warnings.simplefilter("ignore")  # warnings of other libraries are irrelevant here
     torch.manual_seed(0)
     try:
@@ -109,7 +109,7 @@ def _line(error: Exception) -> str:
 
 
 def _wake(model: nn.Module) -> None:
-    """Replace weights that start as zeros, as in many heads and residual branches, by small random values."""
+    """Replace weights that start as zeros, as in many heads and residual branches, with small random values."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -121,7 +121,7 @@ def _wake(model: nn.Module) -> None:
 
 
 def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Compute the statistics of batch norms from random images, because initial ones let signals vanish or explode."""
+    """Compute the statistics of batch norms from random images; the initial ones let signals vanish or explode."""
     model.eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momentum = [norm.momentum for norm in norms]
@@ -138,7 +138,7 @@ def _calibrate(model: nn.Module, size: tuple[int, ...]) -> None:
 
 
 def _trace(model: nn.Module) -> list[object]:
-    """Return all state that a call could change, as values that can be compared."""
+    """Return the state that a call must leave unchanged, as values that can be compared."""
     modules = [
         (
             module.training,

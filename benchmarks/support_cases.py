@@ -66,7 +66,15 @@ _OPEN_CLIP = (
 
 @dataclass(frozen=True)
 class Case:
-    """An architecture, how to build it, and what to explain; `sizes` are the image sizes to try, small ones first."""
+    """An architecture of the support matrix.
+
+    Attributes:
+        name: library and architecture, such as "torchvision:resnet18".
+        family: task of the architecture; for timm, the source file.
+        build: function that builds the model without pretrained weights.
+        sizes: sizes of the images; the next one is tried if the explanation at the previous one does not succeed.
+        targets: what is explained; None = the predicted class.
+    """
 
     name: str
     family: str
@@ -99,7 +107,7 @@ def torchvision_cases() -> Iterator[Case]:
         yield Case(f"torchvision:{name}", "segmentation", _torchvision(name, weights_backbone=None), small, region)
     for name in models.list_models(module=models.detection):
         options = {"box_score_thresh" if "rcnn" in name else "score_thresh": 0.0, "weights_backbone": None}
-        if not name.startswith("ssd"):  # by default, all other detectors enlarge images to 800 pixels
+        if not name.startswith("ssd"):  # by default, most other detectors enlarge images to 800 pixels
             options |= {"min_size": 192, "max_size": 256}
         build = _torchvision(name, **options)
         yield Case(f"torchvision:{name}", "detection", build, small, box)
@@ -117,7 +125,7 @@ def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 
 def timm_cases() -> Iterator[Case]:
-    """Yield small architectures from each of timm's source files, up to four whose names start differently."""
+    """Yield a few small architectures from each of timm's source files, and those in `_MORE_TIMM`."""
     import timm
     from timm.models._registry import _model_to_module
 
@@ -161,7 +169,7 @@ def _timm(timm: Any, name: str, family: str) -> Case:
 
 
 def transformers_cases() -> Iterator[Case]:
-    """Yield image models of Hugging Face with small configurations; detectors are explained by their best query."""
+    """Yield image models of Hugging Face with small configurations; for detectors, the best query is explained."""
     import transformers
 
     block = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
@@ -236,7 +244,7 @@ def _best_query(output: Any) -> Tensor:
 
 
 def open_clip_cases() -> Iterator[Case]:
-    """Yield image towers of open_clip, explained by the similarity to an embedding."""
+    """Yield image towers of open_clip; the explained score is the similarity to a random embedding."""
     import open_clip
 
     for name in _OPEN_CLIP:

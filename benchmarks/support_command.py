@@ -21,7 +21,7 @@ def run(
     seconds: Annotated[float, typer.Option(help="time limit for one architecture")] = 600,
     parameters: Annotated[float, typer.Option(help="largest model to try, in millions of parameters")] = 150,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file in which the rows of these architectures are replaced")
+        Path | None, typer.Option(help="JSON file in which the rows of these architectures are added or replaced")
     ] = None,
     new: Annotated[bool, typer.Option("--new", help="test only architectures that the JSON file lacks")] = False,
     quick: Annotated[bool, typer.Option(help="test only three architectures, as a quick check")] = False,

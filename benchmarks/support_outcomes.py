@@ -14,7 +14,7 @@ from benchmarks.results import as_json, environment
 from benchmarks.support_cases import LIBRARIES
 
 IMAGES = 2
-"""Number of images that each architecture explains."""
+"""Number of images that are explained for each architecture."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,14 @@ class Outcome:
     """The outcome for one architecture.
 
     Attributes:
-        status: "ok": a finite map that varies, without side effects; "refused": a clear error; "failed": any other
-            problem; "left out": not tested.
+        name: library and architecture, such as "torchvision:resnet18".
+        family: task of the architecture; for timm, the source file.
+        status: "ok": finite maps that vary, without side effects; "refused": an error of this package; "failed": any
+            other problem; "left out": the model is too large, cannot be built, or fails without an explanation, too.
         layer: the automatic layer, with the `shape` of its map for images of `size`.
+        parameters: number of parameters of the model.
+        finite: whether all values of the maps are finite.
+        varies: whether no map is constant.
         traceless: whether hooks, modes, flags, gradients, buffers and the random state were the same afterwards.
         seconds: time of the explanation, without building the model.
         reason: reason for a status other than "ok".
@@ -65,7 +70,7 @@ def save(outcomes: Iterable[Outcome], file: Path) -> None:
 
 
 def summarize(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
-    """Count the architectures of each library by status, for torchvision also by task."""
+    """Count the architectures by status, in one group for timm and in one group per task for every other library."""
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         library = outcome.name.partition(":")[0]

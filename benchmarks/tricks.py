@@ -1,4 +1,4 @@
-"""Measure the speedup of each trick that relies on private parts of torch, with and without it in alternation."""
+"""Measure the speedup of single optimizations, such as kernels private to torch, by switching them off in turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Off = Callable[[], AbstractContextManager[object]]
 def run(
     device: Device = "auto", rounds: Rounds = 5, threads: Threads = 2, out: Out = None, quick: Quick = False
 ) -> None:
-    """Measure the speedup of each trick that relies on private parts of torch."""
+    """Measure the speedup of single optimizations, such as kernels private to torch."""
     device = device_of(device)
     if quick:
         rounds = 1
@@ -83,7 +83,7 @@ def _own_weights() -> AbstractContextManager[object]:
 
 
 def _own_order() -> AbstractContextManager[object]:
-    """Keep the memory order of the images during the block."""
+    """Keep the memory format of the images during the block."""
     return patch.object(memory_format, "_pays", lambda _: False)
 
 
@@ -98,7 +98,7 @@ def _read_at_once() -> AbstractContextManager[object]:
 
 
 def _by_eigh() -> AbstractContextManager[object]:
-    """Compute eigenvectors by `torch.linalg.eigh` during the block."""
+    """Compute eigenvectors with `torch.linalg.eigh` during the block."""
 
     def solved(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values, vectors = torch.linalg.eigh(symmetric)

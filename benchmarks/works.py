@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from benchmarks.measure import Work
@@ -23,6 +22,8 @@ MODELS = (
 
 def build_model(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return a torchvision architecture with random weights, in eval mode."""
+    import torchvision  # takes more than a second, which benchmarks of other models save
+
     torch.manual_seed(SEED)
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
     with torch.no_grad():
@@ -38,7 +39,7 @@ def build_images(batch: int, device: str = "cpu", dtype: torch.dtype = torch.flo
 
 
 def forward(model: nn.Module, images: Tensor) -> Work:
-    """Return a plain forward pass as a work, without an explanation."""
+    """Return a function that runs a plain forward pass, without an explanation."""
 
     def work() -> object:
         with torch.inference_mode():
@@ -48,6 +49,6 @@ def forward(model: nn.Module, images: Tensor) -> Work:
 
 
 def forward_work(name: str, batch: int, device: str = "cpu", side: int = 224, dtype: str = "float32") -> Work:
-    """Return a plain forward pass, prepared in the process that runs it."""
+    """Build a model and images in the calling process, and return a function that runs a plain forward pass."""
     precision = getattr(torch, dtype)
     return forward(build_model(name, device, precision), build_images(batch, device, precision, side))

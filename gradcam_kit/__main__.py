@@ -11,7 +11,7 @@ _SAID = "gradcam-kit: interrupted\n"
 
 
 def main() -> None:
-    """Run the command line. Ctrl+C ends it with a message of one line, even while modules are being imported."""
+    """Run the command line. Ctrl+C ends it with a one-line message, even while modules are being imported."""
     _let_threads_sleep()
     usual = signal.default_int_handler
     is_usual = signal.getsignal(signal.SIGINT) is usual  # other handlers were set deliberately, such as SIG_IGN

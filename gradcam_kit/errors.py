@@ -156,7 +156,7 @@ def exits_refused() -> Iterator[None]:
         raise_interruption(error)
         code = "" if error.code is None else repr(error.code)
         raise InputError(
-            f"the code of the model or a method called sys.exit({code}), which is ignored; raise an exception instead"
+            f"the code of the model or a method called sys.exit({code}); raise an exception that says what failed"
         ) from error
 
 

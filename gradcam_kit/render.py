@@ -120,7 +120,7 @@ def overlays(
     colormap: str = "jet",
     alpha: SupportsFloat = 0.5,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Overlay heatmaps on pictures on the device of the heatmaps, and copy the finished bytes to the host once.
+    """Overlay heatmaps on pictures. This runs on the heatmaps' device, and copies the finished bytes to the host once.
 
     Args:
         pictures: `(n, h, w)`, `(n, h, w, c)` or `(n, c, h, w)`; layouts and values as in `overlay`.
@@ -153,9 +153,7 @@ def overlays(
     n, height, width, _ = values.shape
     where = places((0, 0, width, height) if boxes is None else boxes, n, (height, width))
     if outlines is not None and len(outlines) != n:
-        raise ShapeError(
-            f"outlines for {len(outlines)} pictures, but there are {n}; expected one entry for each picture"
-        )
+        raise ShapeError(f"outlines has length {len(outlines)}; expected {n}, one entry for each picture")
     marked = [None if one is None else read_outlines(one, (height, width)) for one in outlines or ()]
     blended = blended_on_host if maps.device.type == "cpu" else blended_on_device
     painted = blended(values, maps, where, colormap_table(colormap), exact_share(share))
@@ -185,14 +183,14 @@ def contact_sheet(
         titles: a title above each picture, nested like the pictures.
         column_titles: a title above each column.
         row_titles: a title to the left of each row.
-        cell_size: largest width and height of a picture, in pixels; a row is as high as its tallest picture.
+        cell_size: length of the longer side of every picture, in pixels; a row is as high as its tallest picture.
         margin: white space between and around the cells, in pixels.
-        font_size: height of the letters, in pixels. Long texts are shortened with an ellipsis; letters missing in the
-            font lose their accents or become question marks.
+        font_size: size of the font, in pixels. Long texts are shortened with an ellipsis, accents are dropped, and
+            letters missing in the font become question marks.
 
     Raises:
         ShapeError: there are no pictures, or the number of titles is wrong.
-        OptionError: `columns` is given for rows of pictures, or a size is below 1.
+        OptionError: `columns` is given for rows of pictures, a size is below 1, or the margin is negative.
         InputError, PictureError, ShapeError: a picture cannot be rendered, see `overlay`.
     """
     if min(cell_size, font_size, 1 if columns is None else columns) < 1 or margin < 0:
@@ -256,7 +254,7 @@ def _require_one_each(what: str, titles: Sequence[Any] | None, expected: int) ->
 
 
 def _fitted(rgb: RGB, size: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Scale to the largest size that fits into a square cell."""
+    """Scale a picture to the largest size that fits into a square cell."""
     height, width = rgb.shape[:2]
     scale = size / max(height, width)
     wanted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -272,7 +270,7 @@ class _Writer:
         self.unknown = bytes(self.font.getmask("\uffff"))
 
     def printable(self, text: str) -> str:
-        """Replace characters missing in the font by unaccented letters or question marks."""
+        """Return the text without accents, and with question marks for characters missing in the font."""
         known = unicodedata.normalize("NFD", " ".join(text.split()).translate(_SPELLED))
         return "".join(
             letter if letter == " " or bytes(self.font.getmask(letter)) != self.unknown else "?"

@@ -23,7 +23,7 @@ def pearson(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Floa
 
 
 def spearman(first: Float[Tensor, "n *t"], second: Float[Tensor, "n *t"]) -> Float[Tensor, " n"]:
-    """Return the rank correlation in [-1, 1]. Equal values share their mean rank, and signs are respected."""
+    """Return the rank correlation in [-1, 1]. Signs count, and equal values share their mean rank."""
     check_pair(first, second)
     undefined = broken(first) | broken(second)
     return pearson(ranks(first.flatten(1)), ranks(second.flatten(1))).masked_fill(undefined, torch.nan)

@@ -23,7 +23,7 @@ Reshape = Callable[[Any], Tensor]
 
 
 GradientRule = Literal["exact", "balanced"]
-"""Rule for gradients after a layer: exact, or balanced, which holds normalizations, gates and attention constant."""
+"""Rule for gradients at a layer: exact, or balanced, for which normalizations, gates and attention are constant."""
 
 
 class Evidence(Flag):
@@ -35,7 +35,7 @@ class Evidence(Flag):
     HEAD = auto()
     """The weights of a linear head after mean pooling, if the model has one."""
     WEIGHT_GRADIENTS = auto()
-    """Per sample, the gradient of the layer's summed output with respect to the layer's own weight."""
+    """Per sample and channel, the mean gradient of the layer's summed output with respect to its last weight."""
     CURVATURE = auto()
     """The second derivative of the scores at the layer, times the activations."""
     BIASES = auto()
@@ -72,7 +72,7 @@ class LayerChoice(Enum):
     LAST = auto()
     """The last spatial layer on which the score depends."""
     CONVOLUTIONS = auto()
-    """Every convolution on whose positions the score depends; each call of a convolution is a separate layer."""
+    """Every convolution on whose positions the score depends; one layer per call if its calls form a chain."""
     RESOLUTIONS = auto()
     """The last layer of each of the two deepest resolutions; layers that only pad their input are ignored."""
     STREAM = auto()
@@ -107,7 +107,7 @@ class Replay(Protocol):
         index: Int[Tensor, " m"],
         residual: Float[Tensor, "m k *s"] | None = None,
     ) -> Float[Tensor, "m *targets"]:
-        """Score like `Rescore`; `residual` replaces the layer's input wherever else the model uses this input."""
+        """Score rows as `Rescore` does; `residual` replaces the layer's input wherever else the model uses it."""
         ...
 
 
@@ -126,10 +126,10 @@ class Probe(Protocol):
 class Head:
     """A linear head after mean pooling, verified on the samples of the batch.
 
-    `logits = mean_s(activations) @ weight.T + bias`. `target_weights` is the row of the explained class, or for
-    targets that are functions of the logits, the gradient of the score with respect to the logits times `weight`.
-    `is_linear` tells whether the score is a linear function of the logits, so that changed activations have the score
-    `score + target_weights @ mean_s(change)` exactly.
+    `logits = mean_s(activations) @ weight.T + bias`, up to a constant per sample. `target_weights` is the row of
+    `weight` of the explained class, or for other targets d score / d logits times `weight`. `is_linear` tells whether
+    the score is a logit that equals the formula without a constant, so that changed activations have exactly the score
+    `score + target_weights @ mean_s(change)`.
     """
 
     weight: Float[Tensor, "classes k"]
@@ -155,8 +155,15 @@ class Projections:
 class Attention:
     """The attention of all blocks in which the tokens of an image attend to each other, in the order in which they ran.
 
-    The first `prefix` tokens are prefix tokens (class, distillation, registers; the class token first), and the others
-    are the positions of `grid`.
+    Attributes:
+        blocks: names of the modules that compute the attention.
+        probabilities: the attention of each block.
+        grid: number of tokens along each axis of the image.
+        prefix: number of tokens before those of the grid (class, distillation, registers; the class token first).
+        has_class_token: whether the first token is a class token.
+        gradients: d scores / d attention of each block.
+        block_gradients: d (scores of each block's own output tokens) / d attention of the block.
+        projections: inputs and gradients of the last block's attention.
     """
 
     blocks: tuple[str, ...]
@@ -195,8 +202,8 @@ class LayerCapture:
     """Everything that a method may use of one layer in one pass; evidence not requested by `needs` is None.
 
     Numbers are float32, or float64 for a float64 model. With `(n, m)` targets, `gradients`, `scores` and everything
-    else that depends on a target have a target axis after the sample axis. The methods `weights` and `saliency` get the
-    view of one target (`of_target`), and `saliencies` gets the capture with all targets.
+    else that depends on a target have a target axis after the sample axis. `BaseCAM.weights` and `BaseCAM.saliency`
+    get the view of one target (`of_target`), and `BaseCAM.saliencies` gets the capture with all targets.
 
     Attributes:
         layer: the layer's name.
@@ -214,9 +221,9 @@ class LayerCapture:
         images: the model's images.
         probe: the layer's activations and gradients for changed images. Evidence.PROBE.
         head: the linear head after mean pooling, if the model has one. Evidence.HEAD.
-        weight_gradients: gradients of the layer's own weight, for models without such a head.
-            Evidence.WEIGHT_GRADIENTS.
-        residual: the layer's input, if it also bypasses the layer as a residual connection; for `replay`.
+        weight_gradients: mean gradient of the layer's summed output with respect to its last weight, per channel, for
+            models without such a head. Evidence.WEIGHT_GRADIENTS.
+        residual: the layer's input, for `replay`; None unless a module computed it and it has the output's shape.
         curvature: second derivatives of the scores, times the activations. Evidence.CURVATURE.
         bias_gradients: every bias times the gradient at its module's output. Evidence.BIASES.
         guided_gradients: the gradient at the input by guided backpropagation. Evidence.GUIDED.
@@ -269,11 +276,12 @@ class LayerCapture:
 
 @dataclass(frozen=True)
 class LayerCandidate:
-    """A layer with positions.
+    """A layer with positions. `shape` is `(k, *s)`, and `layout` the type of its layout.
 
-    `shape` is `(k, *s)`. `reached` tells whether gradients arrive at the layer's positions, `normalizes` whether each
-    of its own parameters has one entry per channel, and `hidden` whether it runs inside a reentrant checkpoint, which
-    hides its gradient. `outermost` is the shortest name of a module that returned the same tensor.
+    `reached` tells whether gradients arrive at the layer's positions, `normalizes` whether each of its own parameters
+    has one entry per channel, `hidden` whether it runs inside a reentrant checkpoint, which hides its gradient, and
+    `chosen` whether it is the automatic choice, for the given `reason`. `outermost` is the shortest name of a module
+    that returned the same tensor.
     """
 
     name: str

@@ -7,22 +7,22 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from PIL import Image
 
+from notebooks.kernel import WIDEST, encoded
+
 ROOT = Path(__file__).parents[1]
 KEY = "gradcam_kit"
 """Of the metadata that `tidy` leaves in a notebook: {"code": hash of the code that made the outputs}."""
 
-PREPARATION = "from notebooks.outputs import show_comparisons_as_pictures\nshow_comparisons_as_pictures()"
+PREPARATION = "from notebooks.kernel import show_comparisons_as_pictures\nshow_comparisons_as_pictures()"
 """Runs in the kernel before the first cell, and is not stored."""
 
-_WIDEST, _QUALITIES, _COLORS, _LARGE = 1100, (80, 70, 60, 50), 128, 75_000
-_CELL, _FONT = 124, 12
+_QUALITIES, _COLORS, _LARGE = (80, 70, 60, 50), 128, 75_000
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
@@ -95,77 +95,14 @@ def _picture(data: Any) -> dict[str, str] | None:
     if kind is None:
         return None
     image = Image.open(io.BytesIO(base64.b64decode(data[kind]))).convert("RGB")
-    if image.width > _WIDEST:
-        image = image.resize((_WIDEST, round(image.height * _WIDEST / image.width)), Image.Resampling.LANCZOS)
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
     if "image/jpeg" not in data:  # figures of matplotlib come as PNG alone
-        plot = _encoded(image.quantize(_COLORS, dither=Image.Dither.NONE), "PNG", optimize=True)
+        plot = encoded(image.quantize(_COLORS, dither=Image.Dither.NONE), "PNG", optimize=True)
         if len(plot) < _LARGE:
             return {"image/png": base64.b64encode(plot).decode()}
     for quality in _QUALITIES:  # noise takes many bytes
-        encoded = _encoded(image, "JPEG", quality=quality, optimize=True)
-        if len(encoded) < _LARGE:
+        photo = encoded(image, "JPEG", quality=quality, optimize=True)
+        if len(photo) < _LARGE:
             break
-    return {"image/jpeg": base64.b64encode(encoded).decode()}
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def show_comparisons_as_pictures() -> None:
-    """Let the kernel show comparisons as pictures and tables, without styles and scripts, which web sites remove."""
-    from IPython import get_ipython
-
-    formatters = get_ipython().display_formatter.formatters
-    for kind, show in (("image/jpeg", _sheet), ("text/html", _table)):
-        formatters[kind].for_type_by_name("gradcam_kit.comparison.record", "Comparison", show)  # imports nothing
-
-
-def _sheet(comparison: Any, most: int = 8) -> bytes:
-    """Return the first images of a comparison as a JPEG, each with all of its heatmaps in one row."""
-    from gradcam_kit.render import contact_sheet, overlay
-
-    panels = comparison.panels(most)
-    rows = [[panel.picture, *(overlay(panel.picture, cell.heatmap) for cell in panel.cells)] for panel in panels]
-    metrics = {name for own in comparison.measured.values() for name in own}
-    titles = [[panel.note, *(_said(cell.notes, metrics) for cell in panel.cells)] for panel in panels]
-    labels = ["", *(cell.title for cell in panels[0].cells)]
-    columns = len(labels)
-    size = min(_CELL + 8, (_WIDEST - 90) // columns - 8) if columns > 4 else 180
-    sheet = contact_sheet(
-        rows,
-        titles=titles,
-        column_titles=labels,
-        row_titles=[panel.title for panel in panels],
-        cell_size=size,
-        margin=8,
-        font_size=_FONT,
-    )
-    return _encoded(Image.fromarray(sheet), "JPEG", quality=95)
-
-
-def _said(notes: tuple[str, ...], metrics: set[str]) -> str:
-    """Return what is written above a heatmap: a single metric as its number alone, because its name is too long."""
-    if len(metrics) != 1:
-        return ""
-    (metric,) = metrics
-    return next((note.removeprefix(metric).strip() for note in notes if note.startswith(metric)), "")
-
-
-def _table(comparison: Any) -> str | None:
-    """Return means and costs as plain HTML, but for the seconds, which are those of one machine."""
-    from gradcam_kit.comparison.gallery import format_value
-
-    rows = comparison.summary_rows() if comparison.costs or comparison.measured else []
-    if not rows:
-        return None
-    columns = [name for name in rows[0] if name != "seconds"]
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(format_value(row.get(name)))}</td>" for name in columns) + "</tr>"
-        for row in rows
-    )
-    notes = "".join(f"<p><small>{escape(note)}</small></p>" for note in comparison.notes)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+    return {"image/jpeg": base64.b64encode(photo).decode()}

@@ -41,7 +41,7 @@ def _chosen(only: int) -> list[Fault]:
 
 
 def said(fault: Fault) -> dict[str, Any]:
-    """Return the findings about a fault and its twin as values for JSON."""
+    """Return the finding that answers a fault, and all findings about its twin, as values for JSON."""
     answer = fault.answer(fault.said(planted=True))
     return {
         "number": fault.number,

@@ -26,7 +26,7 @@ class Fault:
         tool: the tool that finds the fault.
         level: expected level of the finding.
         kind: expected kind of the finding.
-        layer: module that the finding must name.
+        layer: module that the finding must name; "" if it must name none.
         case: function that returns the findings with the fault (True), or for the twin without it (False).
     """
 
@@ -58,14 +58,14 @@ FAULTS: list[Fault] = []
 def fault(
     number: int, title: str, *, at: str = "", tool: str = "ModelDiagnostics", says: tuple[str, str, str]
 ) -> Callable[[Case], Case]:
-    """Return a decorator for a fault: a function of `planted` that returns findings, a report or the origins of NaN.
+    """Return a decorator that adds a fault: a function from `planted` to what a tool returns, such as a report.
 
     Args:
         number: number in the list of faults.
         title: description of the fault.
-        at: dotted name of the faulty module or parameter.
+        at: dotted name of the faulty module or parameter; "" for data, the loop and the model as a whole.
         tool: the tool that finds the fault.
-        says: expected level, kind and layer.
+        says: expected level, kind and layer of the finding.
     """
 
     def add(case: Case) -> Case:
@@ -77,7 +77,7 @@ def fault(
 
 
 def findings_of(answer: Any) -> list[Finding]:
-    """Return the findings in the result of any tool; an origin of NaN becomes a finding of kind "nonfinite"."""
+    """Return the findings in the result of any tool; the first origin of NaN or inf becomes a "nonfinite" finding."""
     if isinstance(answer, Origins):
         found = [origin for origin in (answer.forward, answer.backward) if origin is not None]
         return [

@@ -1,4 +1,4 @@
-"""Planted faults 16 to 19, 32, 33, 35 and 36: gradients, optimizers, modes, and the loop around them."""
+"""Planted faults 16 to 20, 32, 33, 35 and 36: gradients, optimizers, losses, modes, and the loop around them."""
 
 from __future__ import annotations
 

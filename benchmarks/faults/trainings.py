@@ -25,7 +25,7 @@ def batches(
 
 
 def he(module: nn.Module, gain: float = 1.0, seed: int = 0) -> nn.Module:
-    """Initialize linear and convolutional layers by He's method, scaled by a gain, and return the module."""
+    """Initialize linear and convolutional layers with He's method, scaled by a gain, and return the module."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for own in module.modules():

@@ -49,16 +49,18 @@ _OF_CONCLUSIONS = [f"<!-- {side}: conclusions of python -m benchmarks ground-tru
 
 def run(
     quick: Quick = False,
-    only: Annotated[list[str] | None, typer.Option(help="names of tests; default: all")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="names of methods; default: all")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="name of a test; can be repeated; default: all")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="name of a method; can be repeated; default: all")] = None,
     networks: Annotated[int | None, typer.Option(help="number of trained networks per column", min=1)] = None,
     seed: Annotated[int, typer.Option(help="seed of images, networks and intervals")] = 0,
     threads: Threads = 1,
     processes: Annotated[int, typer.Option(help="number of parallel processes; 0 = one per core", min=0)] = 0,
-    out: Annotated[Path | None, typer.Option(help="path of the JSON; no other file is rewritten")] = None,
+    out: Annotated[Path | None, typer.Option(help="path of the JSON; stored files stay as they are")] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="path of the figure (.png), with the table (.md) beside it; nothing else is written"),
+        typer.Option(
+            help="path of the figure (.png), next to which its table is written (.md); stored files stay as they are"
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace files that this command did not write")
@@ -73,10 +75,10 @@ def run(
     and the tables and conclusions between the markers in
     docs/where-right.md.
 
-    With --out or --figure, it writes only these files. With --quick, --only,
-    --method, fewer --networks than by default, or another --seed, nothing is
-    written unless --out or --figure is given. The command prints the name of
-    each file that it writes.
+    With --out, the command writes only this JSON, and with --figure only this
+    figure and its table. With --quick, --only, --method, fewer --networks than
+    by default, or another --seed, nothing is written unless --out or --figure
+    is given. The command prints the name of each file that it writes.
     """
     plan = replace(_QUICK if quick else Plan(), seed=seed)
     plan = replace(plan, methods=tuple(method)) if method else plan
@@ -94,7 +96,7 @@ def run(
     for part in table.on_screen(cells):
         console.print(part)
     wall = round(time.perf_counter() - begin, 1)
-    console.print(f"{wall} s ({sum(seconds.values()):.0f} s of processor time in tests), {len(tested)} pairs tested")
+    console.print(f"{wall} s ({sum(seconds.values()):.0f} s of processor time in tests); pairs tested: {len(tested)}")
     fewer = plan.networks < Plan().networks
     stored = not (quick or only or method or fewer or seed or out or figure)
     if stored:
@@ -136,7 +138,7 @@ def _draw(figure: Path, results: Mapping[str, Any], console: Console) -> None:
 
 
 def page_of(results: Mapping[str, Any]) -> str:
-    """Return the full table in the form of docs/ground-truth.md."""
+    """Return the text of docs/ground-truth.md, the page with the full table."""
     return table.page(
         reading.cells(results),
         reading.columns(results),
@@ -219,7 +221,7 @@ def _columns(
 
 
 def _all_done(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:
-    """Yield results in the order of the tasks, computed in parallel processes unless one process is enough."""
+    """Yield results in the order of the tasks, computed in parallel processes unless `workers` is 1."""
     if workers == 1:
         yield from map(_done, tasks)
         return

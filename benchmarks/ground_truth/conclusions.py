@@ -23,7 +23,7 @@ _EARLIER = ("GridPG, layer3", "GridPG, layer2")
 
 
 def linear_head(s: Stored) -> str:
-    """Write about Grad-CAM before mean pooling and a linear head."""
+    """Return the conclusion about Grad-CAM before mean pooling and a linear head."""
     for column in (*_SIZES, "two objects", "GridPG", "demo", "demo, GridPG"):
         for other in ("hires-cam", "xgrad-cam", "cam"):
             apart = abs(s.value(column, "grad-cam") - s.value(column, other))
@@ -33,20 +33,20 @@ def linear_head(s: Stored) -> str:
     grid = [s.better("GridPG", "grad-cam", other) for other in ("layer-cam", "grad-cam++", "score-cam")]
     return (
         "**Before mean pooling and a linear head**, use `GradCAM`; there `HiResCAM`, `XGradCAM` and `CAM` score the "
-        f"same to 0.01. Of two objects it shows the right one ({s.mean('two objects', 'grad-cam')} of what lies on "
-        f"both): {two[0]} more than `LayerCAM`, {two[1]} more than `GradCAMPlusPlus` and {two[2]} more than "
+        f"same to within 0.01. Of two objects it shows the right one ({s.mean('two objects', 'grad-cam')} of what lies "
+        f"on both): {two[0]} more than `LayerCAM`, {two[1]} more than `GradCAMPlusPlus` and {two[2]} more than "
         f"`ScoreCAM`. In mosaics of four pictures (GridPG) the differences are {grid[0]}, {grid[1]} and {grid[2]}, in "
         "the same order."
     )
 
 
 def zero_is_zero(s: Stored) -> str:
-    """Write about HiResCAM where a linear head follows directly."""
+    """Return the conclusion about HiResCAM where a linear head follows directly."""
     half = [s.better("blind half", "hires-cam", other) for other in ("grad-cam", "score-cam", "ablation-cam")]
     part = [s.better("DiPart", "hires-cam", other) for other in ("grad-cam", "xgrad-cam", "ablation-cam")]
     s.require(s.value("blind half", "hires-cam") > 0.999, "blind half: hires-cam shows what cannot matter")
     return (
-        "**Where a linear head follows at once but weighs positions differently, use `HiResCAM`.** It shows only "
+        "**Where a linear head follows directly but weighs positions differently, use `HiResCAM`.** It shows only "
         "what the score depends on, which is arithmetic and holds for that one layer: nothing of the blind half, "
         f"into which `GradCAM` puts {half[0]} more of its map, `ScoreCAM` {half[1]} and `AblationCAM` {half[2]}. In "
         f"mosaics whose other cells cannot matter at that layer (DiPart) it is {part[0]} better than `GradCAM`, "
@@ -55,7 +55,7 @@ def zero_is_zero(s: Stored) -> str:
 
 
 def earlier_layers(s: Stored) -> str:
-    """Write about layers one stage and two stages before the last one."""
+    """Return the conclusion about layers one stage and two stages before the last one."""
     shown, one_before = s.verdict(_EARLIER[0], "grad-cam", "hires-cam")
     gratings = s.better(_EARLIER[1], "grad-cam", "hires-cam")
     outlines = [s.in_all(f"demo, {column}", "hires-cam", "grad-cam") for column in _EARLIER]
@@ -63,20 +63,20 @@ def earlier_layers(s: Stored) -> str:
     guided_too = [s.in_all(f"demo, {column}", "guided-grad-cam", "grad-cam") for column in _EARLIER]
     mosaics = s.pictures(f"demo, {_EARLIER[0]}", "hires-cam", "grad-cam")
     return (
-        "**Stages earlier, it is open which of the two is better.** In mosaics, two stages before the last, "
-        f"{s.networks(_EARLIER[1])} networks that name gratings have {gratings} more of `GradCAM`'s map in the right "
-        f"cell than of `HiResCAM`'s; one stage before the last, "
+        "**At earlier stages, it is open whether `GradCAM` or `HiResCAM` is better.** In mosaics, two stages before "
+        f"the last, {s.networks(_EARLIER[1])} networks that name gratings have {gratings} more of the `GradCAM` map "
+        f"than of the `HiResCAM` map in the right cell; one stage before the last, "
         f"{f'{one_before} more' if shown else f'this is not shown ({one_before})'}. The demo model, which "
-        f"names outlines, has more of `HiResCAM`'s in each of {mosaics} mosaics, on average {outlines[0]} one stage "
-        f"before the last and {outlines[1]} two stages before it. With gratings `GuidedGradCAM` is {guided[0]} and "
-        f"{guided[1]} better than `GradCAM`; in the {mosaics} mosaics of the demo model it is {guided_too[0]} and "
-        f"{guided_too[1]} better. With so few pictures of one network none of this survives Holm's correction, so "
-        "for the demo model it is not shown. Explain the last stage unless you have a reason."
+        f"names outlines, has more of the `HiResCAM` map there in each of {mosaics} mosaics, on average {outlines[0]} "
+        f"more one stage before the last and {outlines[1]} more two stages before it. With gratings `GuidedGradCAM` is "
+        f"{guided[0]} and {guided[1]} better than `GradCAM`; in the {mosaics} mosaics of the demo model it is "
+        f"{guided_too[0]} and {guided_too[1]} better. With so few pictures of one network, no difference survives "
+        "Holm's correction, so nothing is shown for the demo model. Explain the last stage unless you have a reason."
     )
 
 
 def against(s: Stored) -> str:
-    """Write about class-agnostic methods."""
+    """Return the conclusion about class-agnostic methods."""
     two, grid = s.better("two objects", "grad-cam", "eigen-cam"), s.better("GridPG", "grad-cam", "eigen-cam")
     for column in _SIZES:
         apart = abs(s.value(column, "grad-cam") - s.value(column, "eigen-cam"))
@@ -92,7 +92,7 @@ def against(s: Stored) -> str:
 
 
 def saturated(s: Stored) -> str:
-    """Write about saturated gates."""
+    """Return the conclusion about saturated gates."""
     for row in ("grad-cam", "hires-cam", "layer-cam", "grad-cam++"):
         s.require(s.all_empty("or", row), f"or: not all maps of {row} are empty")
     for row in ("integrated-grad-cam", "recipro-cam"):
@@ -101,32 +101,35 @@ def saturated(s: Stored) -> str:
     return (
         "**Where the score is saturated, gradients are empty** (or): all maps of `GradCAM`, `HiResCAM`, `LayerCAM` and "
         f"`GradCAMPlusPlus` are. `IntegratedGradCAM` ({s.mean('or', 'integrated-grad-cam')}) and `ReciproCAM` "
-        f"({s.mean('or', 'recipro-cam')}) still find both parts; `ScoreCAM` is {gate} below the first. Where two "
-        f"parts are needed together (and), `ScoreCAM` is {both} below `GradCAM`, as no single channel has a score. "
-        "These are wired networks, so this says that it can happen, not how often."
+        f"({s.mean('or', 'recipro-cam')}) still find both parts; `ScoreCAM` is {gate} below `IntegratedGradCAM`. "
+        f"Where two parts are needed together (and), `ScoreCAM` is {both} below `GradCAM`, because the score is 0 as "
+        "long as only one part is visible. These are wired networks, so this says that it can happen, not how often."
     )
 
 
 def small_objects(s: Stored) -> str:
-    """Write about maps that are coarser than the explained objects."""
+    """Return the conclusion about maps that are coarser than the explained objects."""
     guided = [s.better(column, "guided-grad-cam", "grad-cam") for column in ("small", "large")]
     chance = s.better("two objects", "guided-grad-cam", "guided-backprop")
     on_both = zip(s.by_network("small", "grad-cam"), s.by_network("large", "grad-cam"), strict=True)
-    s.require(all(small < large for small, large in on_both), "grad-cam is not less on small disks in every network")
+    s.require(
+        all(small < large for small, large in on_both),
+        "grad-cam is not less on small disks than on large ones in every network",
+    )
     for column in ("small", "large"):
         outside = s.value(column, "grad-cam") < 0.5
-        s.require(outside, f"{column}: most of grad-cam lies on the disk")
+        s.require(outside, f"{column}: most of grad-cam lies on the disks")
     return (
-        "**Most of Grad-CAM's map lies beside the object** at 8 x 8 positions: "
+        "**Most of Grad-CAM's map lies outside the object** at 8 x 8 positions: "
         f"{s.mean('small', 'grad-cam')} of it is on a small disk and {s.mean('large', 'grad-cam')} on a large one; a "
         f"map of ones has {s.mean('small', 'ones')} and {s.mean('large', 'ones')} there. `GuidedGradCAM`, as fine as "
-        f"the picture, puts {guided[0]} and {guided[1]} more there, so what it gains is not special to small ones. "
+        f"the picture, puts {guided[0]} and {guided[1]} more there, so its gain is not special to small disks. "
         f"Guided backpropagation alone depends less on the class: of two objects it has {chance} less on the right one."
     )
 
 
 def planted(s: Stored) -> str:
-    """Write about a planted shortcut."""
+    """Return the conclusion about a planted shortcut."""
     full = s.better("shortcut", "grad-cam", "full-grad")
     shown, random = s.verdict("shortcut", "grad-cam", "random-cam")
     larger = (
@@ -153,16 +156,16 @@ def planted(s: Stored) -> str:
 
 
 def series(s: Stored) -> str:
-    """Write about finding the right one of several series."""
+    """Return the conclusion about finding the right one of several series."""
     which = s.better("series, which", "dcam", "grad-cam")
     return (
-        "**In which of several series the pattern is**, only `dcam` is made to tell. Its average precision is "
+        "**In which of several series the pattern is**, only `dcam` is designed to tell. Its average precision is "
         f"{s.interval('series, which', 'dcam')}, which is {which} higher than the precision of a map over time."
     )
 
 
 def photographs(s: Stored) -> str:
-    """Write that six photographs do not rank methods."""
+    """Return the conclusion that six photographs do not rank methods."""
     unclear = s.unclear("photographs, share", "grad-cam", "random-cam")
     center = s.value("photographs, share", "center") > s.value("photographs, share", "random")
     s.require(center, "photographs: a map of the center is not above random ones")

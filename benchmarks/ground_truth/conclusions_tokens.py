@@ -1,4 +1,4 @@
-"""The conclusions on transformers of docs/where-right.md, each made from the stored numbers that support it."""
+"""The conclusions about transformers in docs/where-right.md, each made from the stored numbers that support it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARGIN = 0.05
 
 
 def transformers(s: Stored) -> str:
-    """Write about balanced gradients."""
+    """Return the conclusion about balanced gradients."""
     rivals = ("hires-cam", "grad-cam", "attention-rollout", "grad-eclip", "random-cam")
     first = [s.better("transformer", "balanced-cam", other) for other in rivals]
     masks = s.better("transformer", "balanced-cam", "score-cam")
@@ -27,7 +27,7 @@ def transformers(s: Stored) -> str:
     s.require(other <= 0.05, f"balanced-cam has {other:.2f} on the other square")
     counted = f"{s.networks(_OTHERS['ignored'])} of {s.trained(_OTHERS['ignored'])}"
     frame = f"it is better by {ignored}" if shown else f"this is not shown ({ignored})"
-    more = "" if shown else ", and it takes more trainings to settle it"
+    more = "" if shown else "; more trainings are needed to settle it"
     return (
         "**On vision transformers use [`BalancedCAM`](how-to/transformers.md).** It puts "
         f"{s.interval('transformer', 'balanced-cam')} of its map on the only square that matters, which is {first[0]} "
@@ -35,15 +35,15 @@ def transformers(s: Stored) -> str:
         f"more than `GradECLIP`, {first[4]} more than random channel weights, and {masks} more than `ScoreCAM`, which "
         f"takes a pass for each channel. It is better than `HiResCAM` by {two} with two colors (of its map "
         f"{s.mean(_OTHERS['two'], 'balanced-cam')} is on the square that is explained and {other:.2f} on the other "
-        f"one), by {mean} after the mean of all patches, and by {windows} with shifted windows. With a frame that is "
-        f"to be ignored {frame}: {counted} networks name the color well enough to count{more}. All of these networks "
-        "are small and trained in seconds; on large ones with weights nothing is measured here, so check a map against "
-        "a change of the image."
+        f"one), by {mean} with a head after the mean of all patches, and by {windows} with shifted windows. With a "
+        f"frame that is to be ignored, {frame}: {counted} networks name the color well enough to count{more}. All of "
+        "these networks are small and trained in seconds; large pretrained transformers are not measured here, so "
+        "check a map against a change of the image."
     )
 
 
 def removed(s: Stored) -> str:
-    """Write about deletion on transformers."""
+    """Return the conclusion about deletion on transformers."""
     columns = {
         words: f"transformer{family}{DELETION}"
         for words, family in (("a class token", ""), ("the mean of all patches", ", mean"), ("windows", ", windows"))
@@ -57,7 +57,7 @@ def removed(s: Stored) -> str:
         hires > 0, f"in one network, the deletion area of hires-cam is {-hires:.2f} smaller than that of balanced-cam"
     )
     named = [s.note(column, OF_EMPTY) for column in columns.values()]
-    s.require(min(named) > 0.5, f"an empty picture is not named with a probability above 0.5: {named}")
+    s.require(min(named) > 0.5, f"an empty picture is not named with a probability above 0.5 in every column: {named}")
     own, coarse, exact, random = (
         listed([s.value(column, row) for column in columns.values()], ".2f")
         for row in ("balanced-cam", TRUTHS[1], TRUTHS[0], "random")
@@ -68,17 +68,17 @@ def removed(s: Stored) -> str:
     )
     return (
         "**Deletion agrees on transformers.** Where pixels are replaced by 0 in the order of the map, 32 at a time, "
-        f"the area under the probability is {own} for `BalancedCAM` (with {joined(list(columns))}), {coarse} for the "
-        f"true mask averaged over patches and enlarged as maps are ({exact} for the mask as it is), and {random} for "
-        "random maps. In none of these networks does the area of `BalancedCAM` exceed the averaged mask's by more than "
-        f"{ceil(100 * max(above, 0)) / 100:.2f}; the area of `HiResCAM` exceeds that of `BalancedCAM` by at least "
-        f"{floor(100 * hires) / 100:.2f} in each. On average `BalancedCAM` is "
-        f"{joined([said for _, said in verdicts.values()])} below the mask; that it exceeds the mask by {_MARGIN} in "
-        f"networks of this kind is {_excluded(excluded, left)}. Deletion depends only on the order of positions, so it "
-        f"does not tell all maps apart: `AttentionRollout` has {rollout} with {on_square} of its map on the square "
-        "(class token, mean of all patches). Of an empty picture the networks still name one of the four colors, with "
-        f"a probability of {listed(named, '.2f')} on average: a quarter of the pictures keeps its color when all is "
-        "removed."
+        f"the area under the curve of the probability is {own} for `BalancedCAM` (with {joined(list(columns))}), "
+        f"{coarse} for the true mask averaged over patches and enlarged as maps are ({exact} for the mask as it is), "
+        f"and {random} for random maps. In none of these networks does the area of `BalancedCAM` exceed that of the "
+        f"averaged mask by more than {ceil(100 * max(above, 0)) / 100:.2f}; the area of `HiResCAM` exceeds that of "
+        f"`BalancedCAM` by at least {floor(100 * hires) / 100:.2f} in each. On average `BalancedCAM` is "
+        f"{joined([said for _, said in verdicts.values()])} below the averaged mask; that it exceeds the mask by "
+        f"{_MARGIN} in networks of this kind is {_excluded(excluded, left)}. Deletion depends only on the order of "
+        f"positions, so it does not tell all maps apart: `AttentionRollout` has areas of {rollout} with {on_square} of "
+        "its map on the square (class token, mean of all patches). For an empty picture the networks still name one of "
+        f"the four colors, with a probability of {listed(named, '.2f')} on average: a quarter of the pictures keep "
+        "their color when everything is removed."
     )
 
 
@@ -95,15 +95,16 @@ def _excluded(shown: Sequence[str], left: Sequence[str]) -> str:
 
 
 def random_channels(s: Stored) -> str:
-    """Write that a single draw proves nothing."""
+    """Return the conclusion that a single draw proves nothing."""
     unclear = s.not_shown("transformer", "random-cam", "grad-cam")
     in_time = s.not_shown("series, when", "random-cam", "random")
     spans = [s.draws(column, "random-cam") for column in ("transformer", "series, when")]
     for low, high in spans:
         s.require(high - low > 0.2, f"draws of random-cam differ by only {high - low:.2f}")
     return (
-        "**One draw and one network prove nothing.** Random channel weights (`RandomCAM`) reach from "
+        "**One draw and one network prove nothing.** Random channel weights (`RandomCAM`) score from "
         f"{spans[0][0]:.2f} to {spans[0][1]:.2f} on the transformers and from {spans[1][0]:.2f} to {spans[1][1]:.2f} "
-        "in time, by the draw and the network. Over all of them they are neither shown to differ from `GradCAM` at the "
-        f"last block of the transformers ({unclear}) nor from random maps in time ({in_time})."
+        "for the time of a pattern in a series, depending on the draw and the network. Over all draws and networks, "
+        f"they are shown to differ neither from `GradCAM` at the last block of the transformers ({unclear}) nor from "
+        f"random maps for the time of a pattern ({in_time})."
     )

@@ -1,4 +1,4 @@
-"""Test the bundled demo model, which was trained for longer, on its own images, whose classes are outlines."""
+"""Test the bundled demo model, trained longer than the others, on its own images, whose classes are outlines."""
 
 from __future__ import annotations
 

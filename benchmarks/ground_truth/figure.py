@@ -12,7 +12,7 @@ from gradcam_kit.metrics import BASELINES
 
 
 def draw(cells: Cells, path: Path) -> None:
-    """Plot the table; darker is better, relative to the chance level of the column (a map of ones).
+    """Plot the table; blue is better and red is worse than the chance level of the column (a map of ones).
 
     Deletion, where lower is better, is shown only in the table.
     """

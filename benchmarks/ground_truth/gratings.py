@@ -1,4 +1,4 @@
-"""Draw images of disks from a seed: direction and wavelength of a grating are the class, other disks are plain."""
+"""Draw images of disks from a seed: a disk's class is the direction and wavelength of its grating; others are plain."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def draw(seed: int, sizes: Sequence[str], labels: Sequence[int]) -> Picture:
 
 
 def lessons(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return training images, with all sizes and classes in equal parts, and their classes."""
+    """Return training images, with all sizes and classes in nearly equal parts, and their classes."""
     sizes = list(SIZES)
     labels = [number % CLASSES for number in range(n)]
     pictures = [draw(seed + number, [sizes[number // CLASSES % 3]], [label]) for number, label in enumerate(labels)]
@@ -61,7 +61,7 @@ def lessons(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _grating(generator: torch.Generator, label: int) -> Tensor:
-    """Return light and dark stripes in the direction and wavelength of a class."""
+    """Return light and dark stripes with the direction and wavelength of a class."""
     angle, wavelength = math.pi / 4 * (label % 4), _WAVELENGTHS[label // 4]
     phase = 2 * math.pi * _uniform(generator)
     waves = torch.cos(2 * math.pi / wavelength * (_X * math.cos(angle) + _Y * math.sin(angle)) + phase)

@@ -1,4 +1,4 @@
-"""Networks whose right answer is known by construction, without training."""
+"""Networks for which the right answer is known by construction."""
 
 from __future__ import annotations
 
@@ -40,9 +40,13 @@ class Wired(nn.Module):
 class Gated(nn.Module):
     """A gate over "there is red" and "there is green", each the sum of a detector over all positions divided by `area`.
 
-    "and" is relu(red + green - 1). "or" is min(1, red + green), which saturates if both colors are present: neither a
-    small change nor the removal of one color then has an effect. The output is multiplied by `SCALE` to have the size
-    of usual logits. Blue is detected but unused. The other class has the negative logit.
+    "and" is relu(red + green - 1). "or" is min(1, red + green), which saturates if both colors are present: a small
+    change then has no effect, and the removal of one color has little. The output is multiplied by `SCALE`, so that it
+    is as large as typical logits. Blue is detected but unused. The other class has the negative logit.
+
+    Args:
+        gate: "and" or "or".
+        area: number of positions that a detector has to cover at full strength for a value of 1.
     """
 
     def __init__(self, gate: Gate, area: int) -> None:

@@ -128,7 +128,7 @@ def _reason(method: str) -> str:
 
 
 def at_earlier_layer(plan: Plan) -> Plan:
-    """Drop methods that take too long at an earlier layer, and methods whose map does not depend on the layer."""
+    """Return the plan without methods that take too long at an earlier layer or whose map does not depend on it."""
     return replace(plan, methods=tuple(name for name in plan.methods if not _reason(name)))
 
 

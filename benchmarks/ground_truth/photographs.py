@@ -29,7 +29,7 @@ class Photograph:
 
     Attributes:
         read: function that returns the picture, `(h, w, 3)` or gray `(h, w)`.
-        names: acceptable predictions of MobileNetV2; empty if its top class is not an object in the picture.
+        names: acceptable predictions of MobileNetV2; empty if it does not name the object in the box.
         box: bounding box of the object, drawn by hand, `(x0, y0, x1, y1)` in the picture's pixels.
         explained: the explained class; "" = the predicted class.
     """
@@ -109,7 +109,7 @@ def index_of(name: str) -> int:
 
 
 def photographs(plan: Plan) -> dict[str, Found]:
-    """Score the share in the box and the peak, for the predicted class or the shuttle behind the astronaut."""
+    """Score the share of the map in the box and whether its peak is there, for the predicted class or the shuttle."""
     shown = MEASURED[: plan.count(len(MEASURED))]
     images, masks = torch.stack([image(one) for one in shown]), torch.stack([mask(one) for one in shown])
     model = network().model

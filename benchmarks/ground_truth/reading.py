@@ -12,7 +12,7 @@ from benchmarks.ground_truth.uncertainty import Cell, Difference
 
 
 def cells(results: Mapping[str, Any]) -> Cells:
-    """Return mean and interval of every row of every column; null becomes NaN."""
+    """Return mean and interval of every row of every column; None becomes NaN."""
     undefined = {"mean": math.nan, "low": math.nan, "high": math.nan}
     return {
         name: {row: Cell(**undefined | _numbers(cell)) for row, cell in column["scores"].items()}

@@ -14,7 +14,7 @@ from gradcam_kit.errors import GradCamKitError
 from gradcam_kit.metrics import BASELINES, mass_accuracy
 from gradcam_kit.types import LayerChoice
 
-# fewer draws and steps than in the papers, for methods that take hundreds of passes
+# smaller budgets than by default, for methods that take many passes
 OPTIONS: dict[str, dict[str, Any]] = {
     "ss-cam": {"samples": 4},
     "is-cam": {"samples": 4},
@@ -25,9 +25,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 SLOW = ("score-cam", "ss-cam", "is-cam", "sess", "rise")
 THIRD = dict.fromkeys(SLOW, 3)
 SIXTH = {**dict.fromkeys(SLOW, 6), "score-cam": 3}
-"""Slow methods see a third of the images, or a sixth if many networks are trained."""
+"""Slow methods see a third of the images, or a sixth (Score-CAM a third) if many networks are trained."""
 DRAWS = {"random": 10, "random-cam": 5}
-"""Number of draws for methods that are random; the score of an image is the mean over its draws."""
+"""Number of draws of purely random methods and baselines; the score of an image is the mean over its draws."""
 
 SURE = 0.9
 """Networks with a lower accuracy are left out, because the truth is unknown for images that they misclassify."""
@@ -44,7 +44,14 @@ def is_deletion(column: str) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """The extent of a run: its methods, the scale of images and training steps, and the number of networks."""
+    """The extent of a run.
+
+    Attributes:
+        methods: names of the scored methods.
+        scale: factor for the numbers of images and of training steps.
+        seed: seed of images and networks.
+        networks: number of trained networks per column.
+    """
 
     methods: Sequence[str] = tuple(METHODS)
     scale: float = 1.0
@@ -52,7 +59,7 @@ class Plan:
     networks: int = 5
 
     def count(self, images: int) -> int:
-        """Return the number of images, reduced in a quick run."""
+        """Return a number of images or training steps times the scale of the run, at least 2."""
         return max(2, round(self.scale * images))
 
     def of_network(self, number: int) -> Plan:
@@ -199,7 +206,7 @@ def explain_all(subject: Subject, plan: Plan, skipped: dict[str, str]) -> Iterat
 
 
 def explain(name: str, subject: Subject, some: int, **options: Any) -> Tensor:
-    """Return the heatmaps of a method at the subject's layer."""
+    """Return the heatmaps of a method for the first images, at the subject's layer or at layers of the method."""
     method = METHODS[name]
     layer = subject.layer if takes_layer(name, subject.has_tokens) else None
     cam = method(subject.model, layer, **{**OPTIONS.get(name, {}), **subject.options.get(name, {}), **options})
@@ -214,7 +221,7 @@ def takes_layer(name: str, has_tokens: bool = False) -> bool:
 
 @dataclass(frozen=True)
 class Test:
-    """A column of the table, or several columns that share work."""
+    """A column of the table, or several columns that share work; `question` and `score` describe it for readers."""
 
     name: str
     question: str

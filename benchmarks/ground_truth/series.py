@@ -19,7 +19,7 @@ _TRAINING, _STEPS, _SERIES, _ORDERS = 1200, 700, 20, 40
 
 
 def walks(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return random walks `(n, D, t)` of unit deviation, labels, and masks of the pattern, which only class 1 has."""
+    """Return random walks `(n, D, t)` of standard deviation 1, labels, and masks of the pattern that class 1 has."""
     generator = torch.Generator().manual_seed(seed)
     series = torch.randn(n, _DIMENSIONS, _TIMES, generator=generator).cumsum(2)
     series = (series - series.mean(2, keepdim=True)) / series.std(2, keepdim=True)
@@ -89,7 +89,7 @@ def when(plan: Plan) -> dict[str, Found]:
 TESTS = (
     Test(
         "series",
-        "A pattern injected into one of four random walks: when is it, and (dCAM) in which one",
+        "A pattern injected into one of four random walks: when does it occur, and (dCAM) in which walk",
         "when: share of the map in the pattern's time; which: average precision over dimensions and times",
         when,
         has_networks=True,

@@ -57,7 +57,10 @@ def network_of(correlation: float, plan: Plan) -> nn.Module:
 
 
 def shortcut(plan: Plan) -> dict[str, Found]:
-    """Add the patch to all test images, whatever their class, and explain class 1, with which the patch correlates."""
+    """Score the growth of the patch's share of the map from the network without shortcut to the one that relies on it.
+
+    The patch is added to all test images, whatever their class; class 1, with which it correlates, is explained.
+    """
     plain, patched, labels, masks = pictures(plan.count(_IMAGES), plan.seed + 2)
     targets = torch.ones(len(labels)).long()
     by_correlation, effects = [], []
@@ -95,8 +98,8 @@ def shortcut(plan: Plan) -> dict[str, Found]:
 TESTS = (
     Test(
         "shortcut",
-        "A patch that goes with the label at correlation 0, 0.5, 0.9 and 1; four networks, and the patch's measured "
-        "effect on each",
+        "A patch whose correlation with the label is 0, 0.5, 0.9 or 1: one network for each, and the measured effect "
+        "of the patch on it",
         "share of the map on the patch for the network that relies on it, minus the share for the network that does "
         "not",
         shortcut,

@@ -40,7 +40,7 @@ class Stored:
         return _with_interval(cell["mean"], cell["low"], cell["high"])
 
     def all_empty(self, column: str, row: str) -> bool:
-        """Whether all maps are empty."""
+        """Whether all maps of a row are empty."""
         return bool(self._column(column)["scores"][row]["n"] == 0)
 
     def better(self, column: str, better: str, worse: str) -> str:
@@ -74,7 +74,7 @@ class Stored:
         """
         pair = self._pair(column, one, other)
         if pair["low"] is None or pair["high"] is None or not pair["low"] < 0 < pair["high"]:
-            raise UnsupportedError(f"{column}: the interval of {one} and {other} does not contain 0: {pair}")
+            raise UnsupportedError(f"{column}: the interval of {one} - {other} does not contain 0: {pair}")
         return self.not_shown(column, one, other)
 
     def not_shown(self, column: str, better: str, worse: str) -> str:
@@ -86,14 +86,16 @@ class Stored:
         return self._open(self._pair(column, better, worse))
 
     def in_all(self, column: str, better: str, worse: str) -> str:
-        """Return the mean difference if it has the same sign in all observations, which are too few for a test.
+        """Return the mean difference if it is positive in all observations, which are too few for a test.
 
         Raises:
-            UnsupportedError: the signs differ, or a test already shows the difference.
+            UnsupportedError: an observation disagrees, or a test already shows the difference.
         """
         pair = self._pair(column, better, worse)
         if pair["agreeing"] < pair["observations"] or pair["p_holm"] < LEVEL:
-            raise UnsupportedError(f"{column}: {better} is not above {worse} in all observations: {pair}")
+            raise UnsupportedError(
+                f"{column}: {better} is not above {worse} in all observations, or a test shows it: {pair}"
+            )
         return f"{pair['difference']:.2f}"
 
     def pictures(self, column: str, better: str, worse: str) -> int:

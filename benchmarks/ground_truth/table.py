@@ -114,7 +114,7 @@ def on_screen(cells: Cells) -> list[Table]:
     return tables
 
 
-# rows of docs/where-right.md: families that differ, dCAM (made for several series), and all baselines
+# rows of docs/where-right.md: methods of different families, dCAM (for several series), true masks and baselines
 SHOWN = (
     "balanced-cam", "guided-grad-cam", "hires-cam", "layer-cam", "grad-cam", "xgrad-cam", "grad-cam++",
     "integrated-grad-cam", "finer-cam", "ablation-cam", "score-cam", "recipro-cam", "refine-cam", "eigen-cam",
@@ -204,13 +204,14 @@ def page(
         f"Written by `python -m benchmarks ground-truth` (`--networks {networks}`). Mean [95 % interval]. Several "
         "targets of one picture count as one, their mean.\n\n"
         f"{_METHOD}\n\n"
-        f"A network that names fewer than {100 * SURE:.0f} % of its pictures right is left out: where it is misled, "
-        "what it looks at is not the truth. The last lines of each table have the pictures of all networks, the "
-        "networks, and their accuracy (shortcut: of the network without it; two objects, transformer, two: both "
-        "classes have the highest scores).\n\n"
-        "– does not apply, empty: zero everywhere; the share of empty maps stands in brackets and is not in the mean. "
-        "Methods that take hundreds of passes saw a third of the pictures, or a sixth where networks are many: n.\n\n"
-        f"Slow methods run with less than their defaults: {fewer}. "
+        f"A network that names fewer than {100 * SURE:.0f} % of its pictures correctly is left out: where it is "
+        "misled, what it looks at is not the truth. The last lines of each table state the number of pictures of all "
+        "networks, the number of networks, and their accuracy (shortcut: of the network without it; two objects, "
+        "transformer, two: both classes have the highest scores).\n\n"
+        "–: does not apply; empty: zero everywhere. The share of empty maps stands in brackets; they are not in the "
+        "mean. Methods that take hundreds of passes saw a third of the pictures, or a sixth (`score-cam` a third) "
+        "where networks are many; n is the number of pictures that they saw.\n\n"
+        f"Slow methods run with smaller budgets than by default: {fewer}. "
         f"Random methods and baselines are drawn several times, {drawn}; the score of an image is the mean of "
         "its draws.\n\n"
         f"![The table as a figure](ground-truth.png)\n\n{tables}\n"
@@ -243,9 +244,9 @@ def pair_table(pairs: Sequence[Difference]) -> str:
         for one in pairs
     )
     return (
-        "## Pairs\n\nDifferences on the same pictures of the same networks for which both have a map, with the "
-        "same intervals, positive where the first is better; p two-sided, corrected by Holm for all pairs of this "
-        "table. + 0.05: tested is whether the first is worse by less than that.\n\n"
+        "## Pairs\n\nDifferences on the pictures of the same networks for which both methods have a map, with "
+        "intervals as above, positive where the first method is better; p-values are two-sided, with Holm's correction "
+        "for all pairs of this table. + 0.05 marks a test of whether the first is worse by less than 0.05.\n\n"
         "| column | method | compared with | difference | p | pictures | agree |\n"
         f"|---|---|---|---|---|---|---|\n{lines}\n"
     )

@@ -220,7 +220,7 @@ TESTS = (
     ),
     Test(
         "transformer, two",
-        "The same with two colored squares, of which each is explained by its own color",
+        "The same with two colored squares, each explained for its own color",
         "share of the map on the square of the explained color",
         two_colors,
         has_networks=True,

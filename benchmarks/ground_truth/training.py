@@ -24,7 +24,7 @@ def train(
     seed: int = 0,
     augment: Augment | None = None,
 ) -> Network:
-    """Train a network by AdamW with a one-cycle schedule; the global random state is restored afterwards."""
+    """Train a network with AdamW and a one-cycle schedule; the global random state is restored afterwards."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,8 +2,8 @@
 
 If several networks are trained, the mean of each network is one observation, and intervals and p-values come from
 Student's t over these means (Student 1908). The cluster bootstrap, which draws networks and then the images of each
-(Davison and Hinkley 1997, section 3.8), is overconfident with five networks, so its interval is stored too,
-but no conclusion relies on it.
+(Davison and Hinkley 1997, section 3.8), is overconfident with five networks; its interval is stored, but no
+conclusion relies on it.
 
 With a single network, each picture is one observation, and the result says nothing about other networks: intervals
 come from Student's t, p-values from random sign flips, as in `gradcam_kit.metrics.paired_differences`. Sign flips of
@@ -48,7 +48,7 @@ class Cell:
         high: upper end of the 95 % interval; NaN without an interval.
         n: number of pictures with a map.
         empty: number of pictures all of whose maps are empty.
-        networks: number of networks that were trained or drawn.
+        networks: number of included networks; 1 if the test does not train or draw any.
         empty_maps: the share of all maps that is empty, 0 to 1.
         cluster_low: lower end of the interval of the cluster bootstrap, which is too narrow; NaN for one network.
         cluster_high: upper end of this interval.
@@ -90,7 +90,7 @@ class Difference:
         p: two-sided p-value of a mean of 0; with a margin, of a mean of -margin.
         p_holm: the p-value corrected for all pairs of the file.
         n: number of pictures for which both have a map.
-        networks: number of networks that were trained or drawn.
+        networks: number of included networks; 1 if the test does not train or draw any.
         agreeing: number of observations (networks, or the pictures of one network) with a difference above -margin.
         observations: number of observations.
         low_with_empty: lower end of the interval if an empty map is scored as 0, or as 1 for deletion.

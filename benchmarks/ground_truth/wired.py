@@ -1,4 +1,4 @@
-"""Tests on networks that are wired by hand, so that the truth is known without training or assumptions."""
+"""Tests on networks whose wiring determines the truth, so that it is known without training or assumptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.ground_truth.scoring import Found, Plan, Subject, Test, score_al
 SIDE, SQUARE = 32, 6
 RED, GREEN, BLUE = range(3)
 _IMAGES = 4
-# A position of the last maps sees up to 3 pixels beyond its own 2, and linear upsampling spreads it by one position.
+# a position of the last maps sees 2 pixels beyond its own 2, linear upsampling spreads it by 1, and the rest is slack
 MARGIN = 5
 
 
@@ -65,10 +65,10 @@ def gates(plan: Plan) -> dict[str, Found]:
 
 @contextmanager
 def expecting_empty_maps() -> Iterator[None]:
-    """Suppress the warnings of empty maps.
+    """Suppress the warnings about empty maps.
 
     A saturated gate has no gradient, so most maps are empty; this is what the test is about, and the table reports it.
-    In other tests, a warning of an empty map matters.
+    In other tests, a warning about an empty map matters.
     """
 
     def is_news(record: logging.LogRecord) -> bool:

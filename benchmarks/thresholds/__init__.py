@@ -1,1 +1,1 @@
-"""Measure the statistics of healthy models, from which the limits of the diagnostics were chosen."""
+"""Measure how far the statistics of healthy models stay from the limits of the diagnostics."""

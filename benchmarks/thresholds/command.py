@@ -28,9 +28,9 @@ LIMITS: Mapping[str, tuple[str, str]] = {
     "redundant": ("share of the units that correlate above 0.95 with another one", "above"),
     "gradient_warn": ("change of the gradient norm over depth, as a factor", "above"),
     "gradient_bad": ("the same", "above"),
-    "spike": ("gradient norm over the median of the last windows", "above"),
+    "spike": ("ratio of the gradient norm to the median of the previous windows", "above"),
     "depth": ("change of the standard deviation of activations over depth, as a factor", "above"),
-    "scale": ("largest activation (the limit holds in float16)", "above"),
+    "scale": ("largest absolute activation (the limit holds in float16)", "above"),
     "update_low": ("relative update of a weight", "below"),
     "update_high": ("relative update of a weight", "above"),
     "accumulated": ("correlation of growing gradient norms with the step", "above"),
@@ -45,15 +45,15 @@ SAME = {"dead_bad": "dead_warn", "saturated_bad": "saturated_warn", "gradient_ba
 """Threshold -> another threshold for the same number."""
 
 LEFT_OUT: Mapping[str, str] = {
-    "uniform": "marks a head in a table, and no finding rests on it",
+    "uniform": "only marks a head in a table",
     "dead_samples": "the minimum number of samples for a verdict",
     "collapsed_samples": "the minimum number of samples for a verdict",
     "accumulated_steps": "the minimum number of steps for a verdict",
-    "correlation": "part of the number that `redundant` limits",
-    "stuck_margin": "part of the number that `stuck_warn` limits",
-    "stuck_std": "part of the number that `stuck_warn` limits",
+    "correlation": "used to compute the number that `redundant` limits",
+    "stuck_margin": "used to compute the number that `stuck_warn` limits",
+    "stuck_std": "used to compute the number that `stuck_warn` limits",
 }
-"""Threshold with which no number of a healthy model is compared -> the reason."""
+"""Threshold that is not compared with numbers of healthy models -> the reason."""
 
 FIRST_LOSS, FRESH = 0.2, 4
 
@@ -100,7 +100,7 @@ def limit_of(threshold: str) -> float:
 
 
 def row(found: Mapping[str, list[tuple[float, str]]], threshold: str) -> Row:
-    """Return the row of one threshold: its numbers in healthy models, and their distance from the limit."""
+    """Return the row of one threshold: its numbers in healthy models, and their margin to the limit."""
     statistic, side = LIMITS[threshold]
     case = {"threshold": threshold, "statistic": statistic}
     values = found.get(SAME.get(threshold, threshold), [])

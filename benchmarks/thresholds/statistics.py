@@ -22,7 +22,7 @@ from gradcam_kit.diagnostics.verdicts.updates import growth, judged
 from gradcam_kit.errors import GradCamKitError
 
 Value = tuple[str, float, str]
-"""A threshold of `Thresholds`, the number that is compared with it, and the layer of the number."""
+"""Name of a threshold, a number that is compared with it, and the layer or parameter; "" for the whole model."""
 
 _LIMITS = Thresholds()
 _WINDOW = 10

@@ -1,7 +1,7 @@
 """The app: choose a picture, class, methods and layer in the browser, and see the maps side by side.
 
-`state.py`, `views.py` and `recipes.py` are pure functions from a picture and choices to maps, tables and code.
-`page.py` shows them with Gradio, and `serving.py` serves the page on a port.
+`state.py`, `views.py` and `recipes.py` turn a picture and choices into maps, tables and code, without using Gradio.
+`page.py` shows the results with Gradio, and `serving.py` serves the page on a port.
 """
 
 from gradcam_kit.app.launching import launch_options

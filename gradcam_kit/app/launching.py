@@ -31,7 +31,7 @@ def gradio() -> Any:
 
 
 def launch_options() -> dict[str, Any]:
-    """Return the options of `launch`: system fonts and no external links.
+    """Return the options of `launch`, such as system fonts and no external links.
 
     Raises:
         MissingExtraError: Gradio is not installed.

@@ -32,7 +32,7 @@ _FIRST = "Drop a photograph, or click one of the samples. The maps appear here."
 _GONE = "This picture was opened too long ago and is no longer kept. Drop it here again."
 _KEPT = 86_400
 """Seconds for which uploaded files, and what the model found in them, are kept."""
-_HELP = "Cost in brackets: F = forward pass, B = backward pass, R = forward pass of one masked image"
+_HELP = "Cost in parentheses: F = forward pass, B = backward pass, R = forward pass of one masked image"
 
 
 def build_page(model: AppModel) -> Any:
@@ -248,7 +248,7 @@ class _Page:
         return self.gr.skip() if at is None else at
 
     def _said(self, text: str) -> dict[Any, Any]:
-        """Return the message of the page; hidden if the text is empty."""
+        """Return an update of the page's message, which is hidden while it is empty."""
         return {self.message: escaped(text)}
 
     def _emptied(self, first: int) -> dict[Any, Any]:
@@ -267,7 +267,7 @@ class _Page:
 
 
 def _heading(model: AppModel) -> str:
-    """Return the heading of the page: the model, and warnings about its maps."""
+    """Return the heading of the page: the model, and notes on how it was loaded."""
     notes = "; ".join(model.loaded.notes)
     return f"# Where did the model look?\n**{escaped(model.loaded.spec)}** · {escaped(notes)}"
 

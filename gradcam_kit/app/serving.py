@@ -37,7 +37,7 @@ def free_port(port: int) -> int:
     """Return the first free port of the loopback address, starting at `port`.
 
     Raises:
-        OptionError: the number is not a port, or none of the hundred ports from this one on is free.
+        OptionError: the number is not a port, or this port and the next 99 ports are taken.
     """
     if not 1 <= port <= 65535:
         raise OptionError(f"--port is {port}; expected a number from 1 to 65535, such as {PORT}")

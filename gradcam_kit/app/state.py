@@ -60,14 +60,14 @@ class MethodMap:
     Attributes:
         method: name of the method.
         target: the explained target.
-        cam: the method at its layers; None if it could not be made.
+        cam: the method at its layers; None if the method failed.
         heatmap: heatmap `(h, w)` in [0, 1]; None if the method failed.
         layers: names of the target layers.
-        cost: seconds, passes and memory in words.
+        cost: seconds, passes and memory as text.
         is_empty: whether there is no positive evidence.
         error: the error on one line; "" without an error.
         code: function from the opacity to the script that makes this map; None without a map.
-        check: the result of `cam.check` as text, or why it failed; "" before it ran.
+        check: the result of `cam.check` as text, or why the check failed; "" before the check ran.
     """
 
     method: str
@@ -103,7 +103,7 @@ def chosen_target(model: AppModel, view: View, place: int) -> NamedTarget:
     count = len(view.targets) if view.is_detector else view.class_count
     if not 0 <= place < count:
         raise ClassIndexError(
-            f"there is no {'box' if view.is_detector else 'class'} {place}; there are {count}, counted from 0"
+            f"there is no {'box' if view.is_detector else 'class'} {place} (total: {count}, counted from 0)"
         )
     if view.is_detector:
         return view.targets[place]
@@ -165,7 +165,7 @@ def _automatic(model: AppModel, view: View, method: type[BaseCAM], target: Named
 
 
 def check(view: View, found: MethodMap) -> MethodMap:
-    """Run `cam.check` for a map, which costs six times as much as the map."""
+    """Run `cam.check` for a map, which costs about six times as much as the map."""
     if found.cam is None:
         return found
     try:
@@ -176,7 +176,7 @@ def check(view: View, found: MethodMap) -> MethodMap:
 
 
 def paint(view: View, found: MethodMap, alpha: float) -> RGB | None:
-    """Return the picture with a heatmap and the explained box on it; None if the method failed."""
+    """Return the picture with the heatmap and, for a detection, the explained box; None if the method failed."""
     if found.heatmap is None:
         return None
     return overlay(view.shown, found.heatmap, box=view.seen, outlines=found.target.box, alpha=alpha)
@@ -197,7 +197,7 @@ def summary(found: MethodMap) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape a text so that Markdown and HTML show it literally, whatever characters a name contains."""
+    """Escape a text so that Markdown and HTML show it literally, whatever characters it contains."""
     plain = "".join(sign if sign.isprintable() else " " for sign in text)
     return "".join(f"&#{ord(sign)};" if sign in "<>&\"'`*_[]()#|~$\\!" else sign for sign in plain)
 

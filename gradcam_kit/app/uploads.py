@@ -20,7 +20,7 @@ class PictureSource:
     Attributes:
         name: displayed name of the picture.
         expression: the expression that loads the picture.
-        imports: the import that the expression needs besides `gradcam_kit`; "" for none.
+        imports: the import that the expression needs besides `read_picture`; "" for none.
     """
 
     name: str
@@ -37,7 +37,7 @@ def read_upload(path: str | Path) -> tuple[RGB, PictureSource]:
     """Read an uploaded file.
 
     Raises:
-        PictureError: the file is not a picture, is truncated, or has more pixels than `MOST_PIXELS`.
+        PictureError: the file cannot be read, is not a picture, is truncated, or has more pixels than `MOST_PIXELS`.
     """
     path = Path(path)
     try:

@@ -81,7 +81,7 @@ class NamedTarget:
 
     Attributes:
         name: name of the class.
-        score: score of the class or of the detection.
+        score: score of the class or of the detection; NaN for a class that is not among the top predictions.
         target: the target to pass to a method: the index of a class, or a `DetectionTarget` for a box.
         box: box of a detection, `(x0, y0, x1, y1)` in the pixels of `View.shown`; None for a class.
     """
@@ -138,7 +138,7 @@ class View:
         return found
 
     def target_choices(self, model: AppModel) -> list[tuple[str, int]]:
-        """Return labels and values of everything that can be explained: top predictions first, then all classes.
+        """Return labels and values of everything that can be explained: top predictions first, then other classes.
 
         The value is the index of the class or, for a detector, of the box.
         """
@@ -149,7 +149,7 @@ class View:
         return [*((label, int(index)) for index, label in top.items() if isinstance(index, int)), *rest]
 
     def layer_choices(self) -> list[tuple[str, str]]:
-        """Return labels and values of the layers, the deepest first; "" leaves the choice to the method."""
+        """Return labels and values of the layers that can be explained, the deepest first; "" = the method chooses."""
         usable = [one for one in self.layers if one.reached or one.hidden]
         listed = [(f"{one.name}  ({' x '.join(map(str, one.shape))})", one.name) for one in reversed(usable)]
         chosen = next((one.name for one in usable if one.chosen), "")
@@ -166,7 +166,7 @@ class View:
 
 
 def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
-    """Run the model once on a picture, and read what it finds.
+    """Run the model on a picture, and return what it finds, with the layers to choose from.
 
     Raises:
         InputError: the output holds neither class scores nor boxes.
@@ -184,7 +184,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
         found = _detections(output)
         notes: list[str] = []
         if found is not None:
-            # Boxes of query-based detectors are shares of the image size; all other boxes are in pixels.
+            # Boxes of query-based detectors are fractions of the image size; all other boxes are in pixels.
             size = (1, 1) if are_queries(output) else (images.shape[-2], images.shape[-1])
             targets = _boxes(model, found, seen, size, notes)
             in_percent, count = True, 0
@@ -195,7 +195,7 @@ def look(model: AppModel, picture: RGB, source: PictureSource) -> View:
 
 
 def layers_for(model: AppModel, view: View, target: int | DetectionTarget) -> tuple[LayerCandidate, ...]:
-    """Return the layers with positions for one target, because the box may decide which layers gradients reach."""
+    """Return the layers with positions for one target; a box may decide which layers gradients reach."""
     if not view.is_detector:
         return view.layers
     resolved = resolve_target(target, ClassLogit)
@@ -213,13 +213,13 @@ def _shown(picture: RGB) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _scaled(box: Box, size: tuple[int, ...], shown: tuple[int, ...]) -> Box:
-    """Return a box of the whole picture in the pixels of the shown picture; sizes are height and width."""
+    """Convert a box from pixels of the original picture to pixels of the shown one; sizes are (height, width, ...)."""
     y, x = shown[0] / size[0], shown[1] / size[1]
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
 def _detections(output: Any) -> dict[str, Tensor] | None:
-    """Return the boxes of the image; None if the output is not that of a detector."""
+    """Return boxes, scores and labels of the image; None if the output is not that of a detector."""
     if are_queries(output):
         return dict(read_queries(output, None)[0])
     try:
@@ -240,7 +240,7 @@ def _boxes(
     chosen = [place for place in order if scores[place] > LEAST_SCORE][:MOST_BOXES]
     if not chosen:
         chosen = order[:FALLBACK]
-        notes.append(f"no box scores above {LEAST_SCORE:.0%}: the best {len(chosen)} are shown")
+        notes.append(f"no box scores above {LEAST_SCORE:.0%}; showing the best {len(chosen)}")
     x, y = (seen[2] - seen[0]) / size[1], (seen[3] - seen[1]) / size[0]
     targets = []
     for place in chosen:

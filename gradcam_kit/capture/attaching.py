@@ -1,11 +1,11 @@
-"""Hold hooks for the duration of a block, in one thread or in all threads, and optionally out of copies of the model.
+"""Hold hooks for the duration of a block, in one or all threads, and optionally keep them out of model copies.
 
     with holding_hooks() as attach:
         attach.before(module, enter)
         attach.after(module, leave)
         output = model(images)
 
-When the block ends, even by an error, an interruption or a closed generator, the hooks are removed in reverse order.
+When the block ends, even by an error, an interruption or a closed generator, all hooks are removed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if hasattr(os, "register_at_fork"):
 class Hooks:
     """The hooks of one block, created by `holding_hooks` and removed when the block ends.
 
-    Hooks of modules run in the thread that entered the block, or in every thread. Hooks of gradients run wherever
-    autograd runs them, which may be a separate thread for each device.
+    Hooks of modules and optimizers run in the thread that entered the block, or in every thread. Hooks of gradients run
+    wherever autograd runs them, which may be a separate thread for each device.
     """
 
     def __init__(self, every_thread: bool, protect_copies: bool) -> None:
@@ -70,11 +70,13 @@ class Hooks:
     def after(
         self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False, always: bool = False
     ) -> None:
-        """Call `hook(module, args[, kwargs], output)` after `module` has run, and let its result replace the output.
+        """Call `hook(module, args[, kwargs], output)` after `module` has run.
+
+        A return value other than None replaces the output.
 
         Args:
             module: the module; a TorchScript module does not accept hooks and is skipped.
-            hook: the function to call; if it returns None, the output is left unchanged.
+            hook: the function to call.
             with_kwargs: pass the keyword arguments to the hook as well.
             always: call the hook even if the module raised an exception.
         """
@@ -114,7 +116,7 @@ class Hooks:
         self._keep(optimizer.register_step_post_hook(own), own)
 
     def close(self) -> None:
-        """Remove every hook, the last one first."""
+        """Remove every hook: first those of gradients and nodes, then the others, each group in reverse order."""
         try:
             for held in (self._short_lived, self._held):
                 while held:

@@ -58,7 +58,14 @@ def retry_without_cache(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @dataclass
 class Checks:
-    """The conditions of one call. The host reads them once at the end, and does not wait for the device before that."""
+    """The conditions of one call, which the host reads once, at the end.
+
+    Before the end, the host waits for the device only in `cached_bool`, for answers that are not cached.
+
+    Attributes:
+        model: the model, for which answers are cached.
+        pending: per condition, a flag for each sample, and a function that returns the error of a sample.
+    """
 
     model: nn.Module
     pending: list[tuple[Bool[Tensor, " n"], Callable[[int], Exception | None]]] = field(default_factory=list)

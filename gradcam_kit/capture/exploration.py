@@ -34,7 +34,22 @@ class Seen:
     """The output of one module in the exploring pass.
 
     Each module returns its own alias of the tensor, so that a gradient at the alias shows that the model uses this
-    module's output, not just a tensor computed inside it. `origin` is the tensor that nested modules return in common.
+    module's output, not just a tensor computed inside it.
+
+    Attributes:
+        name: name of the module, with the number of the call in a chain of calls ("act#2").
+        module: the module.
+        tensor: the alias.
+        origin: the tensor that nested modules return in common.
+        version: number of in-place changes of the tensor when the module returned it.
+        layout: layout of the output.
+        shape: shape `(k, *s)` of the maps of one sample.
+        node: node of the graph that computed the output.
+        is_settled: whether the type of the module determines the layout.
+        reached: whether gradients arrive at more than one position of every sample.
+        depends: whether the score depends on the output.
+        hidden: whether the module ran inside a reentrant checkpoint, which leaves no graph.
+        is_output: whether the output already holds scores per position.
     """
 
     name: str
@@ -44,22 +59,21 @@ class Seen:
     version: int
     layout: Layout
     shape: tuple[int, ...]
-    node: Any = None  # node of the graph that computed the output
-    is_settled: bool = False  # the type of the module determines the layout
+    node: Any = None
+    is_settled: bool = False
     reached: bool = False
     depends: bool = False
     hidden: bool = False
-    """Whether the module ran inside a reentrant checkpoint, which leaves no graph."""
     is_output: bool = False
 
     @property
     def is_normalization(self) -> bool:
-        """Whether every parameter of the module has one entry per channel, so that the module does not mix channels."""
+        """Whether the module has parameters, all with one entry per channel, as normalizations have."""
         own = list(self.module.parameters(recurse=False))
         return bool(own) and all(parameter.shape == (self.shape[0],) for parameter in own)
 
     def is_split_into_heads(self, tokens: set[tuple[int, int]]) -> bool:
-        """Whether the output is `(n, heads, tokens, d)` or `(n, tokens, heads, d)` for these tokens."""
+        """Whether the output is `(n, heads, tokens, d)` or `(n, tokens, heads, d)`, given pairs (tokens, heads * d)."""
         if self.tensor.ndim != 4:
             return False
         _, first, second, d = self.tensor.shape
@@ -76,7 +90,7 @@ def explore(
 ) -> tuple[list[Seen], bool]:
     """Return the layers with positions, in the order in which they ran, and whether the model's output could be scored.
 
-    A module whose calls form a chain, each using the result of the call before, is one layer per call ("act#2").
+    A module whose calls form a chain, each using the result of the call before, gives one layer per call ("act#2").
     """
     seen: dict[tuple[int, int], Seen] = {}
     calls: Counter[int] = Counter()
@@ -208,15 +222,15 @@ def _with_layouts(seen: list[Seen], model: nn.Module, inputs: Inputs) -> list[Se
 
 
 def _are_convolutional(seen: list[Seen]) -> bool:
-    """Whether no module owns a weight matrix, because a matrix acts on the last axis, which then holds the channels."""
+    """Whether no module owns a weight matrix. A matrix acts on the last axis, which then holds the channels."""
     return not any(own.ndim == 2 for one in seen for own in one.module.parameters(recurse=False))
 
 
 def _from_the_image(seen: list[Seen], judged: Set[int]) -> list[Seen]:
     """Drop tokens whose number merely happens to fit a grid.
 
-    A grid of tokens is credible if an earlier layer has the same grid, or if the grid was pooled or enlarged by an
-    integer factor from that of the previous layer.
+    A new grid of tokens is kept if its origin has been traced, or if it was pooled or enlarged by an integer factor
+    from the grid of the previous layer. The first grid is always kept.
     """
     kept: list[Seen] = []
     known: set[tuple[int, ...]] = set()

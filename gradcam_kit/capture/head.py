@@ -31,11 +31,12 @@ def find_head(
 ) -> Head | None:
     """Find a linear layer or 1x1 convolution that computes the logits from the mean-pooled activations.
 
-    A candidate is accepted only if it reproduces every logit of every sample of this batch. The tolerance is relative
-    to the largest |logit - bias|, because an absolute one would accept any candidate if the activations are small.
+    A candidate is accepted only if it reproduces all logits of this batch, up to one constant per sample. The tolerance
+    is relative to the largest |logit - bias|, because an absolute one would accept any candidate if the activations are
+    small.
 
     Returns:
-        The head, or None if no candidate is accepted.
+        The head, or None if no candidate is accepted, or the target is not computed from the logits.
     """
     try:
         logits = read_logits(output)
@@ -92,7 +93,7 @@ def _target_weights(
 ) -> Float[Tensor, "n *targets k"] | None:
     """Return the weight's rows for the explained classes, or d score / d logits times the weight for other targets.
 
-    The result is None for a target that is not computed from the logits.
+    Without a target, the result is zeros. For a target that is not computed from the logits, it is None.
     """
     logits = find_logits(output)
     n, (classes, channels) = len(read_logits(output)), weight.shape

@@ -37,9 +37,9 @@ def layer_candidates(
 ) -> list[LayerCandidate]:
     """Return all layers with positions in the order in which they ran, and mark the chosen layer, with the reason.
 
-    The model runs once forward and once backward. For classes the first image is enough. Other targets may take a
-    different path for each image (boxes come from several levels of a feature pyramid), so they get the first few
-    images, or the full batch if the target cannot select samples.
+    The model usually runs once forward and once backward. For classes, the first image is enough. Other targets may
+    take a different path for each image (boxes come from several levels of a feature pyramid), so they get the first
+    few images, or the full batch if the target cannot select samples.
     """
     if targets is None or hasattr(targets, "select"):
         count = 1 if targets is None or isinstance(targets, ClassTarget) else _FEW
@@ -146,7 +146,7 @@ def choose_among(
         return find_layers(model, names, model)
     listed = ", ".join(f"{one.name} {one.shape}" for one in candidates[-8:]) or "none has positions"
     if lost := ", ".join(unknown_operations(model)):
-        listed = f"{listed}; layers after {lost} are left out, because this operation may move positions"
+        listed = f"{listed}; layers after {lost} are left out, because such an operation may move positions"
     raise LayerNotFoundError(
         f"{type(model).__name__} has no {_MISSING.get(choice, 'layer with positions that the score depends on')} "
         f"(candidates: {listed}); pass target_layers= and, if the layer's output has an unusual layout, reshape="
@@ -217,7 +217,7 @@ def _choose(seen: list[Seen], scored: bool) -> tuple[Seen | None, str]:
         return norms[-1], "the last normalization that sends gradients to the patch tokens"
     if reached:
         return _outermost(reached[-1], usable), "the last layer with positions that gradients reach"
-    return _outermost(last, usable), "the last layer with positions (its gradient is zero for the first image)"
+    return _outermost(last, usable), "the last layer with positions (gradients reach at most one of its positions)"
 
 
 def _outermost(chosen: Seen, usable: list[Seen]) -> Seen:

@@ -1,4 +1,4 @@
-"""Infer the layout of a layer's output from shapes, not from names, and convert it to maps `(n, k, *s)` and back."""
+"""Infer the layout of a layer's output from shapes, not class names, and convert it to maps `(n, k, *s)` and back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Layout(Protocol):
         ...
 
     def to_native(self, maps: Float[Tensor, "n k *s"], like: Tensor) -> Tensor:
-        """Return the layer's output for these maps; prefix tokens, which maps leave out, are taken from `like`."""
+        """Return the layer's output for these maps; tokens that maps leave out are taken from `like`."""
         ...
 
 
@@ -168,7 +168,7 @@ def infer_layout(shape: Sequence[int], size: Sequence[int], model: nn.Module, la
 
 
 def _has_features_last(model: nn.Module, layer: str, shape: Sequence[int]) -> bool:
-    """Whether the parameters behind an output `(n, a, b)` belong to b features, as in token and recurrent layers.
+    """Whether the parameters that produced an output `(n, a, b)` belong to b features, as in recurrent layers.
 
     With a single position axis, every length fits the input, so the sizes do not determine the layout.
     """
@@ -217,7 +217,7 @@ def token_layout(tokens: int, size: Sequence[int], model: nn.Module, layer: str)
     raise ShapeError(
         f"layer {layer!r} has {tokens} tokens, which fit {'no grid' if not chosen else 'several grids'} of an input of "
         f"{'x'.join(map(str, size))} (possible: {options}"
-        f"{'' if declared is None else f'; the model declares {declared} prefix tokens'}). "
+        f"{'' if declared is None else f'; prefix tokens that the model declares: {declared}'}). "
         "Pass reshape=, a callable from the layer's output to (n, k, *positions)"
     )
 

@@ -87,7 +87,7 @@ def unobservable(value: object) -> str | None:
 
 
 def is_autograd_thread() -> bool:
-    """Whether this thread was not started by Python, like autograd's threads, one for each device."""
+    """Whether this thread was started outside Python, as autograd's threads are (one for each device)."""
     return isinstance(threading.current_thread(), threading._DummyThread)
 
 
@@ -101,7 +101,7 @@ def places(model: nn.Module) -> dict[str, object]:
 
 
 def check_unchanged(inner: nn.Module, before: Mapping[str, nn.Module], places_before: Mapping[str, object]) -> None:
-    """Raise CaptureError if modules were added, replaced, moved or cast since `before` and `places_before`."""
+    """Raise CaptureError if modules were added, replaced, moved or cast after `before` and `places_before`."""
     changed = [name for name, module in inner.named_modules() if not is_scripted(module) and name not in before]
     changed += [name for name, module in before.items() if _get(inner, name) is not module]
     if changed:
@@ -141,7 +141,8 @@ def computes_relu(module: nn.Module) -> bool:
 def computes_products(module: nn.Module) -> bool:
     """Whether an observed module is a linear layer or a convolution without other hooks.
 
-    The gradients of its parameters are sums of products: of input values and gradients that arrive, each at most once.
+    Each entry of a parameter's gradient is a sum of arriving gradients, each occurring at most once and multiplied by
+    an input value or 1.
     """
     return type(module) in _PRODUCTS and _is_as_defined(module)
 

@@ -89,8 +89,8 @@ class Observation:
         paused: while True, nothing is observed.
         without_model: whether the current step began with a layer, because the model itself was not called.
         has_ended: whether a step without the model has ended, so that the next call of a layer begins a new step.
-        held: number of models that this thread held `untouched` when the block began; while it holds more, this package
-            runs a model, and its passes are not observed.
+        held: number of models that this thread held `untouched` when the block began; while the thread holds more, this
+            package is running a model, whose passes are not observed.
     """
 
     model: nn.Module
@@ -118,12 +118,12 @@ class Observation:
 
     @property
     def ignores(self) -> bool:
-        """Whether nothing is observed now: during a pause, or in a pass that a method of this package runs."""
+        """Whether nothing is observed now, during a pause or a pass that this package runs."""
         return self.paused or models_held() > self.held
 
     @property
     def never_ran(self) -> tuple[str, ...]:
-        """Layers that did not run in any observed step."""
+        """Names of the layers that did not run in any observed step."""
         return tuple(name for name in self.layers if name not in self.ran)
 
 
@@ -153,8 +153,8 @@ def observe(
         if runs_compiled(model):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             observation.note(
-                "The model is compiled; while observed it runs eagerly, so values may differ from compiled "
-                "ones by rounding."
+                "The model is compiled, but runs eagerly while it is observed, so values may differ by rounding from "
+                "those of the compiled model."
             )
         watch = _Watch(observation, observer)
         attach.before(inner, watch.begin, with_kwargs=True)
@@ -184,7 +184,7 @@ class _Watch:
         self.optional: list[_OptionalLayers] = []
 
     def attach(self, hooks: Hooks, name: str, module: nn.Module, enter: bool) -> None:
-        """Hold the hooks of one layer."""
+        """Register the hooks of one layer."""
         if enter:
             hooks.before(module, self._entering(name), with_kwargs=True)
         hooks.after(module, self._leaving(name), with_kwargs=True)
@@ -216,7 +216,7 @@ class _Watch:
             self.observer.end(seen.step, output)
 
     def _counts(self) -> tuple[bool, bool]:
-        """Whether this call is observed, and whether it is a recomputation."""
+        """Return whether this call is observed, and whether it is a recomputation."""
         seen = self.observation
         if seen.ignores or (seen.step and not seen.active and not seen.has_ended):
             return False, False

@@ -1,4 +1,4 @@
-"""Run one pass through a model that gathers the evidence for several methods, layers and targets."""
+"""Run a model once, and gather the evidence for several methods, layers and targets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,18 @@ _RULES: tuple[GradientRule, ...] = ("exact", "balanced")
 
 @dataclass(frozen=True)
 class Request:
-    """The evidence that a pass has to deliver."""
+    """The evidence that a pass has to deliver.
+
+    Attributes:
+        layers: the target layers by name.
+        needs_at: the evidence that each layer has to deliver.
+        targets: the explained target; None = the predicted classes.
+        target_type: makes a target of predicted classes.
+        reshape: function from a layer's output to maps; None = the layout is inferred.
+        settled: whether the targets were settled by an earlier pass.
+        keep_modes: whether modules in train mode stay in train mode.
+        rules_at: gradient rules of each layer. A layer that is not listed has the rule "exact".
+    """
 
     layers: Mapping[str, nn.Module]
     needs_at: Mapping[str, Evidence]
@@ -55,11 +66,8 @@ class Request:
     target_type: Callable[[Any], ClassTarget]
     reshape: Reshape | None = None
     settled: bool = False
-    """Whether the targets were settled by an earlier pass."""
     keep_modes: bool = False
-    """Whether modules in train mode stay in train mode."""
     rules_at: Mapping[str, Set[GradientRule]] = field(default_factory=dict)
-    """Gradient rules of each layer. A layer that is not listed has the rule "exact"."""
 
     @property
     def needs(self) -> Evidence:
@@ -103,7 +111,7 @@ def capture(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capt
 
 @contextmanager
 def _pass(model: nn.Module, inputs: Inputs, request: Request) -> Iterator[Capture]:
-    """Run a model that is held `untouched`, and keep what the results use alive during the block."""
+    """Run a model that is held `untouched`; whatever the results refer to stays alive during the block."""
     graph = bool(request.needs & Evidence.DERIVATIVES)
     run = Runner.of(model, inputs.images.device)
     checks = Checks(model)

@@ -1,4 +1,4 @@
-"""Record the exact activations of layers in one forward pass, by forward hooks."""
+"""Record the exact activations of layers in one forward pass, with forward hooks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,30 @@ NOT_MODULES = (INPUT, ATTENTION)
 
 @dataclass
 class LayerRecord:
-    """The recorded output of one layer: the tensors of its maps, as leaves or nodes of the graph."""
+    """The recorded output of one layer.
+
+    Attributes:
+        name: name of the layer, with the call and the level if they are selected ("path#2", "path:0"), or a name in
+            `NOT_MODULES`.
+        module: the layer.
+        level: index of the map, if the layer returns several maps.
+        call: number of the call, from 1, if the layer runs several times.
+        order: rank of the layer in the order in which the recorded layers ran, from 1.
+        calls: number of calls of the layer so far.
+        leaves: leaves of the output's tree; those in `chosen` are leaves or nodes of the autograd graph.
+        chosen: indices of the `leaves` from which maps are made.
+        spec: structure of the output's tree.
+        layout: how positions and channels lie in the chosen tensors.
+        versions: versions of the chosen tensors right after the call, to detect later in-place operations.
+        gradients: gradients of the first chosen tensor, one for each target, in the layer's own layout.
+        arguments: copies of the positional and keyword arguments of the call, if they are kept.
+        rearrangement: origin of the values of a custom layout, set by `capture.rerun.native`.
+    """
 
     name: str
     module: nn.Module
-    level: int | None = None  # index of the map, if the layer returns several maps
-    call: int | None = None  # number of the call, from 1, if the layer runs several times
+    level: int | None = None
+    call: int | None = None
     order: int = 0
     calls: int = 0
     leaves: list[Any] = field(default_factory=list)
@@ -44,9 +62,9 @@ class LayerRecord:
     spec: TreeSpec | None = None
     layout: Layout | None = None
     versions: list[int] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)  # gradients, one tensor per target, in the layer's own layout
+    gradients: list[Tensor] = field(default_factory=list)
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-    rearrangement: Any = None  # set by `capture.rerun.native`: the origin of the values of a custom layout
+    rearrangement: Any = None
 
     @property
     def captured(self) -> list[Tensor]:
@@ -106,7 +124,7 @@ class Recorder:
             yield
 
     def observe_input(self, inputs: Inputs) -> Inputs:
-        """Return the call for the model, and record the images if they are a target layer."""
+        """Return the inputs for the model, and record the images if they are a target layer."""
         images = inputs.images
         record = self.records.get(INPUT)
         if record is not None:
@@ -218,6 +236,7 @@ class Recorder:
         """Raise CaptureError for a layer that did not run or ran several times, or whose output was overwritten.
 
         Raises:
+            ShapeError: `reshape` returned no floating-point maps with one row for each image.
             InDoubtError: a layout depends on evidence that has not been gathered yet.
         """
         for record in self.records.values():

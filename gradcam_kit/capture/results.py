@@ -30,7 +30,27 @@ from gradcam_kit.types import Attention, Evidence, GradientRule, Head, LayerCapt
 
 @dataclass
 class Capture:
-    """The results of one pass, from which `layer` makes the view that a method works on."""
+    """The results of one pass, from which `layer` makes the view that a method works on.
+
+    Attributes:
+        run: runs the model.
+        inputs: the inputs of the pass.
+        target: the settled target; None if the output cannot be read as scores.
+        scores: the explained scores `(n, [m])`; None without a target.
+        classes: the explained class indices `(n, [m])`; None for a target without classes.
+        output: the model's output without a graph.
+        records: layer -> its recorded output.
+        prefixes: layer -> outputs of the modules that finished before it, for `Evidence.REPLAY`.
+        reshape: function from a layer's output to maps; None = the layout is inferred.
+        checks: the deferred checks of the pass.
+        gradients: (layer, gradient rule) -> d scores / d activations.
+        curvature: layer -> second derivative of the scores, times the activations.
+        bias_gradients: gradient rule -> every bias times the gradient at its module's output.
+        guided_gradients: the gradient at the input by guided backpropagation.
+        attention: gradient rule -> attention of all blocks.
+        rows: what passes over changed images have shown.
+        told: kind of the scores and its reason, if they are known without reading values.
+    """
 
     run: Runner
     inputs: Inputs
@@ -49,12 +69,11 @@ class Capture:
     attention: Mapping[GradientRule, Attention] = field(default_factory=dict)
     rows: RowState = field(default_factory=RowState)
     told: tuple[ScoreKind, str] | None = None
-    """The kind of the scores and its reason, if they are known without reading values."""
     _heads: dict[str, Head | None] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
-        """The layers in the order in which the model ran them."""
+        """The names of the layers in the order in which the model ran them."""
         return sorted(self.records, key=lambda name: self.records[name].order)
 
     def has_tokens(self, name: str) -> bool:
@@ -71,7 +90,7 @@ class Capture:
         replayer = Replayer(rescorer, record, self.prefixes.get(name), self.scores, self.checks)
         head = self._head(name, activations) if Evidence.HEAD in needs else None
         fallback = Evidence.WEIGHT_GRADIENTS in needs and head is None
-        # The probabilities are the same for all rules, so those of another rule are used if this rule has none.
+        # Attention probabilities do not depend on the rule, so those of another rule are used if this rule has none.
         attention = self.attention.get(rule) or next(iter(self.attention.values()), None)
         return LayerCapture(
             layer=name,

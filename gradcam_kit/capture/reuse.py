@@ -29,7 +29,7 @@ def is_chain(nodes: Sequence[Any]) -> bool:
 
 
 def is_padding(module: nn.Module, args: Any, output: Tensor) -> bool:
-    """Whether a module only adds positions around its input, so that its map is the shifted input."""
+    """Whether a module only adds positions around its input, so that its output contains the unchanged input."""
     if any(True for _ in module.parameters()):
         return False
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.ndim == output.ndim]

@@ -1,6 +1,6 @@
 """Read only the local part of tensors that are distributed over processes (DTensor, as created by `fully_shard`).
 
-Reading more takes a collective operation, in which a process would wait forever if the others do not join.
+Reading more takes a collective operation, in which a process would wait forever if the other processes did not join.
 """
 
 from __future__ import annotations

@@ -62,8 +62,9 @@ def _encoded(model: nn.Module, target: TextTarget, tower: str) -> Float[Tensor, 
             found = encode(moved["input_ids"]) if tower == "encode_text" else encode(**moved)
         except (RuntimeError, IndexError) as error:  # wrong length, or token indices outside the vocabulary
             raise TargetError(
-                f"{type(model).__name__} cannot encode the tokens {tuple(moved['input_ids'].shape)} of this tokenizer "
-                f"({str(error).partition(chr(10))[0]}); pass the model's own tokenizer"
+                f"{type(model).__name__} cannot encode this tokenizer's tokens of shape "
+                f"{tuple(moved['input_ids'].shape)} ({str(error).partition(chr(10))[0]}); pass the model's own "
+                "tokenizer"
             ) from error
     if isinstance(found, Mapping):
         found = next(found[name] for name in ("text_embeds", "pooler_output") if name in found)
@@ -75,7 +76,7 @@ def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Ten
     """Return the tokens of texts, padded to the length that the model expects.
 
     Raises:
-        TargetError: a text has more tokens than the model accepts.
+        TargetError: a text has more tokens than the model accepts, or the tokenizer does not return a tensor.
     """
     limit = _limit(tokenizer, model)
     for text, count in zip(texts, _counts(tokenizer, texts), strict=False):
@@ -90,8 +91,8 @@ def _tokens(tokenizer: Any, texts: list[str], model: nn.Module) -> dict[str, Ten
     tokens = tokenizer(texts)
     if not isinstance(tokens, Tensor):
         raise TargetError(
-            f"the tokenizer returned {type(tokens).__name__}; expected a tensor of tokens (m, length). Pass such a "
-            "tokenizer, or a tokenizer of transformers"
+            f"the tokenizer returned {type(tokens).__name__}; expected a tensor of tokens (m, length). Pass a "
+            "tokenizer that returns such a tensor, or a tokenizer of transformers"
         )
     if limit is not None and tokens.shape[1] > limit:
         raise TargetError(

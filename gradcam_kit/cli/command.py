@@ -29,7 +29,10 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from None
         except SystemExit as error:  # our commands raise typer.Exit, so this is the user's code
             code = "" if error.code is None else repr(error.code)
-            say(f"gradcam-kit: the code of the model or a method called sys.exit({code}), which is ignored")
+            say(
+                f"gradcam-kit: the code of the model or a method called sys.exit({code}); the command ends with "
+                "exit status 2 instead"
+            )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             say("gradcam-kit: interrupted")

@@ -128,7 +128,8 @@ Compile = Annotated[
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed pictures again.", rich_help_panel=OUTPUT)]
 BatchSize = Annotated[int, typer.Option(help="Maximum number of images in one forward pass.", rich_help_panel=COMPUTE)]
 Workers = Annotated[
-    int, typer.Option(help="Workers that decode pictures (0 = all cores, at most 8).", rich_help_panel=COMPUTE)
+    int,
+    typer.Option(help="Number of workers that decode pictures (0 = one per core, at most 8).", rich_help_panel=COMPUTE),
 ]
 Metrics = Annotated[
     list[str] | None,
@@ -155,8 +156,8 @@ ModelOfRun = Annotated[
         "--model",
         "-m",
         metavar="SPEC",
-        help="Model of the run, needed if it is package.module:factory, because DIR cannot name code to import.",
-        show_default="the run's",
+        help="Model of the run, needed if it is package.module:factory, because code that DIR names is never imported.",
+        show_default="as in the run",
         rich_help_panel=MODEL,
     ),
 ]
@@ -167,7 +168,7 @@ MethodOfRun = Annotated[
         metavar="NAME",
         help="Method of the run, needed if it is package.module:Class. Can be repeated.",
         autocompletion=completing.methods,
-        show_default="the run's",
+        show_default="all of the run",
         rich_help_panel=EXPLAIN,
     ),
 ]

@@ -70,7 +70,7 @@ def finish(summary: RunSummary, rest: str = _IN_ROWS, page: str | Path | None = 
     elif summary.interrupted:
         say(f"interrupted, {summary.left} pictures left. Run {same} to resume.")
     elif summary.missing:
-        say(f"{summary.missing} shards are still missing: other parts write them, or run {same} to resume")
+        say(f"missing shards: {summary.missing}. Other parts write them; if no other part runs, run {same} to resume.")
     if summary.report is not None:
         say(f"Report: {summary.report}", err=False)
     if page is not None and not summary.interrupted:
@@ -103,7 +103,8 @@ def show_agreement(lines: Sequence[Mapping[str, Any]]) -> None:
     if not lines:
         return
     say(
-        "rank agreement of metrics on methods and baselines, mean over pictures; reliability: agreement of pictures",
+        "rank agreement of metrics on methods and baselines, mean over pictures; reliability: agreement between "
+        "pictures",
         err=False,
     )
     metrics = [str(line["metric"]) for line in lines]

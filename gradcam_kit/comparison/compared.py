@@ -37,7 +37,7 @@ USUAL = ("grad-cam", "grad-cam++", "hires-cam", "layer-cam", "xgrad-cam", "eigen
 
 @dataclass(frozen=True)
 class ComparedMethod:
-    """A method at its layers, or a baseline, which does not use a model.
+    """A method with its layers, or a baseline, which does not use a model.
 
     Attributes:
         label: name of the method in the comparison.
@@ -159,7 +159,7 @@ def with_shared_images(found: Sequence[ComparedMethod], inputs: Inputs, targets:
 
 
 def _alternatives(layers: Layers) -> list[tuple[str, TargetLayers | None]]:
-    """Return the labels and layers to compare. The label is empty if there is only one choice."""
+    """Return pairs of a label and the layers to compare. Labels are empty unless a mapping gives them."""
     if isinstance(layers, Mapping):
         return list(layers.items())
     if layers is None or isinstance(layers, str | nn.Module):
@@ -196,7 +196,8 @@ def _class_of(method: Any) -> type[BaseCAM]:
         return method
     if not isinstance(method, str):
         raise InputError(
-            f"a method has type {type(method).__name__}; expected a name, a class such as GradCAM, or an object of one"
+            f"a method has type {type(method).__name__}; expected a name, a class such as GradCAM, or an object "
+            "such as GradCAM(model)"
         )
     if method not in METHODS:
         known = [*METHODS, *BASELINES]

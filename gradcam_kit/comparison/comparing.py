@@ -1,4 +1,4 @@
-"""`compare`: explain the same images by several methods, and measure the heatmaps."""
+"""`compare`: explain the same images with several methods, and measure the heatmaps."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def compare(
     baselines: bool = True,
     keep_modes: bool = False,
 ) -> Comparison:
-    """Explain the same images by several methods, at one or more layers, in as few passes as possible.
+    """Explain the same images with several methods, at one or more layers, in as few passes as possible.
 
     The parameters are not grouped in a record, because calls are typed by hand in notebooks.
 
     Args:
-        model: any PyTorch model, which all methods explain that are given as names or classes.
+        model: any PyTorch model. All methods that are given as names or classes explain it.
         images: the images, as in a call of a method.
         methods: names in `METHODS` or `metrics.BASELINES`, classes, objects with their own options and layers, or a
             mapping from labels to any of these. Objects with another model, such as an earlier checkpoint, explain
@@ -83,18 +83,19 @@ def compare(
         names: the names of the images; None = "image 0", "image 1", and so on.
         class_names: the names of the classes; None = `model.class_names`, if the model carries them.
         scores: the kind of score of a class: "softmax", "sigmoid" (of each output) or "raw" (the unchanged output);
-            None = inferred from the outputs: "raw" if they already are probabilities, else "sigmoid" for a single
-            output and "softmax" for several.
+            None = inferred: from the problem type in the model's configuration if there is one, else "raw" if the
+            outputs already are probabilities, else "sigmoid" for a single output and "softmax" for several.
         reshape: as in the constructor of a method.
         image_input: as in the constructor of a method. All methods of a comparison explain this input, and metrics
             change it.
         batch_size: the largest number of masked rows in one forward pass.
         seed: the seed of random draws of metrics and baselines.
-        identities: a number per image from which its draws are derived; None = derived from the image's values.
+        identities: a number for each image, from which the random draws for this image are derived; None =
+            derived from the image's values.
         cost: run each method once more, on the first image alone, to measure its cost.
-        baselines: also measure all `metrics.BASELINES`, because metrics of methods mean little without a reference. A
-            baseline takes as long as the metrics of one method. `controls`, the former name, is accepted for one
-            release.
+        baselines: also measure all `metrics.BASELINES`, because metrics of methods mean little without a reference.
+            Measuring a baseline takes as long as measuring a method, for "random" five times as long. `controls`, the
+            former name, is accepted for one release.
         keep_modes: do not switch modules in train mode, such as deliberate dropout, to eval mode. This applies to all
             scores and to methods that are given as names or classes; objects keep their own setting. Heatmaps and
             metrics may then be random, and may depend on the batch in which an image is; see `BaseCAM`.

@@ -181,11 +181,11 @@ class Mistakes:
 
     def __str__(self) -> str:
         lines = [
-            f"{pair.label_name} -> {pair.predicted_name}: {pair.count:,} ({pair.share:.0%} of the label)"
+            f"{pair.label_name} -> {pair.predicted_name}: {pair.count:,} ({pair.share:.0%} of images with this label)"
             for pair in self.pairs[:_LINES]
         ]
         more = [f"and {len(self.pairs) - _LINES:,} more pairs"] * (len(self.pairs) > _LINES)
-        head = f"{self.wrong:,} of {self.n:,} images are predicted wrong, in {len(self.pairs):,} pairs."
+        head = f"Incorrect predictions: {self.wrong:,} of {self.n:,} images. Confused pairs: {len(self.pairs):,}."
         return "\n".join([head, *lines, *more])
 
     def __repr__(self) -> str:

@@ -89,7 +89,7 @@ def _merged(rows: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
 
 
 def _aligned(value: Any) -> str:
-    """Format a value for a table column with three digits, trailing zeros included, so that 1.00 aligns with 1.01."""
+    """Format a value with three significant digits, trailing zeros included, so that 1.00 aligns with 1.01."""
     if isinstance(value, float) and abs(value) < 1000 and not math.isnan(value):
         return f"{value:#.3g}".rstrip(".")
     return format_value(value)

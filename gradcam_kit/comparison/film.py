@@ -37,13 +37,14 @@ class HeatmapLogger:
         cam: a method for the model that is trained, such as `GradCAM(model, "layer4")`.
         images: the model's input `(n, c, h, w)`; a copy is kept.
         every: log at the first call of `step()`, and then once every `every` calls.
-        writer: a `Writer` or a sequence of them; receives one picture per frame and, with `features`, one per layer.
+        writer: a `Writer` or a sequence of them; receives each frame and, with `features`, one picture of each
+            layer.
         pictures: pictures on which the heatmaps are overlaid, `(n, h, w, c)` or `(n, c, h, w)`, uint8 or in [0, 1];
             None = the images themselves, each stretched to [0, 1] because model inputs are normalized.
         targets: the explained targets, as in a call of the method; None = the class that the model currently predicts.
         features: layers whose feature maps are logged too: names, wildcards, modules or types.
         channels: maximum number of feature maps to show for each layer.
-        size: width and height of each picture in a frame, in pixels.
+        size: maximum width and height of each picture in a frame, in pixels.
         name: name under which writers receive the pictures.
         most_frames: maximum number of frames to keep. If it is exceeded, every second frame is dropped, and new frames
             are kept half as often from then on, so that memory is bounded.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 """Maximum number of columns of a sheet or figure, the picture included; further heatmaps go into the next row."""
-_LARGEST = 448  # largest displayed width and height in pixels
+_LARGEST = 448  # maximum width and height of a displayed picture, in pixels
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Panel:
 
     @property
     def shown(self) -> RGB:
-        """The picture, shrunk if it is larger than the largest displayed size."""
+        """The picture, shrunk to a width and height of at most `_LARGEST` pixels."""
         image = Image.fromarray(self.picture)
         image.thumbnail((_LARGEST, _LARGEST))
         return np.asarray(image)
@@ -196,7 +196,7 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Format a value for a table: floats with three digits, missing values as a dash."""
+    """Format a value for a table: floats with three significant digits or as integers, missing values as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

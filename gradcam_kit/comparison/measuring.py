@@ -1,4 +1,4 @@
-"""Measure the heatmaps of methods and baselines by metrics."""
+"""Measure the heatmaps of methods and baselines with metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RANDOM_DRAWS = 5
 
 
 def known_metric(name: str | Metric) -> Metric:
-    """Return the metric with this name.
+    """Return the metric with this name; a `Metric` is returned as it is.
 
     Raises:
         UnknownNameError: a name that is not in `METRICS`.
@@ -38,7 +38,7 @@ def known_metric(name: str | Metric) -> Metric:
 
 
 def known_metrics(names: Iterable[str | Metric]) -> list[Metric]:
-    """Return the metrics with these names, without duplicates.
+    """Return the metrics with these names, or these metrics themselves, without duplicates.
 
     Raises:
         UnknownNameError: a name that is not in `METRICS`.
@@ -75,7 +75,7 @@ def measure_all(
     Args:
         question: the images, classes and scores.
         heatmaps: label -> `(n, [m,] *t)`.
-        found: the compared methods, because some metrics run a method again. The random baseline is drawn
+        found: the compared methods and baselines, because some metrics run them again. The random baseline is drawn
             `RANDOM_DRAWS` times.
         metrics: metrics to measure.
 
@@ -182,7 +182,7 @@ def _one_target_each(question: Question) -> Question:
 
 
 def _again(one: ComparedMethod, rows: Question, draw: int = 0) -> Explain | None:
-    """Return the method as a callable from changed images to heatmaps for the same classes."""
+    """Return a function from changed images to the heatmaps of a method for the same classes, or of a baseline."""
     if one.cam is not None:
         return partial(_explained, one.cam, rows.inputs, rows.targets)
     return None if one.baseline is None else partial(one.baseline, seed=rows.seed + draw, identities=rows.identities)

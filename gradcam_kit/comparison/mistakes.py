@@ -32,8 +32,8 @@ from gradcam_kit.transforms import PictureTransform, as_transform
 
 SIDE = 32
 """Height and width of mean heatmaps."""
-_FINEST = 64  # longest side of the heatmap of an example
-_LARGEST = 160  # longest side of the picture of an example
+_FINEST = 64  # maximum height and width of the heatmap of an example
+_LARGEST = 160  # maximum height and width of the picture of an example
 
 
 def analyze_mistakes(
@@ -47,12 +47,13 @@ def analyze_mistakes(
     batch: BatchOf | None = None,
     examples: int = 4,
 ) -> Mistakes:
-    """Find the pairs of classes that a model confuses, with mean heatmaps and examples, from one pass per batch.
+    """Find the pairs of classes that a model confuses, with mean heatmaps and examples, from one explanation per batch.
 
     Each image is explained for its predicted class. For each pair of label and prediction, the result has the mean
     heatmap of the pair, and for comparison the mean heatmap of each of the two classes over its correctly predicted
     images. If the mean of the pair resembles that of the predicted class, something at these positions misled the
-    model. If it resembles that of the label's class, the model looked at the object, but mistook it for another one.
+    model. If it resembles that of the label's class, the model looked at the object, but took it for one of the
+    predicted class.
 
     Args:
         model: any classifier; it is not changed.
@@ -60,8 +61,8 @@ def analyze_mistakes(
         cam: a method: its name in `METHODS`, its class, or an object with its own model and layers.
         target_layers: layers of the method; None = chosen automatically.
         class_names: names of the classes; None = `model.class_names`, or indices if the model carries no names.
-        scores: kind of the scores: "softmax", "sigmoid" or "raw"; None = inferred from the outputs. For a model with
-            one output, scores above 0.5 mean class 1.
+        scores: kind of the scores: "softmax", "sigmoid" or "raw"; None = inferred from the model's configuration and
+            outputs. For a model with one output, scores above 0.5 mean class 1.
         batch: function from an item of the loader to a pair `(images, labels)`.
         examples: maximum number of images to keep for each pair; the most confident mistakes are kept.
 

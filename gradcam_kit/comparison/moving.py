@@ -26,7 +26,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Any], fps: SupportsFl
     Args:
         path: output file, ending in `.gif` or `.mp4`; an existing file is replaced.
         frames: uint8 RGB pictures `(height, width, 3)`.
-        fps: frames per second; a GIF rounds frame times to hundredths of a second.
+        fps: frames per second; a GIF rounds frame times to hundredths of a second, and to at least 0.02 s.
 
     Raises:
         CaptureError: there are no frames.

@@ -31,7 +31,8 @@ class Question:
         masks: masks of the objects, `(n, *t)`, for metrics that need them.
         batch_size: maximum number of rows in one forward pass.
         seed: the seed of random draws.
-        identities: a number per image from which its draws are derived; None = derived from the image's values.
+        identities: a number for each image, from which the random draws for this image are derived; None =
+            derived from the image's values.
         keep_modes: do not switch modules in train mode to eval mode.
     """
 
@@ -86,12 +87,12 @@ class Answer:
 
     @property
     def per_image(self) -> int | None:
-        """The number of targets of each image; None if the targets have no axis for them."""
+        """The number of targets of each image; None if scores have no axis of targets or are unknown."""
         return self.scores.shape[1] if self.scores is not None and self.scores.ndim == 2 else None
 
 
 def answer(question: Question, found: Sequence[ComparedMethod]) -> Answer:
-    """Explain the images by all methods, and settle the explained classes and the kind of their scores.
+    """Explain the images with all methods, and settle the explained classes and the kind of their scores.
 
     Args:
         question: the question, whose model is already unwrapped.
@@ -142,7 +143,7 @@ def _asked(question: Question) -> tuple[Any, Tensor | None]:
 
 
 def _scores(explanation: Explanation, kind: ScoreKind | None) -> Tensor | None:
-    """Return the probabilities of classes, or the scores of a callable target."""
+    """Return the scores of the explained classes, of this kind, or the scores of a callable target."""
     if explanation.targets is not None:
         return ClassProbability(explanation.targets, kind)(explanation.output)
     return explanation.scores

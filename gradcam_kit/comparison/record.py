@@ -41,7 +41,7 @@ _SHOWN = 16
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Statistics):
-    """Heatmaps of the same images by several methods, with metrics and costs. Notebooks display a comparison as a page.
+    """Heatmaps of the same images from several methods, with metrics and costs. Notebooks display it as a page.
 
     Attributes:
         heatmaps: label of a method -> `(n, [m,] *t)` in [0, 1].

@@ -164,7 +164,7 @@ def _random_line(metric: str, values: Float[np.ndarray, " n"]) -> list[str]:
     if len(known) < 2:
         return []
     low, high = mean_interval(known)
-    drawn = f"{RANDOM_DRAWS} draws of {len(known):,} images"
+    drawn = f"mean over {RANDOM_DRAWS} draws and {len(known):,} images"
     return [f"{metric}: random = {known.mean():.3g} [{low:.3g}, {high:.3g}], {drawn}"]
 
 
@@ -177,6 +177,6 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError as error:
-        instead = "rows() and summary_rows() return the same as plain values"
+        instead = "rows(), summary_rows(), pair_rows() and agreement_rows() return the same as plain values"
         raise missing_extra("tables need pandas", "notebook", instead) from error
     return pandas.DataFrame(list(rows))

@@ -1,6 +1,6 @@
 """Pictures of eight shapes with ground-truth masks, generated from a seed; only the shape determines the class.
 
-All possible shortcuts (color, texture, position, rotation, light, background, size) are drawn independently of the
+Possible shortcuts (color, texture, position, rotation, light, background, size) are drawn independently of the
 class, and strokes and pebbles without a class are added, so that a model has to look at the outline of the object.
 """
 
@@ -23,7 +23,7 @@ from gradcam_kit.errors import ClassIndexError, UnknownNameError, did_you_mean
 CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
 SIDE = 128
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-# The share of the picture that the object covers.
+# Lower and upper limit of the share of the picture that the object covers.
 SIZES = {"small": (0.018, 0.03), "medium": (0.05, 0.08), "large": (0.12, 0.2)}
 # Training uses smaller seeds; evaluation and the sample pictures use seeds from here on.
 HELD_OUT = 1_000_000
@@ -64,7 +64,7 @@ def draw(seed: int, *, label: int | None = None, size: str | None = None) -> Sam
     if label is not None and label not in range(len(CLASS_NAMES)):
         raise ClassIndexError(f"there is no class {label}: the demo has {len(CLASS_NAMES)} classes, counted from 0")
     if size is not None and size not in SIZES:
-        raise UnknownNameError(f"there is no size {size!r}{did_you_mean(size, SIZES)}; sizes are {', '.join(SIZES)}")
+        raise UnknownNameError(f"there is no size {size!r}; sizes are {', '.join(SIZES)}{did_you_mean(size, SIZES)}")
     rng = np.random.default_rng(seed)
     chosen_label, chosen_size = int(rng.integers(len(CLASS_NAMES))), str(rng.choice(list(SIZES)))
     label, size = chosen_label if label is None else label, size or chosen_size
@@ -93,7 +93,7 @@ def draw_batches(seeds: Sequence[int], batch_size: int = 64) -> Iterator[Batch]:
 
 
 def _object(rng: np.random.Generator, name: str, share: float) -> Field:
-    """Return the distance to a randomly placed, rotated shape that covers a share of the picture."""
+    """Return the distance to a randomly placed, rotated shape that covers this share of the picture."""
     area, radius = extent(name)
     scale = SIDE * np.sqrt(share / area)
     center_x, center_y = rng.uniform(scale * radius + 2, SIDE - 3 - scale * radius, 2)
@@ -224,7 +224,7 @@ class SamplePicture:
 
 
 def draw_sample_pictures() -> dict[str, Sample]:
-    """Draw the bundled pictures again, by name."""
+    """Draw the bundled pictures again, and return them by name."""
     return {
         f"{label + 1:02}-{CLASS_NAMES[label]}-{size}": draw(HELD_OUT + label, label=label, size=size)
         for label, size in enumerate(_SAMPLE_SIZES)

@@ -18,7 +18,7 @@ def rotate(x: Field, y: Field, angle: float) -> tuple[Field, Field]:
 
 
 def stroke(knots: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
-    """Return the unsigned distance to the line through the knots."""
+    """Return the unsigned distance to the line segments between consecutive knots."""
     nearest: Field = np.full(x.shape, np.inf)
     for (ax, ay), (bx, by) in pairwise(knots):
         ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
@@ -32,7 +32,7 @@ def polygon(corners: Float[np.ndarray, "p 2"], x: Field, y: Field) -> Field:
     outline = np.concatenate([corners, corners[:1]])
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in pairwise(outline):
-        if ay != by:  # a ray to the right crosses the outline at this edge
+        if ay != by:  # count the edges that a ray to the right crosses, except horizontal ones
             inside ^= ((ay > y) != (by > y)) & (x < ax + (bx - ax) * (y - ay) / (by - ay))
     distance: Field = np.where(inside, -1, 1) * stroke(outline, x, y)
     return distance

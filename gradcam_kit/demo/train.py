@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=12_000, help="training pictures (default: %(default)s)")
     parser.add_argument("--held-out", type=int, default=3_000, help="pictures to check on (default: %(default)s)")
     parser.add_argument(
-        "--epochs", type=int, default=8, help="epochs over all pictures, after the easy ones (default: %(default)s)"
+        "--epochs", type=int, default=8, help="epochs over all pictures, after the easy epochs (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of weights, order and augmentation (default: %(default)s)"

@@ -18,7 +18,27 @@ from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
 
 @dataclass(eq=False)
 class LiveLayer:
-    """The state of an observed layer: its accumulators on the device, and the layout of its output."""
+    """The state of an observed layer: its accumulators on the device, and the layout of its output.
+
+    Attributes:
+        track: the statistics on the host.
+        module: weak reference to the layer.
+        flat: the outputs below and above which the slope of the activation function is small; None if there are none.
+        shape: shape of the output for which `axes` and `stride` hold.
+        axes: the axes of samples and units.
+        stride: distance between the sampled values of the flattened output.
+        sample_axis: the axis of the samples.
+        two_pass: whether the variance needs a second pass over the values, judged by an earlier step.
+        low: the smallest value of each unit in the open window `(k,)`.
+        high: the largest value of each unit in the open window `(k,)`.
+        new_low: the smallest value of each unit since the last flush `(k,)`.
+        new_high: the largest value of each unit since the last flush `(k,)`.
+        rows: device -> the row of the outputs and the row of the gradients in its histograms.
+        reservoir: features of a random sample of images; None for a layer whose features are not kept.
+        pooled: features to add at the next flush, as sums over positions with the number of positions.
+        had_graph: whether the last observed output required a gradient.
+        alive: whether each unit's own weights or bias had a nonzero gradient in the open window `(k,)`.
+    """
 
     track: LayerTrack
     module: weakref.ref[nn.Module]
@@ -104,7 +124,7 @@ class Accumulators:
             live.pooled.clear()
 
     def read_window(self, close: bool) -> None:
-        """Copy the extremes and features of the open window, and the histograms since the start, to the host.
+        """Copy the extremes, features and living units of the open window, and all histograms, to the host.
 
         With `close`, everything except the histograms is then cleared for the next window.
         """

@@ -1,4 +1,4 @@
-"""The usual meaning of each finding and its remedy, in one or two sentences."""
+"""The usual meaning of each finding and its remedy, in two or three sentences."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SATURATED = (
     "weights or inputs, or normalize"
 )
 CONSTANT = (
-    "The output is the same for every input. Look for zero weights, a disconnected input, or a dead layer before it"
+    "The output is the same for every input. Look for zero weights, a disconnected input, or an earlier dead layer"
 )
 ZERO_WEIGHT = (
     "All weights are 0, as in zero-initialized residual branches at the start. This is fine if they change during "
     "training"
 )
 COLLAPSED = (
-    "All inputs look alike to the layer. Check that inputs differ, that targets are not constant, and lower the "
-    "learning rate"
+    "All inputs look alike to the layer. Check that inputs differ and that targets are not constant, and lower "
+    "the learning rate"
 )
 REDUNDANT = "Units repeat each other. Break the symmetry of the initialization, or make the layer narrower"
 VANISHING = "Early layers hardly learn. Use ReLU-like activations with He initialization, normalization, or shortcuts"
@@ -34,25 +34,30 @@ NONFINITE = (
     "cause"
 )
 DETACHED = (
-    "The parameter is not connected to the loss. Look for detach(), no_grad(), .item() or numpy between the two, or "
-    "for an output that the loss does not use"
+    "These parameters are not connected to the loss. Look for detach(), no_grad(), .item() or numpy in between, or for "
+    "an output that the loss does not use"
 )
-UNUSED = "Its layer never ran. Call it in forward, or remove it"
+UNUSED = "The layer of these parameters never ran. Call the layer in forward, or remove it"
 BEHIND_ZERO = (
-    "No gradient reaches the output of its layer. Look for dead units in later layers, or for a loss that does not "
+    "No gradient reaches the output of the layer. Look for dead units in later layers, or for a loss that does not "
     "depend on this layer"
 )
 OWN_ZERO = (
-    "A gradient reaches the output of its layer, but not the parameter. The input of the layer is 0, or its weights "
+    "A gradient reaches the output of the layer, but not its parameters. The input of the layer is 0, or its weights "
     "are masked"
 )
-NOT_IN_OPTIMIZER = "It never changes. Pass it to the optimizer, or freeze it with requires_grad_(False)"
-FROZEN = (
-    "It has a gradient but does not change. Check the learning rate of its group, and look for copies of the parameter"
+NOT_IN_OPTIMIZER = (
+    "These parameters never change. Pass them to the optimizer, or freeze them with requires_grad_(False)"
 )
-NO_GRADIENT_WANTED = "It does not train. This is fine for a frozen backbone; otherwise, call requires_grad_(True)"
-UPDATE_HIGH = "Steps are large compared to the weights. Lower the learning rate until the ratio is about 1e-3"
-UPDATE_LOW = "Steps are tiny compared to the weights. Raise the learning rate until the ratio is about 1e-3"
+FROZEN = (
+    "These parameters have gradients but do not change. Check the learning rate of their group, and look for copies of "
+    "the parameters"
+)
+NO_GRADIENT_WANTED = (
+    "These parameters are not trained. This is fine for a frozen backbone; otherwise, call requires_grad_(True)"
+)
+UPDATE_HIGH = "Steps are large compared with the weights. Lower the learning rate until the ratio is about 1e-3"
+UPDATE_LOW = "Steps are tiny compared with the weights. Raise the learning rate until the ratio is about 1e-3"
 UPDATE_LOST = (
     "Updates are smaller than the precision of the weights, so they are lost to rounding. Raise the learning rate, or "
     "keep the weights in float32 and run under autocast"
@@ -71,9 +76,9 @@ SHIFT = (
     "shift"
 )
 EMPTY_LEVEL = (
-    "Nothing uses its features. Check the anchor sizes and strides of this level, and which levels the head receives"
+    "Nothing uses the features of this level. Check its anchor sizes and strides, and which levels the head receives"
 )
-REDUNDANT_HEADS = "Heads attend to the same places. This is harmless; all but one of them can be pruned"
+REDUNDANT_HEADS = "Heads attend to the same positions. This is harmless; all but one of them can be pruned"
 SINK = (
     "The head attends to a token that it hardly uses. This is common in trained models; look at other heads, and do "
     "not interpret such a token as important"
@@ -84,4 +89,4 @@ STUCK_GATE = (
     "never forgets, and one that stays at 0 never remembers"
 )
 SATURATED_GATE = "The gate hardly learns. Scale down weights or inputs, or normalize"
-ONE_NEIGHBOR = "Other neighbors are ignored. Look at the scale of the features, and at the number of heads"
+ONE_NEIGHBOR = "All other neighbors are ignored. Look at the scale of the features, and at the number of heads"

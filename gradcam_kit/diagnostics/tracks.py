@@ -294,4 +294,6 @@ class Ledger:
             skipped={**self.skipped, **other.skipped},
             notes=list(dict.fromkeys(self.notes + other.notes)),
             steps=max(self.steps, other.steps),
+            outputs=max(self.outputs, other.outputs),
+            optimizer_steps=max(self.optimizer_steps, other.optimizer_steps),
         )

@@ -48,8 +48,8 @@ def default_unit_axis(tensor: Tensor) -> int | None:
 def sample_axis(module: nn.Module, leaf: str) -> int:
     """Return the sample axis of a leaf of an output: 0, or 1 where recurrent and attention layers put time first."""
     if isinstance(module, _TIME_FIRST):
-        if isinstance(module, nn.RNNBase) and "[1]" in leaf:
-            return 1  # states are (layers, n, h)
+        if "[1]" in leaf:  # states (layers, n, h), and weights of attention (n, q, k)
+            return 1 if isinstance(module, nn.RNNBase) else 0
         return 0 if module.batch_first else 1
     return 0
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     NamedLayers = dict[str, nn.Module]
 
     class _TargetLayers:
-        """The type of `target_layers`: any form of layers when set, a mapping from names to modules when read."""
+        """The type of `target_layers`: any form of layers when set; when read, modules by name, or None."""
 
         @overload
         def __get__(self, cam: None, owner: type) -> None: ...
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class BaseCAM(Declared):
-    """Explain a model by a class activation mapping method. Calling an instance with images returns heatmaps.
+    """Explain a model with a class activation mapping method. Calling an instance with images returns heatmaps.
 
     The constructor neither attaches hooks to the model nor changes it. A subclass implements `weights` or `saliency`.
     Its annotated attributes with a default, such as `samples: int = 4`, become keyword arguments of the constructor,
@@ -56,10 +56,10 @@ class BaseCAM(Declared):
 
     Args:
         model: any PyTorch model; wrappers (DataParallel, compiled) are unwrapped.
-        target_layers: a module, its dotted name, or a sequence of modules or names. None = the last spatial layer on
-            which the score depends, found by running the model on the images. For a module that returns several maps,
-            "fpn:1" selects the second map; for a module that runs several times in a pass, "act#2" selects the second
-            call.
+        target_layers: a module, its dotted name, or a sequence of modules or names. None = chosen by running the model
+            on the images: for most methods, the last spatial layer on which the score depends. For a module that
+            returns several maps, "fpn:1" selects the second map; for a module that runs several times in a pass,
+            "act#2" selects the second call.
         reshape: function from the layer's output to `(n, k, *s)`; None = the layout is inferred (maps, channels-last
             maps or tokens). The function may only rearrange values, and must accept any number of samples. If `*s` are
             not the axes of the images, heatmaps have the axes of the layer.
@@ -69,13 +69,14 @@ class BaseCAM(Declared):
         fusion: how the maps of several layers are combined: "mean", "max" or "product" of the normalized maps, or "sum"
             of the signed ones, before ReLU and normalization.
         normalize: "minmax", "max" (division by the maximum) or "none", per image and target.
-        batch_size: maximum number of rows (masked images or activations) in one forward pass, for methods that mask. On
-            a CPU, passes over large images have fewer rows if that is faster; the maps are the same up to rounding.
+        batch_size: maximum number of rows (changed images or activations) in one forward pass, for methods that run the
+            model on these. On a CPU, passes over large images have fewer rows if that is faster; the maps are the same
+            up to rounding.
         keep_modes: leave modules in train mode as they are, for dropout that is active on purpose (MC dropout); by
-            default every module runs in eval mode. Maps are then random: they differ from call to call unless
-            `torch.manual_seed` is called before each call, and the maps of a batch differ from those of its images one
-            by one. Batch norms in train mode mix the images of a batch. The modes and buffers of all modules are
-            restored in any case.
+            default every module runs in eval mode. With active dropout, maps are random: they differ from call to call
+            unless `torch.manual_seed` is called before each call, and the maps of a batch differ from those of its
+            images one by one. Batch norms in train mode mix the images of a batch. The modes and buffers of all modules
+            are restored in any case.
         gradient_rule: "exact", as in the papers, or "balanced" (LibraGrad, https://arxiv.org/abs/2411.16760), for
             methods that use gradients. The balanced backward pass treats denominators of normalizations, gates and
             attention as constant factors, so that activation times gradient is the contribution of each position. It
@@ -96,6 +97,7 @@ class BaseCAM(Declared):
     gradient_rule: GradientRule | str = "exact"  # accept any string, so that a wrong one gets our error message
     # The layers that were chosen for the last image size, so that a loop over batches explores the model only once.
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = field(init=False, repr=False, default_factory=dict)
+    chosen_for_classes: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self) -> None:
         given, layers = self.model, vars(self)["target_layers"]
@@ -135,9 +137,10 @@ class BaseCAM(Declared):
             forward_kwargs: keyword arguments passed on to the model.
 
         Returns:
-            Heatmaps `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets: float32 in [0, 1], detached, on the device of the
-            images. A map without positive evidence is all zeros. If all maps are zero, the logger `gradcam_kit` warns,
-            but only on a CPU, because on other devices the check would have to synchronize.
+            Heatmaps `(n, *t)`, or `(n, m, *t)` for `(n, m)` targets: float32, detached, on the device of the images,
+            and in [0, 1] unless `normalize="none"`. A map without positive evidence is all zeros. If all maps are zero,
+            the logger `gradcam_kit` warns, but only on a CPU, because on other devices the check would have to
+            synchronize.
         """
         explanation = self.explain(images, targets, **forward_kwargs)
         if explanation.empty_because:
@@ -199,11 +202,11 @@ class BaseCAM(Declared):
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Combine the maps of several layers, shallowest first, by `fusion`."""
+        """Combine the maps of several layers, given from the shallowest to the deepest, as `fusion` says."""
         return fuse(heatmaps, self.fusion)
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
+        """Adjust the normalized maps of a layer before the layers are fused. `depth` is 0 at the shallowest layer."""
         return heatmaps
 
 
@@ -225,7 +228,7 @@ def _check_rule(cam: BaseCAM) -> None:
 
 
 _WITHOUT_RULE = {
-    Evidence.CURVATURE: "it needs second derivatives, which replaced gradients do not have",
+    Evidence.CURVATURE: "it needs second derivatives, which the balanced backward pass does not define",
     Evidence.WEIGHT_GRADIENTS: (
         "it differentiates a layer with respect to its own weights, not the score with respect to the layer"
     ),

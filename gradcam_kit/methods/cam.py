@@ -15,8 +15,8 @@ class CAM(BaseCAM, name="cam"):
     r"""Weight channels by the head's own weights: $\frac{1}{Z}\sum_k W_{ck} A_k$.
 
     This is the cheapest method: one forward pass explains all classes, without a backward pass. It applies only to
-    models that end in mean pooling and one linear layer, for which Grad-CAM gives the same map. The paper pools by a
-    sum. With mean pooling the weight is W / Z, so that the sum of the map, plus the bias, is the logit.
+    models that end in mean pooling and one linear layer, for which Grad-CAM gives the same map. The paper pools with a
+    sum. For mean pooling, the weight is W / Z, so that the sum of the map, plus the bias, is the logit.
 
     Example:
         >>> from gradcam_kit import CAM

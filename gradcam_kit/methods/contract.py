@@ -33,6 +33,8 @@ class Method(Protocol):
     """Layers by name; None lets the engine choose them by `layer_choice`."""
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]]
     """Cache of the automatic choice of layers: size of the images -> layers."""
+    chosen_for_classes: bool
+    """Whether this choice was made for classes, so that it holds for all of them; other targets choose anew."""
     reshape: Reshape | None
     image_input: int | str | None
     keep_modes: bool
@@ -52,13 +54,13 @@ class Method(Protocol):
         ...
 
     def scale(self, heatmaps: Float[Tensor, "r *s"], depth: int, layers: int) -> Float[Tensor, "r *s"]:
-        """Change a normalized map before it is fused with others. `depth` counts from 0 at the shallowest layer."""
+        """Adjust the normalized maps of a layer before the layers are fused. `depth` is 0 at the shallowest layer."""
         ...
 
     def fuse(
         self, heatmaps: list[Float[Tensor, "r *t"]], importance: list[Float[Tensor, " r"]]
     ) -> Float[Tensor, "r *t"]:
-        """Combine the maps of several layers, shallowest first."""
+        """Combine the maps of several layers, given from the shallowest to the deepest."""
         ...
 
 
@@ -69,7 +71,7 @@ def rule_of(cam: Method) -> GradientRule:
 
 
 def single_pass_methods() -> list[str]:
-    """Return the names of the methods that can share a single forward and backward pass, and need no other pass."""
+    """Return the names of the methods that need no forward pass of their own, so that they can share one capture."""
     again = Evidence.RESCORE | Evidence.REPLAY | Evidence.PROBE
     return [name for name, method in METHODS.items() if not method.needs & again]
 

@@ -38,7 +38,7 @@ class DimensionMaps:
 
 
 def cube(series: Float[Tensor, "n D t"], orders: Int[Tensor, "p D"]) -> Float[Tensor, "n p D D t"]:
-    """Return the model's input for each order: row r holds dimension `order[(r + p) % D]` at position p.
+    """Return the model's input for each order: row i holds dimension `order[(i + j) % D]` at position j.
 
     Positions are the channels of the model's input, and rows are the height of its maps.
     """
@@ -60,7 +60,7 @@ def regroup(maps: Float[Tensor, "n p D s"], orders: Int[Tensor, "p D"]) -> Float
 
 
 def dcam(regrouped: Float[Tensor, "n D D s"]) -> Float[Tensor, "n D s"]:
-    """Multiply the variance of M(dimension, position) over the positions by the mean of M over both."""
+    """Multiply the variance of M(dimension, position) over the positions by the mean of M over both its axes."""
     return regrouped.var(2, correction=0) * regrouped.mean((1, 2))[:, None]
 
 
@@ -78,7 +78,7 @@ class DCAM:
         target_layers: one layer, as for CAM methods; None = chosen automatically.
         permutations: number of orders of the dimensions, at least 1.
         seed: seed of the orders, which all series share.
-        batch_size: maximum number of cubes in one pass.
+        batch_size: maximum number of cubes in one pass, but at least one cube for each series.
 
     Example:
         >>> import torch

@@ -46,7 +46,7 @@ def nonnegative_rows(activations: Float[Tensor, "n k *s"]) -> Float[Tensor, "row
 def factorize(
     rows: Float[Tensor, "rows k"], components: int, seed: int = 0, iterations: int = 200
 ) -> tuple[Float[Tensor, "rows components"], Float[Tensor, "components k"]]:
-    r"""Factorize $V \approx H W$ without negative entries by the multiplicative updates of Lee & Seung.
+    r"""Factorize $V \approx H W$ into nonnegative factors with the multiplicative updates of Lee & Seung.
 
     No update increases $\|V - H W\|^2$; a factor 0 / 0 is taken as 0. The concepts are initialized with the rows of V
     that differ most from each other. A little noise is added to them, because the updates cannot change an entry of 0.
@@ -55,7 +55,7 @@ def factorize(
     Args:
         rows: the matrix V, without negative entries.
         components: number of components.
-        seed: seed of the first row and the noise.
+        seed: seed of the random row with which the choice of rows starts, and of the noise.
         iterations: number of updates of both factors.
 
     Returns:

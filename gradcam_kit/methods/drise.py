@@ -41,6 +41,6 @@ class DRISE(RISE, name="d-rise"):
     cells: int = 16
 
     def rows(self, layer: LayerCapture) -> Rescore:
-        """Return the function that scores masked images by their most similar detection."""
+        """Return the function that scores a masked image by its detection most similar to the explained one."""
         assert layer.rescore_similarity is not None
         return layer.rescore_similarity

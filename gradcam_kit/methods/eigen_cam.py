@@ -13,9 +13,9 @@ from gradcam_kit.types import Evidence, LayerCapture
 class EigenCAM(BaseCAM, name="eigen-cam"):
     r"""Return the first principal component of the activations, $A v_1$, which is the same for every class.
 
-    The map is smooth and cheap and needs neither gradients nor classes, so the method runs on detectors and
-    self-supervised backbones. It shows what varies, not what the model learned: maps of networks trained on random
-    labels look alike.
+    The map is smooth and cheap. The method needs neither gradients nor classes, so it runs on detectors and
+    self-supervised backbones. The map shows the strongest pattern of the activations, not what the model learned: maps
+    of networks trained on random labels look alike.
 
     Args:
         center: whether to subtract each channel's mean first, as pytorch-grad-cam does and the paper does not.

@@ -11,7 +11,7 @@ from gradcam_kit.types import LayerCapture
 
 
 class EigenGradCAM(BaseCAM, name="eigen-grad-cam"):
-    r"""Return the first principal component of $G \odot A$.
+    r"""Return the first principal component of the gradients times the activations, $G \odot A$.
 
     The map is as smooth as that of Eigen-CAM, and specific to the class. It shows only the strongest component, so one
     of two objects with different parts may be missing.

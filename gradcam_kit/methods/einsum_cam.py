@@ -29,10 +29,10 @@ def einsum_cam(activations: Float[Tensor, "n k *s"], head_weight: Float[Tensor, 
 class EinsumCAM(BaseCAM, name="einsum-cam"):
     r"""Contract the activations with the weights of a linear head: one forward pass for any number of classes.
 
-    The map of class c is $\sum_k W_{ck} A_k$. Use it to explain a thousand classes at once, or as a fallback for models
-    that CAM rejects. If the model has no linear head after mean pooling, which is checked for every sample, the channel
-    weights are the gradient of the layer's summed output with respect to the layer's own weight, per sample. The map is
-    then the same for every class.
+    The map of class c is $\frac{1}{Z}\sum_k W_{ck} A_k$. Use this method to explain a thousand classes at once, or as a
+    fallback for models that CAM rejects. If the model has no linear head after mean pooling, which is checked for every
+    sample, the channel weights are the gradient of the layer's summed output with respect to the layer's own weight,
+    per sample. The map is then the same for every class.
 
     Example:
         >>> from gradcam_kit import EinsumCAM

@@ -26,10 +26,11 @@ def expected_grad_cam(
     baselines: Float[Tensor, "samples n k *s"],
     gradients: Float[Tensor, "samples n k *s"],
 ) -> Float[Tensor, "n *s"]:
-    r"""Return the expected gradients of a layer.
+    r"""Average maps of expected gradients over baselines x', each with one point on its path to the image x.
 
-    $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights $w_k$. If the
-    weights are constant, as before mean pooling and a linear head, the map sums to $y(x) - \mathrm{E}\,y(x')$.
+    The map is $\mathrm{E}_{x', \alpha} \sum_k w_k(x' + \alpha (x - x'))\,(A_k(x) - A_k(x'))$ with Grad-CAM's weights
+    $w_k$. If the weights are constant, as before mean pooling and a linear head, the map sums to
+    $y(x) - \mathrm{E}\,y(x')$.
     """
     differences = without_rounding(activations - baselines, activations).flatten(0, 1)
     maps: Tensor = weighted_sum(differences, grad_cam_weights(gradients.flatten(0, 1)))
@@ -50,7 +51,7 @@ class ExpectedGradCAM(BaseCAM, name="expected-grad-cam"):
     Args:
         samples: number of baselines, each with one point on its path; each costs two forward and two backward passes.
         std: standard deviation of the Gaussian noise, in standard deviations of the image, at least 0.
-        seed: seed of the noise; all images get the same draw.
+        seed: seed of the noise; all images get the same draws.
 
     Example:
         >>> from gradcam_kit import ExpectedGradCAM

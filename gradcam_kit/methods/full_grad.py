@@ -21,7 +21,8 @@ class FullGrad(BaseCAM, name="full-grad"):
     The map has the resolution of the image and accounts for the complete score: before psi is applied, the terms of a
     piecewise linear network sum to the score. Because of the absolute value, the map does not distinguish evidence for
     a class from evidence against it. The channels are summed before upsampling, which gives the same map because
-    upsampling is linear. `target_layers` is not used. Biases without positions (linear heads) are left out.
+    upsampling is linear. `target_layers` is not used. Biases without positions, such as those of linear heads, are part
+    of the score but not of the map.
 
     Example:
         >>> from gradcam_kit import FullGrad

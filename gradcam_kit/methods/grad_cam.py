@@ -26,8 +26,8 @@ def grad_cam_weights(gradients: Float[Tensor, "n k *s"]) -> Float[Tensor, "n k *
 class GradCAM(BaseCAM, name="grad-cam"):
     r"""Weight channels by their mean gradient, Equation 2 (before its ReLU): $\sum_k \alpha_k A_k$.
 
-    This is the method to start with: it is fast, class-specific, and on a par with any other method at the last layer
-    with positions. At earlier layers, one weight per channel is too coarse; use LayerCAM there, or HiResCAM if the
+    This is the method to start with: it is fast, class-specific, and at the last layer with positions on a par with
+    most other methods. At earlier layers, one weight per channel is too coarse; use LayerCAM there, or HiResCAM if the
     exact positions matter.
 
     Example:

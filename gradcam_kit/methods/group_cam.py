@@ -75,14 +75,14 @@ class GroupCAM(BaseCAM, name="group-cam"):
         self.groups = positive_int("groups", self.groups)
 
     def saliency(self, layer: LayerCapture) -> Float[Tensor, "n *s"]:
-        """Return the maps of the groups, weighted by their gain in probability."""
+        """Return the sum of the groups' maps, each weighted by its gain in probability."""
         members = one_hot(group_channels(layer.activations, self.groups, self.seed), self.groups)
         weights = members * grad_cam_weights(gradients_of(layer)).flatten(2)
         maps = torch.einsum("nk...,nkg->ng...", layer.activations, weights).clamp(min=0)
         return torch.einsum("ng...,ng->n...", maps, self.gains(layer, maps))
 
     def gains(self, layer: LayerCapture, maps: Float[Tensor, "n g *s"]) -> Float[Tensor, "n g"]:
-        """Return how much the positions of each map raise the probability of the blurred image, at least 0."""
+        """Return for each map how much the sharp image at its high positions raises the probability, at least 0."""
         n, groups = maps.shape[:2]
         images, flat = at_least_float32(layer.images), maps.flatten(0, 1)
         blurred = gaussian_blur(images, _KERNEL, _SIGMA)

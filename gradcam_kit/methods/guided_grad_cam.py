@@ -15,8 +15,8 @@ class GuidedGradCAM(BaseCAM, name="guided-grad-cam"):
     r"""Multiply guided backpropagation by Grad-CAM, at the size of the input, summed over the input channels.
 
     With guided gradients R and Grad-CAM's weights the map is $\sum_c R_c \odot \mathrm{ReLU}(\sum_k \alpha_k A_k)$. The
-    map has sharp outlines where Grad-CAM is positive. It is defined for ReLU networks only. As in guided
-    backpropagation, the outlines hardly depend on what was learned, so trust the location, not the detail.
+    map has sharp outlines where Grad-CAM is positive. It is defined for the same networks as GuidedBackprop. As in
+    guided backpropagation, the outlines hardly depend on what was learned, so trust the location, not the detail.
 
     Example:
         >>> from gradcam_kit import GuidedGradCAM

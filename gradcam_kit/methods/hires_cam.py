@@ -12,8 +12,8 @@ from gradcam_kit.types import LayerCapture
 class HiResCAM(BaseCAM, name="hires-cam"):
     r"""Weight each position by its own gradient: $\sum_k G_k \odot A_k$.
 
-    The map shows exactly the positions that the score uses: if one linear layer follows, the map sums to the score
-    minus the bias. It is noisier than that of Grad-CAM at early layers.
+    If only linear operations follow, such as mean pooling and a linear layer, the map shows exactly the positions that
+    the score uses, and sums to the score minus the bias. At early layers it is noisier than that of Grad-CAM.
 
     Example:
         >>> from gradcam_kit import HiResCAM

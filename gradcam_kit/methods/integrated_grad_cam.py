@@ -33,10 +33,11 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     """Integrate Grad-CAM along the straight path from the zero input (the mean color) to the image.
 
     Use this method for saturated scores, whose gradient at the image itself is close to zero. Regions of the mean color
-    cannot get any evidence.
+    get little or no evidence.
 
     Args:
-        steps: points on the path, the image included; each costs a forward and a backward pass.
+        steps: number of points on the path after the zero input, the image included. Each costs a forward and a
+            backward pass, as does the zero input.
 
     Example:
         >>> from gradcam_kit import IntegratedGradCAM
@@ -46,7 +47,7 @@ class IntegratedGradCAM(BaseCAM, name="integrated-grad-cam"):
     """
 
     needs = Evidence.PROBE
-    cost = "F + steps (F + B)"
+    cost = "F + (steps + 1) (F + B)"
 
     steps: int = 20
 

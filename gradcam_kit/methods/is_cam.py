@@ -23,7 +23,7 @@ def ladder_factors(samples: int, ladder: Ladder = "linear") -> list[float]:
         samples: number of steps N.
         ladder: "linear" is $i/N$, which does not exceed 1. "printed" is the sum that the paper prints,
             $\sum_{j<i} j/N$, and "cumulative" is that of torch-cam, $\sum_{j \le i} j/N$; with N = 10, their last steps
-            multiply the brightness by 4.5 and 5.5.
+            multiply the brightness by 4.5 and 5.5, respectively.
     """
     steps = range(1, samples + 1)
     if ladder == "linear":

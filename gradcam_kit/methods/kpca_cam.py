@@ -55,7 +55,7 @@ class KPCACAM(BaseCAM, name="kpca-cam"):
     """Return the first kernel principal component of the activations, which is the same for every class.
 
     This nonlinear variant of Eigen-CAM needs memory that grows with the square of the layer's positions, so use a late
-    layer. Like Eigen-CAM it shows what varies, not what the model learned.
+    layer. Like Eigen-CAM, it shows the strongest pattern of the activations, not what the model learned.
 
     Args:
         kernel: "sigmoid", "poly", "rbf" or "linear".

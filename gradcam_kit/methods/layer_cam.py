@@ -15,12 +15,12 @@ class LayerCAM(BaseCAM, name="layer-cam"):
     r"""Weight each position by its positive gradient: $\sum_k \mathrm{ReLU}(G_k) \odot A_k$.
 
     The method also works at early layers, where it shows fine detail; combine several layers for detail and semantics.
-    Evidence against the class is ignored. Before several maps are fused, Equation 9 scales the maps of the shallow
-    layers, $\tanh(\gamma M / \max M)$. All layers but the last one to run are treated as shallow; this reading could
+    Evidence against the class is ignored. Before several maps are fused, Equation 9 turns the map M of each shallow
+    layer into $\tanh(\gamma M / \max M)$. All layers but the last one to run are treated as shallow; this reading could
     not be confirmed against the paper.
 
     Args:
-        fusion: fusion of several layers: "max" as in the paper, "mean" or "product".
+        fusion: fusion of several layers: "max" as in the paper, "mean", "product", or "sum", which omits Equation 9.
         gamma: gamma of Equation 9, above 0.
 
     Example:

@@ -22,8 +22,8 @@ class ODAM(BaseCAM, name="odam"):
     comes.
 
     Args:
-        sigma: width of the Gaussian, in cells of the layer. The paper derives it from the size of the object; the
-            released code for FCOS does not smooth, which is `sigma=0` here.
+        sigma: standard deviation of the Gaussian, in cells of the layer, at least 0. The paper derives it from the size
+            of the object; the released code for FCOS does not smooth, which is `sigma=0` here.
 
     Example:
         >>> from gradcam_kit import ODAM

@@ -14,8 +14,8 @@ from gradcam_kit.types import Evidence, LayerCapture
 class RandomCAM(BaseCAM, name="random-cam"):
     r"""Weight channels by one draw of U(-1, 1) that all samples and classes share: $\sum_k r_k A_k$.
 
-    This is a baseline for comparisons, not an explanation. A method that does not score better shows nothing about the
-    class.
+    This is a baseline for comparisons, not an explanation. A method that does not score better than Random-CAM shows
+    nothing about the class.
 
     Args:
         seed: seed of the draw, which is made on the host so that every device gets the same weights.

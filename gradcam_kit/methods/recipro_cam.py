@@ -56,8 +56,9 @@ class ReciproCAM(BaseCAM, name="recipro-cam"):
     r"""Score each position alone: $S_{ij} = y(A \odot m_{ij})$, saliency $S - \min S$.
 
     The method needs no gradients and explains all classes from the same passes. There is one pass per position, through
-    the part of the model after the layer, so use a late layer. The released code scores softmax probabilities; pass
-    `ClassProbability` as the target to do the same.
+    the part of the model after the layer, so use a late layer; before mean pooling and a linear head, the scores follow
+    from one product without these passes. The released code scores softmax probabilities; pass `ClassProbability` as
+    the target to do the same.
 
     Args:
         window: positions kept along each axis: 1, or 3 with Gaussian weights.

@@ -15,7 +15,7 @@ class RefineCAM(GradCAMPlusPlus, name="refine-cam"):
     the last layers at the two deepest resolutions are used.
 
     Args:
-        fusion: "product" as in the paper, or "mean" or "max", for which one empty layer does not make the map empty.
+        fusion: "product" as in the paper; with "mean", "max" or "sum", one empty layer does not make the map empty.
 
     Example:
         >>> from gradcam_kit import RefineCAM

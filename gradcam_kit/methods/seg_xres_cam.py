@@ -19,7 +19,7 @@ _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_po
 
 
 def pool_blocks(gradients: Float[Tensor, "n k *s"], window: int, pool: Pool = "mean") -> Float[Tensor, "n k *s"]:
-    """Replace each value by the mean or maximum of its block of `window` positions along every axis.
+    """Replace each value with the mean or maximum of its block of `window` positions along every axis.
 
     An incomplete last block uses only the positions that exist.
     """

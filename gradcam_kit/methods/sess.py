@@ -43,7 +43,7 @@ def windows(size: Sequence[int], scales: int, growth: float) -> list[Window]:
 def paste_windows(
     maps: Float[Tensor, "windows n *s"], where: Sequence[Window], size: Sequence[int], pool: Pool = "mean"
 ) -> Float[Tensor, "n *t"]:
-    """Resize each map to its window and average ("mean") or maximize ("max") over the windows that cover a position.
+    """Resize each map to its window; at each position take the mean or maximum of the windows that cover it.
 
     Args:
         maps: the map of each window, without negative values.
@@ -70,9 +70,9 @@ class SESS(BaseCAM, name="sess"):
     Use this method for small objects, or several objects of different sizes, which a single pass sees too coarsely. The
     map of a window, after ReLU and min-max normalization, is weighted by the probability of the class in the window,
     divided by the largest such probability over all windows. The result has the resolution of the image and is smoothed
-    by a Gaussian of 11 cells with $\sigma = 5$. For targets other than classes, the score clipped at 0 replaces the
-    probability. The defaults are those of the released code. Its windows are square; the windows of this implementation
-    have the aspect ratio of the image, which is what the model expects.
+    with a Gaussian kernel of 11 pixels along each axis, with $\sigma = 5$. For targets other than classes, the score
+    clipped at 0 replaces the probability. The defaults are those of the released code. Its windows are square; the
+    windows of this implementation have the aspect ratio of the image, which is what the model expects.
 
     Args:
         scales: number of window sizes; the defaults make 122 windows of an image of 224 x 224.

@@ -19,7 +19,7 @@ class LogitPlusLogProbability(ClassTarget):
     """Score classes by z_c + log softmax_c, since the second derivative of z_c is 0 after piecewise linear layers."""
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return z_c + log p_c, in float32."""
+        """Return z_c + log p_c, in float32 or wider."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return (logits + logits.log_softmax(1)).gather(1, classes)
 

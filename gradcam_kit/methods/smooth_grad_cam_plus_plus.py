@@ -43,7 +43,7 @@ class SmoothGradCAMPlusPlus(BaseCAM, name="smooth-grad-cam++"):
         samples: number of noisy copies; the default is torch-cam's.
         std: standard deviation of the Gaussian noise, in units of the normalized input, at least 0; the default is
             torch-cam's.
-        seed: seed of the noise; all images get the same draw.
+        seed: seed of the noise; all images get the same draws.
 
     Example:
         >>> from gradcam_kit import SmoothGradCAMPlusPlus

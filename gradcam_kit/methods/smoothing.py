@@ -56,10 +56,10 @@ class _Mean:
 
     @torch.inference_mode(False)
     def explain(self, images: Images, targets: Any = None, **forward_kwargs: Any) -> Explanation:
-        """Explain a batch: `saliency` and `heatmaps` are means, `scores` and `output` those of the unchanged images.
+        """Explain a batch: `saliency` is the mean over the views, from which the heatmaps are made.
 
-        As many views run in one pass as fit into the method's `batch_size`. A callable target without `select` gets the
-        outputs of the views one at a time.
+        `scores` and `output` are those of the unchanged images. As many views run in one pass as fit into the method's
+        `batch_size`. A callable target without `select` gets the outputs of the views one at a time.
         """
         inputs = read_inputs(images, forward_kwargs, self.cam.model, image_input=self.cam.image_input)
         if inputs.n == 0:
@@ -189,7 +189,7 @@ class EigenSmooth(BaseCAM):
         check_cam("EigenSmooth", cam)
         if type(cam).weights is BaseCAM.weights or type(cam).saliencies is not BaseCAM.saliencies:
             raise InputError(
-                f"{type(cam).__name__} is not a sum of weighted channels; EigenSmooth expects a method that implements "
+                f"{type(cam).__name__} does not sum weighted channels; EigenSmooth expects a method that implements "
                 "`weights`, such as GradCAM"
             )
         super().__init__(
@@ -204,7 +204,8 @@ class EigenSmooth(BaseCAM):
             gradient_rule=cam.gradient_rule,
         )
         self.cam, self.center = cam, center
-        self.chosen_layers, self.layer_choice = cam.chosen_layers, cam.layer_choice
+        self.chosen_layers, self.chosen_for_classes = cam.chosen_layers, cam.chosen_for_classes
+        self.layer_choice = cam.layer_choice
         self.needs, self.target_type, self.class_agnostic = cam.needs, cam.target_type, cam.class_agnostic
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:

@@ -29,8 +29,8 @@ class TemporalExplanation:
     With `(n, m)` targets, every tensor has an axis m after n.
 
     Attributes:
-        heatmaps: float32 in [0, 1] at the size of the frames, normalized over the entire clip, so that frames can be
-            compared.
+        heatmaps: float32 at the size of the frames, in [0, 1] unless `normalize="none"`. They are normalized over the
+            entire clip, so that frames can be compared.
         weights: the share of the positive evidence that lies in each frame; sums to 1, or to 0 without any evidence.
         saliency: the signed maps at the layer's resolution.
         targets: class indices, or None for a callable.
@@ -64,9 +64,10 @@ def temporal_cam(
 ) -> TemporalExplanation:
     """Explain a model of clips: a CNN with a recurrent layer or attention over its frames, or a video network.
 
-    Shows where the model looked in each frame, and which frames mattered. The layer may get the frames in its batch
-    axis (in either order), in one call each, or along a separate axis; the case is inferred from shapes and gradients.
-    On CUDA, cuDNN is switched off for recurrent layers, which it cannot differentiate in eval mode.
+    The result shows where the model looked in each frame, and which frames mattered. The layer may get the frames in
+    its batch axis (clip by clip, or time by time), in one call each, or along a separate axis; the case is inferred
+    from shapes and gradients. On CUDA, cuDNN is switched off for recurrent layers, which it cannot differentiate in
+    eval mode.
 
     Args:
         model: any model of clips.
@@ -81,7 +82,8 @@ def temporal_cam(
 
     Raises:
         LayerNotFoundError: a layer that the model does not have.
-        OptionError: a method that needs more than activations and gradients, or does not exist.
+        UnknownNameError: a method that does not exist.
+        OptionError: a method that needs more than activations and gradients, or an invalid option.
         ShapeError: a clip or a layer output without a frame axis, or with two axes that could be it.
         CaptureError: a layer on which the score does not depend.
 
@@ -141,7 +143,7 @@ def temporal_cam(
 
 
 def _saliency(cam: BaseCAM, layer: LayerCapture) -> Float[Tensor, "n *m y x"]:
-    """Return the signed maps of the capture, one row for each image. Several targets have a separate axis."""
+    """Return the signed maps of the capture, one row for each sample. Several targets have a separate axis."""
     return cam.saliencies(layer)
 
 
@@ -149,7 +151,7 @@ def _folded(layer: LayerCapture) -> LayerCapture:
     """Return the capture with each frame as a row of the batch."""
     t = layer.activations.shape[2]
     gradients, scores = layer.gradients, layer.scores
-    # a stride over time leaves fewer frames than images, so each frame gets the image nearest to it in time
+    # a stride over time leaves fewer frames than the clip has, so each frame gets the image nearest to it in time
     nearest = torch.arange(t, device=layer.images.device) * layer.images.shape[2] // t
     return replace(
         layer,

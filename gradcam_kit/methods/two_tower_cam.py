@@ -24,14 +24,15 @@ class TwoTowerExplanation:
     """Result of `two_tower_cam`.
 
     Attributes:
-        heatmaps: `(n, h, w)` in [0, 1] at the size of the images.
-        tokens: `(n, t)` weight of each token in [0, 1]; the largest of each text is 1.
-        token_saliency: `(n, t)` norms of gradient times activation, not normalized.
+        heatmaps: `(n, *t)` in [0, 1] at the size of the images.
+        tokens: `(n, tokens)` weight of each token in [0, 1]; the largest of each text is 1, unless no gradient reaches
+            the tokens.
+        token_saliency: `(n, tokens)` norms of gradient times activation, not normalized.
         scores: `(n,)` cosine similarities, or the scores of the fusion module.
-        fusion: norms of gradient times activation at the fusion layer, `(n, t)` for tokens and `(n, k)` for units; None
-            without a fusion module.
-        modalities: `(n, 2)` shares of the image's and of the text's embedding in the fused score; None without a fusion
-            module.
+        fusion: gradient times activation at the fusion layer: its norms `(n, tokens)` for a layer with tokens, its
+            absolute values `(n, k)` for a layer of units; None without a fusion module.
+        modalities: `(n, 2)` norms of gradient times embedding for image and text, divided by their sum; None without a
+            fusion module.
         image_embeddings: output of the image tower.
         text_embeddings: output of the text tower.
         image_layers: names of the layers of the image tower.
@@ -69,8 +70,8 @@ def two_tower_cam(
 
     The score is the cosine similarity of the two embeddings, or the output of `fusion`. The image's map is that of
     `method` at `image_layer`. A token's weight is the norm over channels of gradient times activation at `text_layer`,
-    $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. The call
-    runs one forward and one backward pass of each tower, and leaves both towers unchanged.
+    $\lVert \partial s / \partial a_t \odot a_t \rVert_2$; there is no accepted ground truth for such weights. With
+    Grad-CAM, the call runs one forward and one backward pass of each tower. Both towers remain unchanged.
 
     Args:
         image_tower: a module, or a method of a module (`model.encode_image`), that returns embeddings `(n, d)`.
@@ -213,7 +214,10 @@ def _with_extra_row(texts: Any, n: int) -> Any:
 def _token_saliency(
     passed: TowerPass, gradients: list[Tensor | None], rows: int, length: int
 ) -> tuple[str, Float[Tensor, "n tokens"]]:
-    """Return the last layer where several tokens have a gradient, and its norms of gradient times activation."""
+    """Return the last layer where several tokens have a gradient, and its norms of gradient times activation.
+
+    Without such a layer, it is the last layer that has a gradient.
+    """
     best: tuple[str, Tensor] | None = None
     for (name, activations), gradient in reversed(list(zip(passed.recorded.items(), gradients, strict=True))):
         if gradient is None:

@@ -15,10 +15,11 @@ from gradcam_kit.types import Evidence, LayerCapture, LayerChoice
 class ViTReciproCAM(BaseCAM, name="vit-recipro-cam"):
     r"""Score each patch token alone in the last block, with all prefix tokens kept: $S - \min S$.
 
-    This is Recipro-CAM for vision transformers. It needs no gradients, and one pass of the last block per patch. The
-    tokens are masked both on the residual branch and after the block's input normalization, because the normalization
-    would turn a zeroed token into its bias. Without `target_layers`, the input normalization of the last block is used.
-    As in Recipro-CAM, the minimum of the map is subtracted from it; this could not be confirmed against the paper.
+    This is Recipro-CAM for vision transformers. It needs no gradients, but one pass through the last block and the head
+    for each patch. The tokens are masked both on the residual branch and after the block's input normalization, because
+    the normalization would turn a zeroed token into its bias. Without `target_layers`, the input normalization of the
+    last block is used. As in Recipro-CAM, the minimum of the map is subtracted from it; this could not be confirmed
+    against the paper.
 
     Args:
         window: patches kept along each axis: 3 with Gaussian weights, or 1.

@@ -36,9 +36,9 @@ def winsorize(importance: Float[Tensor, "r layers"], percentile: float) -> Float
 class WinsorCAM(BaseCAM, name="winsor-cam"):
     r"""Weight the Grad-CAM maps of all convolutions by each layer's importance, with outliers capped: $\sum_l s_l M_l$.
 
-    The map shows what the complete network used, so no layer has to be chosen. `percentile` shifts the map from detail
-    to semantics. Shallow layers add noise. The paper sums the weighted maps, which is the fusion "mean"; "max" and
-    "product" are alternatives to this sum.
+    The map shows what the complete network used, so no layer has to be chosen. A higher `percentile` shifts the map
+    from detail to semantics. Shallow layers add noise. The paper sums the weighted maps, which is the fusion "mean";
+    "max" and "product" are alternatives to this sum.
 
     Args:
         percentile: percentile at which the positive importances are capped, in [0, 100].

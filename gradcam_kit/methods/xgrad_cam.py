@@ -30,7 +30,7 @@ def xgrad_cam_weights(
 class XGradCAM(BaseCAM, name="xgrad-cam"):
     """Weight channels by their mean gradient, in which each position is weighted by its activation.
 
-    After a ReLU, the map sums to the contribution of the layer to the score, as HiResCAM's does, but with the
+    After a ReLU, the map sums to the contribution of the layer to the score, as the map of HiResCAM does, but with the
     smoothness of one weight per channel. At layers with negative activations the weights may grow large; use GradCAM
     there.
 

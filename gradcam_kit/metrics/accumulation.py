@@ -165,7 +165,7 @@ class PointingGame(torchmetrics.Metric):
         self.counts += _counts(found.status)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean over the classes in the data."""
+        """Return the mean over the classes in the data, the hit rate of each class, and the numbers of images."""
         per_class = self.hits / self.seen
         seen = (self.seen > 0).sum()
         return {"mean": per_class.nanmean(), "classes": seen, "per_class": per_class, **_told(self.counts)}
@@ -179,8 +179,8 @@ class MaxBoxAccuracy(torchmetrics.Metric):
     themselves; to choose it on other images, use `accuracies()`.
 
     Args:
-        overlaps: smallest intersection over union at which a box is a hit; the second version of the metric takes the
-            mean over (0.3, 0.5, 0.7).
+        overlaps: minimum intersections over union for a hit; the second version of the metric takes the mean over
+            (0.3, 0.5, 0.7).
         all_regions: whether to use all regions of a map (second version) instead of only the largest one.
         thresholds: thresholds to try, as shares of each map's maximum.
         options: options of torchmetrics.
@@ -224,7 +224,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
             heatmaps: maps with two position axes.
             masks: masks of the objects, if there are no boxes; the bounding box of each mask is used.
             boxes: (x0, y0, x1, y1) of the objects, x1 and y1 exclusive; a hit on any box of an image is enough, and
-                boxes without area are padding. If all boxes of an image lie outside it, the image is flagged as empty.
+                boxes without area are padding. An image without a box that covers a part of it is flagged EMPTY_GT.
 
         Raises:
             InputError: neither masks nor boxes, or both.
@@ -252,7 +252,7 @@ class MaxBoxAccuracy(torchmetrics.Metric):
         return self.hits / self.counts[int(Status.OK)]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean of the best accuracies."""
+        """Return the mean of the best accuracies over `overlaps`, their thresholds, and the numbers of images."""
         best = self.accuracies().max(1)
         chosen = move(torch.tensor(self.thresholds), best.indices.device)[best.indices]
         return {"mean": best.values.mean(), "threshold": chosen, **_told(self.counts)}

@@ -39,7 +39,7 @@ def random_map(
 def ones_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return ones, the map of Fake-CAM (Poppi et al., CVPRW 2021). Metrics flag it because it is constant."""
+    """Return ones, nearly the map of Fake-CAM (Poppi et al., CVPRW 2021). Metrics flag this map as constant."""
     return images.new_ones((len(images), *images.shape[2:]), dtype=torch.float32)
 
 
@@ -57,7 +57,7 @@ def center_map(
 def edge_map(
     images: Float[Tensor, "n c *t"], seed: int = 0, identities: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n *t"]:
-    """Return the min-max normalized Sobel magnitude of the mean channel. It looks convincing, yet ignores the model."""
+    """Return the min-max normalized Sobel magnitude of the mean channel: convincing, yet independent of the model."""
     gray = at_least_float32(images).mean(1)
     axes = range(1, gray.ndim)
     squares = torch.zeros_like(gray)
@@ -70,7 +70,7 @@ def edge_map(
 
 
 BASELINES: dict[str, Baseline] = Registry("baseline")
-"""Every baseline, keyed by its name. It is called with images, seed and identities."""
+"""Every baseline, keyed by its name. Each is a function of images, seed and identities."""
 BASELINES.update(random=random_map, ones=ones_map, center=center_map, edges=edge_map)
 
 

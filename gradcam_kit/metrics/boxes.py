@@ -78,7 +78,7 @@ def box_overlaps(
 ) -> Float[Tensor, "n thresholds"]:
     """Return the best intersection over union between an image's boxes and the boxes around its map's regions.
 
-    Regions are found by OpenCV on the host: connected positions above the threshold, diagonals included.
+    Regions are found with OpenCV on the host: connected positions above the threshold, diagonals included.
 
     Args:
         heatmaps: maps with two position axes.

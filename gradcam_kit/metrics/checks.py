@@ -21,7 +21,7 @@ from gradcam_kit.targets.values import for_class_names, kinds_in
 
 # whether a `MetricInput` has already checked ranges and images
 _is_checked: ContextVar[bool] = ContextVar("_is_checked", default=False)
-_ROUNDING = 1e-6  # tolerance of the sum of a softmax
+_ROUNDING = 1e-6  # how far rounding errors may take a probability outside [0, 1]
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def check_masks(masks: Any, heatmaps: Any, name: str = "masks") -> None:
         one_less = one_less or _without_an_axis("heatmaps", heatmaps, tuple(masks.shape))
         hint = f": pass {one_less}" if one_less else ""
         if masks.ndim == heatmaps.ndim and len(masks) == len(heatmaps):
-            hint = ". Resize them yourself, because the right interpolation depends on the masks"
+            hint = ". Resize the masks yourself, because the right interpolation depends on their values"
         raise ShapeError(
             f"{name} have shape {tuple(masks.shape)}, heatmaps {tuple(heatmaps.shape)}; expected the same{hint}"
         )
@@ -126,7 +126,7 @@ def check_boxes(boxes: Any) -> None:
 
 
 def check_numbers(name: str, numbers: Any, n: int, count: int | None = None) -> None:
-    """Raise an error unless there is one integer of `range(count)` for each image."""
+    """Raise an error unless there is one integer for each image, in `range(count)` if a count is given."""
     _check_tensor(name, numbers)
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise InputError(f"{name} are {numbers.dtype}; expected integers, one number per image")

@@ -1,4 +1,4 @@
-"""The simplicity of a map: entropy and inequality of |L|, computed on a copy."""
+"""The simplicity of a map L: the entropy of |L|, and its sparseness, the Gini index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradcam_kit.similarity import broken
     paper="Complexity: Bhatt et al., IJCAI 2020, https://arxiv.org/abs/2005.00631.",
 )
 def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the entropy of |L| / sum |L| in nats.
+    """Return the entropy of |L| / sum |L| in nats, for a map L.
 
     It is 0 for a single nonzero position, log P for a constant map of P positions, and NaN for a map of zeros.
     """
@@ -33,7 +33,7 @@ def entropy(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
     paper="Sparseness: Chalasani et al., ICML 2020, https://arxiv.org/abs/1810.06583.",
 )
 def sparseness(heatmaps: Float[Tensor, "n *t"]) -> MetricResult:
-    """Return the Gini index of |L|.
+    """Return the Gini index of |L|, for a map L.
 
     It is 0 for a constant map, 1 - 1/P for a single nonzero position among P, and NaN for a map of zeros.
 

@@ -1,4 +1,4 @@
-"""Correlations of the map with the fall of the score, over random subsets and over groups by relevance."""
+"""Correlations of the map with the fall of the score, over random sets of positions and over groups by relevance."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def faithfulness_correlation(
         rescore: function that returns the probability of the explained class for changed images.
         seed: seed of the sets.
         identities: an integer per image, from which its sets are derived; None = derived from the values of the image.
-        subset: number of positions in a set; None = 224, or a tenth of the positions for images below 2240 positions.
+        subset: number of positions in a set; None = 224, or a tenth of the positions if an image has fewer than 2240.
         samples: number of sets, at least 2.
         baseline: the replacement of removed positions, as in `deletion`.
         batch_size: maximum number of changed images in memory at once.

@@ -39,8 +39,8 @@ def deletion(
 ) -> MetricResult:
     """Return the area under the score over the fraction of removed positions, with the most relevant removed first.
 
-    The area is computed by the trapezoid rule on the actual fractions, so a shorter last step contributes less. The
-    curve, which includes the unchanged and the empty image, is `details["curve"]`.
+    The area is computed with the trapezoid rule on the actual fractions, so a shorter last step contributes less. The
+    curve, from the unchanged image to the image without any of its positions, is `details["curve"]`.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
@@ -72,7 +72,10 @@ def insertion(
     sigma: float = 5.0,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return the area under the score while positions of the blurred image are restored, the most relevant first.
+    """Return the area under the score over the fraction of restored positions, with the most relevant restored first.
+
+    The curve starts from an image without any of its positions, which is blurred by default, and is
+    `details["curve"]`.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of their values matters.
@@ -84,7 +87,7 @@ def insertion(
             at 224 x 224.
         baseline: replaces a position before it is restored, as in `deletion`; the paper uses "blur".
         kernel: size of the Gaussian window of the blur in positions, odd.
-        sigma: width of the blur, in positions.
+        sigma: standard deviation of the blur, in positions.
         batch_size: maximum number of changed images in memory at once.
     """
     check_heatmaps(heatmaps, images)

@@ -63,7 +63,7 @@ def average_increase(
     *,
     masked_scores: Scores | None = None,
 ) -> MetricResult:
-    """Return 100 if the score rises (Y < O), else 0. The mean is the percentage of images."""
+    """Return 100 if the score rises (Y < O), else 0. The mean is the percentage of images whose score rises."""
     before, after = masked_scores or rows.masked_scores(heatmaps, images, rescore)
     values = (100.0 * (before < after)).where(before.isfinite() & after.isfinite(), float("nan"))
     return _of_masked(values, heatmaps, rescore, before=before, after=after)
@@ -149,8 +149,8 @@ def adcc(
 ) -> MetricResult:
     """Combine average drop, coherency and complexity: harmonic mean 3 / (1/Coh + 1/(1 - Com) + 1/(1 - AD)).
 
-    The result is 0 if a term of the mean is 0. `details` contains the components. For the ADCC of their means, see
-    `adcc_of_means`.
+    The result is 0 if a term of the mean is 0. `details` contains the components. For the ADCC of the components' means
+    over a data set, see `adcc_of_means`.
     """
     drop = average_drop(heatmaps, images, rescore, masked_scores=masked_scores)
     coherent = coherency(heatmaps, images, explain, masked_heatmaps=masked_heatmaps)

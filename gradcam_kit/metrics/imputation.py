@@ -4,8 +4,8 @@ A removed position equals the weighted mean of its 8 neighbors, 1/6 for direct a
 outside the image are left out. With W the sum over neighbors and D the sum of the weights inside the image, this is the
 system (D - W) v = W v_known on the removed positions. It is symmetric and positive definite as soon as one position is
 known. Conjugate gradients solve it without a matrix, with one masked 3x3 convolution per step, for all images and
-channels at once. If the removed positions are contiguous, as in every heatmap, hundreds of plain steps would be needed.
-So each step is preconditioned by one W-cycle over coarser grids, and four to six steps suffice for photographs.
+channels at once. If the removed positions are contiguous, as with most heatmaps, hundreds of plain steps would be
+needed. So each step is preconditioned by one W-cycle over coarser grids, and four to six steps suffice for photographs.
 
 A coarser grid has no known positions. Instead, its system D + K - W contains the weights of the known neighbors of
 removed positions, K = D - W on the finest grid, summed with the weights of the interpolation from grid to grid. With K,
@@ -30,8 +30,7 @@ from gradcam_kit.functional import at_least_float32
 
 _DIRECT, _DIAGONAL = 1 / 6, 1 / 12
 TOLERANCE = 5e-4
-"""Remaining share of the preconditioned residual. ROAD adds noise of 0.01, forty times the error at a typical position.
-"""
+"""Remaining share of the preconditioned residual. The error that it leaves is far below the noise of 0.01 in ROAD."""
 
 _COARSEST = 4
 # grids larger than this, except the finest, visit the next coarser grid twice; smaller grids would gain too little
@@ -51,7 +50,7 @@ def impute(
         removed: True at removed positions; at least one position of each image must remain.
         tolerance: the steps end when the preconditioned residual of each channel has fallen to this share of its
             initial value. In images of 224 x 224, a tolerance of 5e-4 leaves a root mean square error of 0.0002
-            standard deviations, and 0.002 at the worst position, little more than the rounding of float32.
+            standard deviations of the image, and 0.002 at the worst position.
 
     Raises:
         ShapeError: images without exactly two position axes.
@@ -121,6 +120,7 @@ class _Level:
         visits: number of visits of the next coarser grid.
         first: memory for the result of the first sweep, and finally of the whole cycle.
         work: memory for intermediate results.
+        stencils: the convolutions, which all levels share.
     """
 
     weight: Float[Tensor, "1 1 h w"]
@@ -181,7 +181,7 @@ def _solve(
 ) -> Float[Tensor, "c m h w"]:
     """Run preconditioned conjugate gradients. Planes that have converged are left unchanged while others continue.
 
-    Outside the mask the residual is arbitrary, because nothing reads it there.
+    Outside the mask the residual may have any value, because nothing reads it there.
     """
     fine, pause = levels[0], 1 if known.device.type == "cpu" else _CHECKED
     residual = fine.stencils.neighbors(known)
@@ -210,7 +210,7 @@ def _solve(
         if (is_last or step % pause == 0) and not bool(running.any()):
             break
         if is_last:
-            _log.warning("the imputation of ROAD did not converge in %d steps", _MOST_STEPS)
+            _log.warning("the imputation of ROAD did not converge in %d steps", step)
             break
         torch.addcmul(preconditioned, (product / before).where(running, 0), direction, out=direction)
     return solution.add_(preconditioned)  # a good estimate of the remaining error, and already computed
@@ -254,7 +254,7 @@ class _Stencils:
         return conv2d(planes, self.kernel, padding=1, groups=self.count)
 
     def restrict(self, planes: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m a b"]:
-        """Apply the adjoint of `prolong`, which maps planes to the coarser grid."""
+        """Map planes to the coarser grid with the adjoint of `prolong`."""
         return conv2d(_even(planes), self.linear, stride=2, padding=1, groups=self.count)
 
     def prolong(self, planes: Float[Tensor, "c m a b"], like: Float[Tensor, "c m h w"]) -> Float[Tensor, "c m h w"]:

@@ -14,7 +14,7 @@ _KNOWN = {
     "energy-pointing-game": ("Energy on the object", _SHARE),
     "rank-accuracy": ("Rank accuracy", _SHARE),
     "top-k-intersection": ("Top-k intersection", _SHARE),
-    "iou-otsu": ("IoU, threshold by Otsu", _SHARE),
+    "iou-otsu": ("IoU, Otsu threshold", _SHARE),
     "iou": ("IoU", _SHARE),
     "weighted-ioa": ("Weighted IoA", _SHARE),
     "box-accuracy": ("Box accuracy", "hit rate"),
@@ -71,7 +71,7 @@ class MetricLabel:
 
 
 def metric_label(name: str) -> MetricLabel:
-    """Return the heading of a metric's column. A user-defined metric keeps its name.
+    """Return the heading of a metric's column. That of a user-defined metric is made from the name.
 
     Example:
         >>> metric_label("average-drop").note

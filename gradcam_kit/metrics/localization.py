@@ -89,7 +89,7 @@ def top_k_intersection(
     Args:
         heatmaps: maps of any scale; only the order of their values matters.
         masks: boolean masks of the objects.
-        k: number of positions; None = 1000, as in the paper, or a tenth for maps below 10,000 positions.
+        k: positions to count; None = 1000, as in the paper, or a tenth of all positions if there are fewer than 10,000.
 
     Raises:
         OptionError: a k above the number of positions, for which all maps score the same.
@@ -113,7 +113,8 @@ def iou(
     Args:
         heatmaps: maps of any scale.
         masks: boolean masks of the objects.
-        threshold: a share of the map's maximum, or "otsu" for Otsu's threshold of the map's histogram.
+        threshold: a share of the map's maximum, in (0, 1], or "otsu" for Otsu's threshold of the map's histogram, which
+            the map must exceed.
     """
     check_masks(masks, heatmaps)
     found, objects = _above(heatmaps, threshold), masks.flatten(1)
@@ -129,7 +130,13 @@ def iou(
 def weighted_ioa(
     heatmaps: Float[Tensor, "n *t"], masks: Bool[Tensor, "n *t"], *, threshold: float = 0.5
 ) -> MetricResult:
-    """Return the share of the map above its threshold that lies on the object: sum of L on Q and m / sum of L on Q."""
+    """Return the share of the map that lies on the object, among the positions where the map reaches the threshold.
+
+    Args:
+        heatmaps: maps of any scale.
+        masks: boolean masks of the objects.
+        threshold: a share of the map's maximum, in (0, 1].
+    """
     check_masks(masks, heatmaps)
     maps = usable(heatmaps).flatten(1).double()
     maps = maps.where(_above(heatmaps, threshold), 0)
@@ -141,7 +148,7 @@ def weighted_ioa(
 def grid_pointing(maps: Float[Tensor, "n *t"], cells: Int[Tensor, " n"], grid: Sequence[int] = (2, 2)) -> MetricResult:
     """Return the share of the positive map that lies in the class's cell of a mosaic.
 
-    For an uninformative map, the expected share is 1 / cells.
+    For an uninformative map, the expected share is 1 / number of cells.
 
     Grid pointing game: Rao et al., CVPR 2022, https://arxiv.org/abs/2205.10435. Compare methods at the same layer only.
 

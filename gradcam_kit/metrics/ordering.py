@@ -27,7 +27,7 @@ class Order:
 
     @classmethod
     def of(cls, maps: Float[Tensor, "n *t"]) -> Order:
-        """Sort maps without NaN."""
+        """Sort the positions of maps, which must not contain NaN."""
         values, order = maps.flatten(1).sort(dim=1, descending=True, stable=True)
         counting = torch.arange(order.shape[1], device=maps.device, dtype=torch.int32).expand(order.shape)
         place = torch.empty_like(order, dtype=torch.int32).scatter_(1, order, counting)

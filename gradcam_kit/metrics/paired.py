@@ -3,8 +3,8 @@
 The values of two methods are compared image by image. The interval of the mean difference is Student's. p is two-sided
 and comes from sign flips (Fisher 1935). If the methods do not differ, each difference is equally likely with the
 opposite sign, so p is the share of all choices of signs that give a mean at least as far from 0. With n images p is at
-least 2 / 2^n, so fewer than six images can never give p < 0.05. The alternative is Wilcoxon's signed-rank test (1945).
-Several p-values are corrected by Holm (1979).
+least 2 / 2^n, so fewer than six images can never give p < 0.05. Wilcoxon's signed-rank test (1945) can be used instead.
+Several p-values are corrected with Holm's method (1979).
 
 The interval and the test are accurate for symmetric differences: the interval of 5, 10 or 30 normal differences covers
 the true mean in 95 % of cases, and p < 0.05 without a difference occurs in at most 5 %. Strong skewness makes the
@@ -51,7 +51,7 @@ class PairedDifference:
         low: lower end of the interval of this mean.
         high: upper end of the interval of this mean.
         p: two-sided p-value, uncorrected.
-        p_holm: p-value corrected by Holm for all pairs of the call.
+        p_holm: p-value, corrected with Holm's method for all pairs of the call.
         count: number of images for which both methods have a value.
     """
 
@@ -85,7 +85,8 @@ def paired_differences(
         seed: seed of the draws.
 
     Returns:
-        One comparison for each pair, in order; NaN where fewer than two images have values by both methods.
+        One comparison for each pair, in order; interval and p-values are NaN if fewer than two images have values of
+        both methods.
 
     Raises:
         OptionError: a method without values, or an invalid option.

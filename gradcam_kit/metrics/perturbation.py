@@ -84,7 +84,7 @@ def irof(
 
     $x_k$ is the image without its k superpixels with the largest mean of the map; the area is taken over the removed
     share of superpixels, from none to all, by the trapezoid rule. Superpixels come from SLIC, which runs on the host,
-    once for each image. The score y(x) is clamped at 1e-7.
+    once for each image. The denominator y(x) is at least 1e-7.
 
     Args:
         heatmaps: maps in [0, 1]; only the order of the superpixels matters.

@@ -34,7 +34,7 @@ def hog_correlation(a: Float[Tensor, "n *t"], b: Float[Tensor, "n *t"]) -> Float
     """Return the Pearson correlation of the histograms of oriented gradients of min-max normalized maps.
 
     Cells are 16 positions wide, or a third of the shorter side if that is less. The result is NaN for a constant map,
-    and for maps without two position axes.
+    for maps without two position axes, and for maps with a side of fewer than 6 positions.
     """
     from skimage.feature import hog
 

@@ -1,7 +1,8 @@
-"""Two improved tests with randomized parameters: Hedström et al. 2024, https://arxiv.org/abs/2401.06465.
+"""Two variants of the model parameter randomization test: Hedström et al. 2024, https://arxiv.org/abs/2401.06465.
 
-sMPRT averages maps over noise before comparing them, because single noisy maps differ anyway. eMPRT does not compare
-maps: it tests whether the map of the random model is less ordered than that of the original model.
+The smooth test (sMPRT) averages maps over noise before comparing them, because noisy single maps differ in any case.
+The efficient test (eMPRT) does not compare maps: it tests whether the map of the random model is less ordered than that
+of the original model.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def smooth_parameter_randomization(
     seed: int = 0,
     identities: Int[Tensor, " n"] | None = None,
 ) -> RandomizationCurve:
-    """Compare maps as `parameter_randomization` does, but average each over noisy copies of the image (sMPRT).
+    """Compare maps as `parameter_randomization` does, but average each map over noisy copies of the image (sMPRT).
 
     Args:
         model: the model that `explain` explains; it is restored afterwards.

@@ -27,7 +27,8 @@ class RankAgreement:
             reliability), averaged over the images where it is defined.
         counts: the number of images in each of these means.
         reliability: Krippendorff's alpha, per metric, of the ranks of the methods in the images (the paper's
-            inter-rater reliability). It is 1 if all images agree, 0 by chance, and NaN with fewer than two images.
+            inter-rater reliability). It is 1 if all images agree, near 0 if they agree only by chance, and NaN with
+            fewer than two images.
     """
 
     metrics: tuple[str, ...]
@@ -57,7 +58,7 @@ def rank_agreement(scores: Mapping[str, Float[Tensor, "methods n"]], lower: Coll
     if not shapes or next(iter(shapes))[0] < 3:
         found = next(iter(shapes))[0] if shapes else 0
         raise OptionError(
-            f"{found} methods are ranked by {len(scores)} metrics; expected at least three methods and one metric"
+            f"number of methods: {found}, of metrics: {len(scores)}; expected at least three methods and one metric"
         )
     device, k = next(iter(scores.values())).device, len(scores)
     methods, images = next(iter(shapes))

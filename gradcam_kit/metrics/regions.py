@@ -67,7 +67,7 @@ def grid_regions(images: Float[Tensor, "n c *t"], side: int) -> Regions:
 
 
 def superpixels(images: Float[Tensor, "n c *t"], segments: int, compactness: float | None = None) -> Regions:
-    """Return the superpixels of each image by SLIC (Achanta et al., TPAMI 2012), on the host, one image at a time.
+    """Compute the superpixels of each image with SLIC (Achanta et al., TPAMI 2012), on the host, one image at a time.
 
     Each image is first scaled to [0, 1] by its own smallest and largest value. Two-dimensional images with three
     channels are compared in the Lab color space.

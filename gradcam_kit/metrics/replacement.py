@@ -29,9 +29,9 @@ class Replacement:
     """A way to fill removed positions of images.
 
     Attributes:
-        fill: function from images `index (m,)` and their removed positions `(m, *t)` to the changed images `(m, c,
-            *t)`.
-        settings: everything that the values depend on.
+        fill: function from the indices of images `(m,)` and the positions removed in each, `(m, *t)`, to the changed
+            images `(m, c, *t)`.
+        settings: description of the replacement, for the settings of a result.
     """
 
     fill: Callable[[Int[Tensor, " m"], Bool[Tensor, "m *t"]], Float[Tensor, "m c *t"]]
@@ -51,7 +51,7 @@ def replacement(
 
     Args:
         images: the model's input.
-        baseline: a number in the units of the images (0 is the mean color if they are normalized), or a name. "mean" is
+        baseline: a number in the units of the images (for normalized images, 0 is the mean color), or a name. "mean" is
             the mean of each channel of the image. "blur" is the image blurred by a Gaussian, with mirrored borders.
             "noise" draws each value from U(smallest, largest) of its channel in the image. "inpaint" is the weighted
             mean of the neighbors, as in `impute`, or the mean of each channel if no position remains.
@@ -61,7 +61,8 @@ def replacement(
         sigma: width of the blur, in positions.
 
     Raises:
-        OptionError: a baseline that is neither a finite number nor one of these names, or an even kernel.
+        OptionError: a baseline that is neither a finite number nor one of these names, or a kernel or sigma that
+            `blurred` refuses.
         ShapeError: "inpaint" for images without two position axes.
     """
     if not isinstance(baseline, str) or baseline not in get_args(Fill):
@@ -82,10 +83,10 @@ def replacement(
 
 
 def blurred(images: Float[Tensor, "n c *t"], kernel: int, sigma: float) -> Float[Tensor, "n c *t"]:
-    """Blur images by a Gaussian window in at least float32, and return them in their own precision.
+    """Blur images with a Gaussian window in at least float32, and return them in their own precision.
 
     Raises:
-        OptionError: a sigma that is not positive, or a kernel that is not odd.
+        OptionError: a sigma that is not positive, or a kernel that is not a positive odd integer.
     """
     positive("sigma", sigma)
     if positive_int("kernel", kernel) % 2 == 0:
@@ -135,7 +136,7 @@ def _inpainting(images: Tensor) -> Replacement:
         return torch.where(spread(is_all), means[index], filled.to(images.dtype))
 
     settings = {
-        "baseline": "weighted mean of the neighbors, or mean of each channel for an empty image",
+        "baseline": "weighted mean of the neighbors, or mean of each channel if no position remains",
         "tolerance": TOLERANCE,
     }
     return Replacement(fill, settings)

@@ -18,15 +18,15 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Status(IntEnum):
-    """Status of an image's number: OK if it enters means, otherwise the reason why it does not."""
+    """Status of an image's number: OK if means include it, otherwise the reason why they do not."""
 
     OK = 0
     DEGENERATE_MAP = 1
     """The map is constant, all zero, or not finite."""
     EMPTY_GT = 2
-    """The mask of the image is empty."""
+    """The mask of the image is empty, or the image has no box."""
     NAN = 3
-    """The number is undefined, a score is not finite, or a score that must be a probability is not."""
+    """The number is undefined, a score is not finite, or a score that must be a probability is not one."""
     ERROR = 4
     """The number could not be computed; set by commands that measure data sets."""
 
@@ -39,7 +39,7 @@ class MetricResult:
         values: the number of each image, NaN where it is undefined. A number whose status is not OK is the unfiltered
             result of the formula, kept for information only.
         status: a `Status` for each image. Means are taken over the images whose status is OK.
-        settings: everything else that changes the number.
+        settings: the options and other conditions on which the numbers depend.
         details: intermediate results with n as the first axis, such as curves, ties and chance levels.
         better: `Metric.better` of the metric that was called: "higher", "lower", or "" if neither is better.
     """

@@ -86,7 +86,7 @@ def road_lerf(
     "road-combined",
     better="higher",
     cost="18 F",
-    paper="ROAD by the score, LeRF and MoRF combined: as in pytorch-grad-cam.",
+    paper="ROAD on the score, LeRF and MoRF combined, as in pytorch-grad-cam.",
 )
 def road_combined(
     heatmaps: Float[Tensor, "n *t"],
@@ -100,7 +100,7 @@ def road_combined(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> MetricResult:
-    """Return (LeRF - MoRF) / 2 of the score, averaged over the percentages, in [-0.5, 0.5].
+    """Return (LeRF - MoRF) / 2, averaged over the percentages, with scores instead of predictions; in [-0.5, 0.5].
 
     This variant is not from the paper; it follows pytorch-grad-cam.
 
@@ -165,23 +165,24 @@ def road_curve(
     tolerance: float = TOLERANCE,
     batch_size: int = 64,
 ) -> Float[Tensor, "n percentages"]:
-    """Return the scores after p percent of the positions, ceil(p P / 100), are imputed from the rest.
+    """Return the scores after imputing each percentage of the positions, rounded up to a whole number, from the rest.
 
     Args:
-        heatmaps: maps of any scale; only the order of their values matters, and constant maps are ordered row by row.
+        heatmaps: maps in [0, 1]; only the order of their values matters, and constant maps are ordered row by row.
         images: the model's input, with two position axes.
         rescore: function that scores changed images.
         seed: seed of the noise.
         identities: an integer per image, from which its noise is derived; None = derived from the values of the image.
         most_relevant_first: False removes the least relevant positions.
-        percentages: percentages of the positions to remove, each above 0 and below 100.
+        percentages: percentages of the positions to remove, each above 0 and small enough that positions remain.
         noise: standard deviation of the noise added to imputed positions, in the units of the images; an image gets the
             same draw at every percentage.
         tolerance: tolerance of the imputation, see `impute`.
         batch_size: maximum number of changed images in memory at once.
 
     Raises:
-        OptionError: a percentage that removes everything.
+        OptionError: there are no percentages, or one removes no position or all positions; or another option is out of
+            range.
         ShapeError: images without two position axes.
     """
     options = _options(percentages, noise, tolerance, batch_size)
@@ -215,7 +216,7 @@ def _curves(
     tolerance: float,
     batch_size: int,
 ) -> _Curves:
-    """Score all orders (True = most relevant first) from one sort and one draw, imputed and scored together."""
+    """Impute and score all orders (True = most relevant first) together, from one sort and one draw of the noise."""
     check_heatmaps(heatmaps, images)
     if images.ndim != 4:
         raise ShapeError(f"ROAD needs images (n, c, h, w); got {tuple(images.shape)}")
@@ -225,7 +226,7 @@ def _curves(
     counts = _counts(percentages, total)
     order = Order.of(usable(heatmaps))
     drawn = noise * normal(tuple(images.shape[1:]), identities_of(identities, images), seed, _STREAM)
-    # Positions from `first` to `last` in the order are removed.
+    # Positions from `first` up to, but not including, `last` in the order are removed.
     spans = [(0, count) if most else (total - count, total) for most in orders for count in counts]
     first, last = move(torch.tensor(spans), heatmaps.device).unbind(1)
     room = Workspace()
@@ -270,7 +271,7 @@ def _of_curve(
     identities: Tensor | None,
     options: Mapping[str, Any],
 ) -> MetricResult:
-    """Return the mean of one curve."""
+    """Return the result of a metric that is the mean of one curve."""
     check_rows("predicts", rescore)
     found = _curves(heatmaps, images, rescore, seed, identities, (which == "most relevant first",), **options)
     curve = found.scores[:, 0]

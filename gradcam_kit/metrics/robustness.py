@@ -77,7 +77,7 @@ def sensitivity_max(
         again = explain(noisy)
         check_heatmaps(again, images, within=False)
         distance = torch.linalg.vector_norm(at_least_float32(again).flatten(1) - clean, dim=1)
-        largest = torch.maximum(largest, distance)  # NaN is kept
+        largest = torch.maximum(largest, distance)  # propagates NaN
         if predicts is not None and before is not None:
             after = check_scores(predicts(noisy, index), len(images))
             flipped = flipped + ((after != before) & after.isfinite() & before.isfinite())
@@ -109,10 +109,11 @@ def infidelity(
     scaled: bool = True,
     batch_size: int = 64,
 ) -> MetricResult:
-    r"""Return the error of the map's predictions of score changes: $E_I[(\beta\, I \cdot \Phi - (y(x) - y(x - I)))^2]$.
+    r"""Return the mean squared error of the score changes that the map predicts for perturbations of the image.
 
-    $\Phi$ is the map in every channel. The scale of a class activation map is arbitrary, so by default the best scale
-    is used, $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, and 0 if the map is zero at all
+    It is $E_I[(\beta\, I \cdot \Phi - \Delta y)^2]$ with the change of the score $\Delta y = y(x) - y(x - I)$ and the
+    map $\Phi$, repeated in every channel. The scale of a class activation map is arbitrary, so by default the best
+    scale is used, $\beta = E[(I \cdot \Phi)\, \Delta y] / E[(I \cdot \Phi)^2]$, or 0 if $I \cdot \Phi$ is 0 for all
     perturbations.
 
     Args:
@@ -122,11 +123,11 @@ def infidelity(
         seed: seed of the perturbations.
         identities: an integer per image, from which its perturbations are derived; None = derived from the values of
             the image.
-        perturbation: "patches" or "noise". With "patches", I is the image itself in a random half of the cells of a
-            grid, so that x - I is 0 there. With "noise", I is Gaussian.
+        perturbation: "patches" or "noise". With "patches", I is the image itself in each cell of a grid with
+            probability 1/2, so that x - I is 0 there, and 0 in the other cells. With "noise", I is Gaussian.
         samples: number of perturbations of each image.
         std: standard deviation of the noise, in the units of the images.
-        patch: side of a cell, in positions; None = 16, or a quarter of the longer side for images below 64 x 64.
+        patch: side of a cell, in positions; None = 16, or a quarter of the longer side if this side is below 64.
         scaled: whether to use the best scale; False = beta is 1.
         batch_size: maximum number of changed images in memory at once.
 

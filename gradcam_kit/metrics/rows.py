@@ -1,4 +1,4 @@
-"""Make and score rows of changed images chunk by chunk, so that memory does not grow with the number of steps."""
+"""Make and score changed images chunk by chunk, so that memory does not grow with the number of changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradcam_kit.options import positive_int
 from gradcam_kit.types import Rescore
 
 Build = Callable[[Tensor, Tensor], Tensor]
-"""A function from images `index (m,)` and their changes `step (m,)` to the changed images `(m, c, *t)`."""
+"""A function from indices of images `(m,)` and of their changes `(m,)` to the changed images `(m, c, *t)`."""
 
 _PASSES = 4  # number of forward passes whose rows are made together; on a CPU more rows would not fit into the caches
 
@@ -66,7 +66,7 @@ def masked(heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"]) -> 
 def masked_scores(
     heatmaps: Float[Tensor, "n *t"], images: Float[Tensor, "n c *t"], rescore: Rescore
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return Y and O: the scores of the images and of the images times their maps."""
+    """Return the scores of the images (Y) and of the images times their maps (O)."""
     check_same_images(images, rescore)
     changed, index = masked(heatmaps, images), sample_index(images)
     before = check_scores(rescore(images, index), len(images))

@@ -191,7 +191,7 @@ def relative_representation_stability(
         floor: smallest magnitude of the values of the map and of the activations as divisors.
 
     Raises:
-        ShapeError: activations without one entry per image, or with a changing shape.
+        ShapeError: activations that are not `(n, ...)` with two or more axes.
     """
     check_heatmaps(heatmaps, images)
     change = _relative_change(usable(heatmaps), floor)
@@ -234,7 +234,7 @@ def _worst(
         found, kept = ratio(noisy, again).float(), _all(worst)
         if predicts is not None and before is not None:
             kept = check_scores(predicts(noisy, index), len(images)) == before
-        worst = torch.where(kept, torch.maximum(worst, found), worst)  # NaN is kept
+        worst = torch.where(kept, torch.maximum(worst, found), worst)  # propagates NaN
         left_out = left_out + ~kept
     return worst.masked_fill(broken(heatmaps) | (left_out == samples), torch.nan), left_out
 

@@ -44,9 +44,9 @@ class LoadedModel(ModelParts):
     """A loaded model in eval mode.
 
     Attributes:
-        spec: its specification.
-        names_assumed: whether the class names of ImageNet were assumed, because the model has 1000 outputs.
-        left_out: unused parts of the checkpoint, one line for each kind.
+        spec: the specification of the model, or the class name of a module that was given instead.
+        names_assumed: whether the class names were assumed to be those of ImageNet, from the number of outputs.
+        left_out: notes on parts of the checkpoint that were left out or changed, one line for each kind.
     """
 
     spec: str
@@ -61,13 +61,15 @@ class LoadedModel(ModelParts):
             notes.append(f"{self.spec} has random weights: its heatmaps are meaningless (see --weights, --checkpoint)")
         if isinstance(self.transform, CallableTransform) and not self.transform.knows_box:
             notes.append(
-                "it is unknown which part of a picture this transform crops, so overlays stretch heatmaps over "
-                "the whole picture"
+                "it is unknown which part of a picture the transform shows, so overlays stretch heatmaps over the "
+                "whole picture"
             )
         if isinstance(self.transform, CallableTransform) and (steps := self.transform.random_steps):
             notes.append(f"the transform is random ({', '.join(steps)}): repeating the command gives different numbers")
         if self.names_assumed:
-            notes.append("class names are assumed to be those of ImageNet, because of 1000 outputs (see --class-names)")
+            notes.append(
+                "class names are assumed to be those of ImageNet, because of the number of outputs (see --class-names)"
+            )
         if self.class_names is None:
             notes.append("class names are unknown: targets are shown as numbers (see --class-names)")
         return tuple(notes)
@@ -93,14 +95,15 @@ def load_model(
         image_size: height and width of the model's square input, in pixels.
         mean: overrides the transform's mean, per channel in units of [0, 1].
         std: overrides the transform's standard deviation, in the same units.
-        class_names: overrides the model's class names, see `read_class_names`; for a model that is built by name, the
-            number of names sets the number of classes.
+        class_names: overrides the model's class names, see `read_class_names`. For models of timm, and of torchvision
+            without `weights`, the number of names sets the number of classes.
 
     Raises:
         UnknownNameError: the kind of specification, the model, the weights or the factory does not exist.
         MissingExtraError: a library that the model needs is not installed.
         CheckpointError: the weights cannot be downloaded or read, or do not fit the model.
-        OptionError: two of the options exclude each other.
+        InputError: the factory fails, or does not return a `torch.nn.Module`.
+        OptionError: two options exclude each other, or an option does not apply to the model.
     """
     if checkpoint is not None and weights is not None:
         raise OptionError(f"both weights {weights!r} and checkpoint {str(checkpoint)!r} are given; choose one")
@@ -111,7 +114,7 @@ def load_model(
     elif name and kind not in _LOADERS:
         load, name = _from_factory, spec
     else:
-        raise UnknownNameError(f"{spec!r} is not a model{_same_name(spec)}; expected {SPECS}")
+        raise UnknownNameError(f"{spec!r} is not a model; expected {SPECS}{_same_name(spec)}")
     if weights is not None and kind not in ("torchvision", "timm"):
         raise OptionError(f"{spec} has its own weights, so weights {weights!r} cannot be chosen; use a checkpoint")
     wishes = LoadOptions(weights, image_size, {} if class_names is None else {"num_classes": len(class_names)})
@@ -142,7 +145,7 @@ def _same_name(spec: str) -> str:
         import timm
 
         found += [f"timm:{spec}"] if spec in timm.list_models() else []
-    return f"; did you mean {' or '.join(map(repr, found))}" if found else did_you_mean(spec, _LOADERS)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else did_you_mean(spec, _LOADERS)
 
 
 def from_module(model: nn.Module, transform: Any = None, class_names: Any = None) -> LoadedModel:
@@ -183,7 +186,7 @@ def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
     except ModuleNotFoundError as error:
         hint = did_you_mean(spec.partition(":")[0], _LOADERS)
         raise UnknownNameError(
-            f"{spec!r} is not a model: there is no module {error.name!r}{hint}; expected {SPECS}"
+            f"{spec!r} is not a model: there is no module {error.name!r}; expected {SPECS}{hint}"
         ) from error
     try:
         with working_directory_on_path():
@@ -201,7 +204,7 @@ def _from_factory(spec: str, wishes: LoadOptions) -> ModelParts:
 
 
 def is_code(spec: str) -> bool:
-    """Whether a specification names a function in a Python module instead of a model of a library."""
+    """Whether a specification names an object in a Python module instead of a model of a library."""
     kind, _, name = spec.partition(":")
     return bool(name) and kind not in _LOADERS
 

@@ -23,7 +23,8 @@ def fitted(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> tupl
         path: the file, for errors.
 
     Raises:
-        CheckpointError: a value is not a tensor, has another shape, or would change by more than rounding.
+        CheckpointError: a value is not a tensor, has another shape, or would change by more than rounding or lost
+            fractions; or the values of names that share a tensor of the model differ.
     """
     wrong, rounded, ready = [], [], dict[str, Any]()
     for name, value in own.items():
@@ -60,7 +61,7 @@ def _torn(ready: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
         place = value.device, value.data_ptr(), value.shape, value.stride()
         other = first.setdefault(place, name)
         if other != name and not torch.equal(ready[name], ready[other]):
-            found.append(f"{other} and {name} differ in the file and are one tensor in the model")
+            found.append(f"{other} and {name} differ in the file but are one tensor in the model")
     return found
 
 
@@ -95,7 +96,7 @@ def _lost(name: str, given: Tensor, dtype: torch.dtype) -> str | None:
     if given.is_floating_point() and (dtype.is_floating_point or dtype.is_complex):
         wide, cast = given.float() if given.element_size() < 4 else given, _plain(given, dtype)
         if bool((wide.isfinite() & ~cast.isfinite()).any()):
-            return f"{kinds}, and {_example(wide, wide.isfinite() & ~cast.isfinite())} is too large for it"
+            return f"{kinds}, and {_example(wide, wide.isfinite() & ~cast.isfinite())} would overflow"
         return None
     if given.is_complex():
         return None

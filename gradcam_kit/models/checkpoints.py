@@ -29,11 +29,11 @@ _HARMLESS = re.compile(
     r"decimal\.Decimal|fractions\.Fraction|uuid\.UUID|enum\.|torch\.torch_version\.|"
     r"omegaconf\.|yacs\.|easydict\.|addict\.|box\.|ml_collections\.|pytorch_lightning\.|lightning\.|lightning_fabric\."
 )
-"""Classes of objects that training scripts store besides weights: settings, numbers, paths."""
+"""Matches names of classes and functions whose objects training scripts store besides weights: settings, paths, ..."""
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
 _FORMER = 4  # number of pickles at the beginning of a file in the former format; the last one has the keys
-_MOST_READ = 2**26  # maximum size of a file's header in bytes
+_MOST_READ = 2**26  # maximum number of bytes that are read of the pickle in a file
 
 _MODULES = re.compile(r"torch\.nn\.modules\.|torchvision\.models\.|timm\.")
 
@@ -46,7 +46,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> tuple[str, ...]:
     are left out.
 
     Returns:
-        Notes on weights that were left out or rounded, one line for each kind.
+        Notes on weights that were left out, missing or truncated to integers, one line for each kind.
 
     Raises:
         CheckpointError: the file cannot be read, holds code, or does not fit the model; the message names the cause.
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
+    """Return the SHA-256 of the names, types, shapes and bytes of all parameters and persistent buffers."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -94,7 +94,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _put_in(model: nn.Module, own: Mapping[str, Any], ready: Mapping[str, Any], path: Path) -> None:
-    """Copy weights that fit into the model; if a module still refuses them, restore the model's own values."""
+    """Copy fitting weights into the model; if a module still refuses them, restore the model's own values."""
     before = {name: value.detach().clone() for name, value in own.items() if _is_plain(value)}
     try:
         model.load_state_dict(ready)
@@ -112,7 +112,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _refused(path: Path, error: Exception) -> str:
-    """Return a message that names the objects that prevent loading, and tells how to save only the weights."""
+    """Return a message that names the objects that prevent loading, and says how to save only the weights."""
     names = _objects(path, error)
     harmless = [name for name in names if _HARMLESS.match(name)]
     if names and len(harmless) == len(names):
@@ -128,7 +128,7 @@ def _refused(path: Path, error: Exception) -> str:
     found = f" (it names {few([name for name in names if name not in harmless])})" if names else ""
     return (
         f"{path} is not a plain file of tensors: it is damaged, or loading it would run code from the file, "
-        f"which is refused{found}: save model.state_dict(), or a safetensors file"
+        f"which is refused{found}; save model.state_dict(), or a safetensors file"
     )
 
 
@@ -160,7 +160,7 @@ def _texts(file: Any) -> set[str]:
 
 
 def _objects(path: Path, error: Exception) -> list[str]:
-    """Return the classes and functions named in a file, as far as possible, without importing them."""
+    """Return the classes and functions that prevent loading a file, as far as possible, without importing them."""
     try:
         names: Iterable[str] = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # for older formats, the error names only the first object

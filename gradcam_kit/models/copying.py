@@ -21,7 +21,8 @@ def copied(model: nn.Module) -> nn.Module:
     copied by value. A `forward` that was replaced by a compiled one is copied uncompiled.
 
     Raises:
-        InputError: an attribute cannot be copied, or its copy would run the original; the message names the attribute.
+        InputError: an attribute cannot be copied, or its copy would run the original; the message names the attribute
+            if it can be found.
     """
     memo: dict[int, Any] = {}
     _check_forwards(model)

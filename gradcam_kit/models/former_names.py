@@ -13,7 +13,7 @@ from gradcam_kit.models.copying import copied
 
 
 def understood(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a state dict after the modules of a model converted former or missing names; None if they refuse it.
+    """Return a state dict after a model's modules converted former names and added missing ones; None if they refuse.
 
     For example, batch norms once had no `num_batches_tracked`, `weight_norm` had `weight_g` and `weight_v`, and hooks
     of users' modules may rename entries. The attempt is made on a copy of the model, because a failure may damage it.

@@ -1,4 +1,4 @@
-"""`mobilenet-v2`: a network for photographs whose ImageNet weights come as a package, so that no download is needed."""
+"""`mobilenet-v2`: a network for photographs with ImageNet weights from a package; loading it downloads nothing."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def mobilenet_v2(_: str, wishes: LoadOptions) -> ModelParts:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != _SHA256:
         raise CheckpointError(
-            f"{path} has the SHA-256 {found[:8]}...; expected {_SHA256[:8]}..., torchvision's file. "
-            f"Reinstall it: {INSTALL} --force-reinstall"
+            f"{path} has the SHA-256 {found[:8]}...; expected {_SHA256[:8]}..., as in torchvision's file. "
+            f"Reinstall the package: {INSTALL} --force-reinstall"
         )
     model = models.mobilenet_v2()
     load_checkpoint(model, path)

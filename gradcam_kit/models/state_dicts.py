@@ -41,7 +41,7 @@ class _Reading:
 
     @property
     def rank(self) -> int:
-        """The rank of the keys: 0 = a common key for models, 1 = another key, 2 = a key for averaged weights."""
+        """The rank of keys and prefix: 0 = common for models, 1 = others, 2 = those of averaged weights."""
         if _AVERAGED.search(self.keys) or _AVERAGED.search(self.prefix):
             return 2
         parts = {part for part in self.prefix.split(".") if part}
@@ -99,7 +99,9 @@ def chosen_state(
     if not fitting:
         if (former := _former(readings, own, understood)) is not None:
             missing = [name for name in own if name not in former[0].names]
-            return former[1], (f"{path.name} lacks {few(missing)}, which the modules of the model initialize",)
+            return former[1], (
+                f"{path.name} lacks {few(missing)}, which the model's modules convert from former names or initialize",
+            )
         raise CheckpointError(f"{path} does not fit the model: {_misfit(found, readings, own)}")
     best = min(one.rank for one in fitting)
     first, *others = [one for one in fitting if one.rank == best]
@@ -195,9 +197,9 @@ def _left_out(first: _Reading, copies: Sequence[_Reading], own: Mapping[str, Any
     if inside:
         shown = few([name.removeprefix(first.prefix) for name in inside])
         raise CheckpointError(f"{path} does not fit the model: unexpected {shown}")
-    notes = [f"{few(rest)} of {path.name} were left out, because they lack the prefix {first.prefix!r}"] if rest else []
+    notes = [f"left out of {path.name}, for lack of the prefix {first.prefix!r}: {few(rest)}"] if rest else []
     others = [one for one in copies if not one.equals(first)]
-    notes += [f"{path.name} holds a second set of weights {one.place}, which was left out" for one in others[:_SHOWN]]
+    notes += [f"{path.name} holds another set of weights {one.place}, which was left out" for one in others[:_SHOWN]]
     return tuple(notes)
 
 

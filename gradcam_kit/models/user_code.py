@@ -13,14 +13,14 @@ from gradcam_kit.errors import InputError, UnknownNameError, did_you_mean, raise
 from gradcam_kit.models.zoo import first_line
 
 _named: set[str] = set()
-"""Modules and names that this program has imported at the user's request."""
+"""Specifications `module:name` that this program has imported at the user's request."""
 
 
 def imported(spec: str, what: str) -> Any:
     """Import the callable of `package.module:name`; modules in the working directory are found, as with `python -m`.
 
     Args:
-        spec: module and name.
+        spec: module and name, joined by a colon.
         what: kind of the callable, for messages.
 
     Raises:
@@ -39,7 +39,7 @@ def imported(spec: str, what: str) -> Any:
             raise InputError(f"importing {path!r} failed: {first_line(error)}") from error
         except SystemExit as error:
             raise InputError(
-                f"importing {path!r} {exit_said(error)}; guard the main program by if __name__ == '__main__'"
+                f"importing {path!r} {exit_said(error)}; guard the main program with if __name__ == '__main__'"
             ) from error
         except Exception as error:
             raise_interruption(error)
@@ -65,7 +65,7 @@ def exit_said(error: SystemExit) -> str:
 
 @contextmanager
 def working_directory_on_path() -> Iterator[None]:
-    """Let modules in the working directory be found, as `python -m` does."""
+    """Let Python find modules in the working directory, as with `python -m`."""
     directory = str(Path.cwd())
     sys.path.insert(0, directory)
     try:

@@ -33,7 +33,8 @@ class ModelParts:
     """A model with its transform, class names and sources.
 
     Attributes:
-        transform_source: source of the transform.
+        transform_source: source of the transform, in words.
+        class_names: the names in the order of the outputs; None if they are unknown.
         weights: source of the weights; "random" if they are random.
     """
 
@@ -124,10 +125,10 @@ def timm_model(name: str, wishes: LoadOptions) -> ModelParts:
 
 
 def hugging_face_model(name: str, wishes: LoadOptions) -> ModelParts:
-    """Load an image classifier of the Hugging Face Hub, or a local folder, with its image processor and labels.
+    """Load an image classifier from the Hugging Face Hub or a local folder, with its image processor and labels.
 
     Raises:
-        UnknownNameError: the model does not exist, or is not an image classifier.
+        UnknownNameError: the model does not exist, cannot be downloaded, or is not an image classifier.
         MissingExtraError: transformers is not installed.
     """
     transformers = _require("transformers")
@@ -141,7 +142,7 @@ def hugging_face_model(name: str, wishes: LoadOptions) -> ModelParts:
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
-        return ModelParts(model, IMAGENET, "ImageNet defaults (it has no image processor)", names or None, name)
+        return ModelParts(model, IMAGENET, "ImageNet defaults (the model has no image processor)", names or None, name)
     transform = _verified(from_hugging_face(processor.to_dict()), _Processor(processor))
     return ModelParts(model, transform, f"the image processor of {name}", names or None, name)
 
@@ -158,7 +159,7 @@ class _Processor:
 
 
 def _verified(transform: PictureTransform | None, processor: _Processor) -> Transform:
-    """Return the parsed transform, if its result equals the processor's; else the processor itself."""
+    """Return the parsed transform if it agrees with the processor within 4 of 255 levels, else the processor itself."""
     y, x = np.mgrid[:96, :128].astype(np.uint8) * 2
     ramps = np.stack([x, y, 255 - x], axis=2)  # different channels reveal a processor that swaps them
     expected = processor(ramps)

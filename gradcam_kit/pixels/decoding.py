@@ -1,4 +1,4 @@
-"""Read picture files upright and complete, in any format, or raise an error with the reason."""
+"""Read picture files in any format of PIL or OpenCV, upright and complete, or raise an error with the reason."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _whole(value: Any) -> int:
 
 
 def looks_like_twelve_bits(file: Any) -> bool:
-    """Whether a 16-bit picture has no value above 4095, as if it held unscaled 12-bit values."""
+    """Whether the largest value of a 16-bit picture is in 256..4095, as if it held unscaled 12-bit values."""
     try:
         with Image.open(file) as image:
             if not sixteen_bits(image):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def figure_of(picture: RGB, title: str) -> Figure:
-    """Return a figure of the picture's size, without axes, and leave the global backend unchanged.
+    """Return a figure that shows a picture without axes, and leave the global backend unchanged.
 
     Args:
         picture: uint8 `(h, w, 3)`.

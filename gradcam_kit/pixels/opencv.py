@@ -9,7 +9,7 @@ from gradcam_kit.errors import MissingExtraError
 try:
     import cv2
 except ImportError as error:
-    # Slim containers lack these libraries, which the wheels of opencv-python load but do not contain.
+    # Slim containers lack libGL and GLib, which the wheels of opencv-python load but do not contain.
     raise MissingExtraError(
         f"OpenCV cannot be loaded ({error}); on Debian or Ubuntu run: apt-get install libgl1 libglib2.0-0"
         if "cannot open shared object file" in str(error)

@@ -47,7 +47,7 @@ def colored(heatmaps: Tensor, table: Table) -> UInt8[np.ndarray, "*n h w 3"]:
 def blended_on_host(
     pictures: Tensor, heatmaps: Tensor, places: list[tuple[Place, list[int]]], table: Table, share: float
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Return pictures with colored heatmaps in their boxes, and the rest dimmed."""
+    """Return pictures with colored heatmaps blended into their boxes, and with the rest dimmed."""
     canvas = np.empty((*pictures.shape[:3], 3), np.uint8)
     for place, alike in places:
         for i in alike:
@@ -65,7 +65,7 @@ def blended_on_host(
 def _paint(
     levels: Float[np.ndarray, "h w"], table: Table, canvas: RGB, rgb: RGB | None = None, share: float = 1.0
 ) -> None:
-    """Color levels, and blend them with a picture if there is one."""
+    """Color levels into `canvas`, blended with the picture `rgb` if there is one."""
     step = max(1, _BAND // levels.shape[1])
     for top in range(0, len(levels), step):
         band = slice(top, top + step)

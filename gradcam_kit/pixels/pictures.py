@@ -24,7 +24,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _BAND = 2**22  # number of pixels that are converted at once
-_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; a value of 0 in the second one means that 0 is white
+_BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; PHOTOMETRIC is 0 if the value 0 is white
 _CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is recognized
 
 
@@ -103,7 +103,7 @@ def packed(rgb: UInt8[Tensor, "h w 3"]) -> RGB:
 
 
 def tensor_of(values: Array, what: str) -> Tensor:
-    """View an array of uint8 or floating-point values as a tensor. `what` names the array in errors.
+    """Return uint8 or floating-point values as a tensor, without a copy if possible; `what` names them in errors.
 
     Raises:
         InputError: the value is neither an array nor a tensor, or its entries are neither uint8 nor floating point.
@@ -200,7 +200,7 @@ def sixteen_bits(image: Image.Image) -> bool:
 
 
 def with_white(values: np.ndarray) -> np.ndarray:
-    """Return floating-point values if they are in [0, 1], up to half a level of 255, else raise PictureError."""
+    """Return floating-point values if they are in [0, 1] up to half a level (1/510), else raise PictureError."""
     if not -0.5 <= values.min() * 255 <= values.max() * 255 <= 255.5:  # this is False for NaN too
         raise no_white(values)
     return values

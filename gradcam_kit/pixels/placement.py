@@ -12,7 +12,7 @@ from torch import Tensor
 from gradcam_kit.errors import InputError, OptionError, ShapeError, kind_of
 
 Boxes = Sequence[SupportsFloat] | Sequence[Sequence[SupportsFloat]] | Shaped[np.ndarray, "..."] | Tensor
-"""`(x0, y0, x1, y1)` in the picture's pixels, one for all pictures or one for each."""
+"""One box `(x0, y0, x1, y1)` in a picture's pixels, or several."""
 
 
 class Place(NamedTuple):
@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
     Attributes:
         size: height and width of the whole box, to which the heatmap is resized.
-        inside: rows and columns of the box that are inside the picture.
+        inside: rows and columns of the box that are inside the picture, counted from the corner of the box.
         picture: rows and columns of the picture that the box covers.
     """
 
@@ -39,14 +39,14 @@ def places(boxes: Boxes, n: int, size: tuple[int, int]) -> list[tuple[Place, lis
 
     Raises:
         InputError, ShapeError: the boxes are not numbers, or not four numbers for all pictures or for each.
-        OptionError: a box has no area, or lies entirely outside the picture.
+        OptionError: a box has no area, lies entirely outside the picture, or is in fractions instead of pixels.
     """
     try:
         read = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"box is {kind_of(boxes)}; expected (x0, y0, x1, y1) in the picture's pixels") from error
     if read.shape not in ((4,), (n, 4)):
-        raise ShapeError(f"boxes have shape {read.shape}; expected (4,), or ({n}, 4) for {n} pictures")
+        raise ShapeError(f"boxes have shape {read.shape}; expected (4,) for all pictures, or ({n}, 4), one for each")
     found: dict[tuple[int, ...], list[int]] = {}
     for index, box in enumerate(np.broadcast_to(read, (n, 4)).tolist()):
         if not (np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):

@@ -24,7 +24,7 @@ MOST_FAILURES = 10_000
 """Maximum number of failures that the page shows in addition to the sample of pictures."""
 
 ENTRIES = 200
-"""Maximum number of classes, and of pairs of label and prediction, that the page shows: the most frequent ones."""
+"""Maximum number of classes, and of pairs of label and wrong prediction, on the page: the most frequent ones."""
 
 _INLINE = 300  # maximum number of pictures with embedded thumbnails, which keep the page a single file
 
@@ -34,7 +34,19 @@ Keep = Callable[[str, bytes], None]
 
 @dataclass
 class Collected:
-    """The data that the page shows."""
+    """The data that the page shows.
+
+    Attributes:
+        figures: counts over all pictures of the run.
+        methods: names of the methods.
+        pictures: the pictures of the page, each with its label, prediction and heatmaps.
+        classes: per class, the counts of predictions and labels, and the mean heatmap of each method.
+        pairs: per pair of label and wrong prediction, the count and the mean heatmap of each method.
+        measured: a line per method and metric, see `MetricMeans.lines`.
+        settings: the settings of each metric, by its name.
+        sampled: whether the page shows only a sample of the pictures.
+        hidden_failures: number of failures that the page does not show.
+    """
 
     figures: Figures
     methods: list[str]
@@ -63,7 +75,7 @@ class _Page:
         self.total: int = self.manifest["pictures"]
 
     def add(self, position: int, rows: list[Row], label: str | None, thumbnail: bytes | None) -> None:
-        """Put a picture on the page if it belongs to the sample, or failed."""
+        """Put a picture on the page if it belongs to the sample, or failed and the page has room for failures."""
         if not has_thumbnail(position, self.total, MOST_PICTURES):
             if rows[0]["error"] is None:
                 return

@@ -25,10 +25,19 @@ class Figures:
     """Counts over all pictures of a run; labels are named as the model names them.
 
     Attributes:
+        pictures: number of pictures, including those that failed.
+        failed: number of pictures with an error.
+        empty: number of pictures with an empty heatmap.
+        right: number of correct predictions.
         judged: number of pictures whose label names a class.
-        unjudged: number of pictures whose label names no class.
-        confidence: (bin, verdict) -> number of pictures; one of `BINS` bins in [0, 1] for the score of the predicted
-            class, and "right", "wrong" or "other".
+        unjudged: number of pictures whose label does not name a class.
+        reasons: number of pictures by the reason of their failure.
+        predicted: number of pictures by predicted class.
+        labels: number of judged pictures by label.
+        right_of: number of correct predictions by label.
+        pairs: number of wrong predictions by label and predicted class.
+        confidence: (bin, verdict) -> number of pictures. The bin is one of `BINS` in [0, 1], for the score of the
+            predicted class; the verdict is "right", "wrong", or "other" for pictures that are not judged.
     """
 
     pictures: int = 0
@@ -82,13 +91,13 @@ class Figures:
 
 @dataclass
 class Means:
-    """Mean heatmaps by class, and by pair of label and prediction, over the part of each picture that the model saw."""
+    """Mean heatmaps by class, and by label and wrong prediction, over the part of each picture that the model saw."""
 
     sums: dict[tuple[str, ...], Float[np.ndarray, "h w"]] = field(default_factory=dict)
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def add(self, rows: list[Row], label: str | None) -> None:
-        """Add one picture to the means of its predicted class, and of its pair of label and prediction."""
+        """Add one picture to the means of its predicted class and, if that is wrong, of its label and prediction."""
         if rows[0]["status"] != "ok":
             return
         for row in rows:

@@ -14,7 +14,7 @@ _RANDOM = "has random weights"  # phrase in the note about a model without train
 
 
 def in_words(error: str) -> str:
-    """Return an error of a row without the name of its class, if the message is clear without it.
+    """Return an error of a row without the name of the exception class, if the message is clear without it.
 
     Example:
         >>> in_words("PictureError: cannot read the picture: the file is empty")
@@ -35,7 +35,7 @@ def failures(figures: Figures) -> list[tuple[str, int]]:
 
 
 def warnings(manifest: Mapping[str, Any], figures: Figures) -> list[str]:
-    """Return warnings about a page that cannot be trusted: random weights, or an unfinished run."""
+    """Return the reasons not to trust a page yet: random weights, or an unfinished run."""
     found = []
     if manifest["weights"] == "random":
         found.append("The weights are random, so the heatmaps are meaningless.")

@@ -1,4 +1,4 @@
-"""Render the report of a run from a template that escapes all text, and the JSON data for its script."""
+"""Render the report of a run: fill in a template, which escapes all text, and the JSON data for its script."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def is_current(out: str) -> bool:
 
 
 def render(collected: Collected, manifest: dict[str, Any], speed: float | None, digest: str) -> str:
-    """Return the page as text; `speed` is in pictures per second, and `digest` identifies the rows."""
+    """Return the page as text; `speed` is in pictures per second, and `digest` identifies rows and metrics."""
     layers = {name: layers_in_short(own) for name, own in manifest["layers"].items()}
     data = {
         "methods": collected.methods,

@@ -84,7 +84,8 @@ class ClassTarget:
         Raises:
             ShapeError: the numbers of targets and samples differ.
             ClassIndexError: the model does not have one of the classes.
-            TargetError: the classes are one-hot or multi-hot labels, which would be read as indices.
+            TargetError: the classes are one-hot or multi-hot labels, which would be read as indices, or they were given
+                by name and the model has more or fewer names than outputs.
         """
         n, count = logits.shape
         if self.named is not None and self.named != count:
@@ -139,7 +140,7 @@ class ClassLogit(ClassTarget):
 
 @dataclass(frozen=True, eq=False)
 class ClassProbability(ClassTarget):
-    """The probability of a class, in float32: the softmax, or the sigmoid for a model with one output.
+    """The probability of a class, in at least float32: the softmax, or the sigmoid for a model with one output.
 
     Args:
         classes: the class indices, as for every class target.
@@ -168,7 +169,7 @@ class EvidentProbability(ClassTarget):
     kind: Callable[[], ScoreKind | None] = lambda: None
 
     def score(self, logits: Float[Tensor, "n classes"], classes: Int[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-        """Return the probabilities p_c, or the outputs of the classes if outputs already are scores."""
+        """Return the probabilities p_c, or the unchanged outputs of the classes if the kind is "raw"."""
         return class_scores(logits, self.kind()).gather(1, classes)
 
 

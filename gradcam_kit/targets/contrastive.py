@@ -21,17 +21,17 @@ Weighting = Literal["softmax", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class LogitDifference(ClassTarget):
-    """The difference of two logits, z_c - z_r, which explains why the model prefers one class to another.
+    """The difference of two logits, z_c - z_r, which explains why the model prefers class c to class r.
 
     The target follows DiffGradCAM (Piland et al. 2025, arXiv 2506.08514).
 
     Args:
-        classes: the class to explain.
-        against: the class(es) to compare with: an int, `(n,)`, or shaped like `classes`; None = the mean of all other
-            classes.
+        classes: the class c to explain.
+        against: the class(es) r to compare with: an int, `(n,)`, or shaped like `classes`; None = the mean logit of all
+            other classes.
 
     Raises:
-        TargetError: a class is compared with itself.
+        TargetError: a class is compared with itself, or the model has a single output.
         ShapeError: `against` does not have one class for each of `classes`.
     """
 
@@ -108,6 +108,7 @@ class FinerTarget(ClassTarget):
         weighting: "softmax" or "mean".
         alpha: strength of the comparison for "softmax"; 0 = the logit.
         gamma: strength of the comparison for "mean".
+        nearest: the references of each explained class; filled in by `settle`.
 
     Raises:
         OptionError: the weighting is unknown, or `references` is not a positive int.
@@ -166,6 +167,7 @@ class TopK:
 
     Args:
         k: number of classes.
+        largest: the chosen classes of each sample; filled in by `settle`.
 
     Raises:
         OptionError: k is not a positive int.

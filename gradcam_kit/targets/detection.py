@@ -28,17 +28,18 @@ from gradcam_kit.targets.detections import (
 from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 
 Part = Literal["score", "x0", "y0", "x1", "y1", "x", "y", "width", "height"]
-"""The explained part of a detection: its score, or a side, the center, or the size of its box."""
+"""The explained part of a detection: its score, or a side, a coordinate of the center, or the size of its box."""
 
 _NO_LABEL = -1  # label of a box that no detection overlaps; no detection has this label
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionTarget:
-    """The score, or a coordinate of the box, of the detection that overlaps a given box, with one box per sample.
+    """The score of the detection that overlaps a given box, or a coordinate of this detection; one box per sample.
 
     The target uses the detection with the largest intersection over union, among those with the given label. On ties
-    it uses the one with the largest score. It reads these forms of output, with boxes (x0, y0, x1, y1) unless noted:
+    it uses the one with the largest score. The target reads these forms of output, with boxes (x0, y0, x1, y1) unless
+    noted:
 
     - a list with a mapping for each sample: "boxes" `(d, 4)`, "scores" `(d,)`, optionally "labels" `(d,)` (torchvision)
       and, for D-RISE, "probabilities" `(d, classes)` and "objectness" `(d,)`;
@@ -47,9 +48,9 @@ class DetectionTarget:
       score is the logit of the label, which must be given.
 
     Labels that are not given are those of the detections in the unchanged images. If a changed image has no such
-    detection, its score is 0. Choose a layer of the backbone, because later layers hold queries or anchors, which have
-    no positions. torchvision's detectors also accept the batch as one tensor. `DetectionTarget.of` makes a target for
-    each box that a model found.
+    detection, its score is 0. Choose a layer of the backbone, because later layers hold queries, regions or flattened
+    anchors instead of positions. torchvision's detectors also accept the batch as one tensor. `DetectionTarget.of`
+    makes a target for each box that a model found.
 
     Args:
         boxes: `(4,)` for all samples or `(n, 4)`, (x0, y0, x1, y1) in the coordinates of the model's own boxes.
@@ -113,7 +114,7 @@ class DetectionTarget:
     ) -> list[DetectionTarget]:
         """Return a target for each detection of one image, best score first, for methods that get this image alone.
 
-        Boxes without area cannot be explained and are left out.
+        Boxes without area cannot be explained. They are left out, unless `detections` names them, which is an error.
 
         Args:
             output: output of the model, in one of the forms that `DetectionTarget` reads. The score of a query is the
@@ -147,7 +148,7 @@ class DetectionTarget:
             chosen = [one for one in scores.argsort(descending=True, stable=True).tolist() if scores[one] > least]
             if not chosen:
                 raise TargetError(
-                    f"none of the {len(scores)} detections in image {image} scores above {least:g}: the best has "
+                    f"no detection in image {image} scores above {least:g}: the best of {len(scores)} has "
                     f"{float(scores.max()):.2f}; lower score_above"
                 )
             chosen = [one for one in chosen if (boxes[one, 2:] > boxes[one, :2]).all()]
@@ -189,7 +190,7 @@ class DetectionTarget:
         return DetectionSimilarity.of(samples, self.boxes.expand(len(samples), 4), known, scores, self.iou)
 
     def _match(self, output: Any) -> tuple[Float[Tensor, " n"], Any, list[Detections]]:
-        """Return score and label of each sample's box (the given label if detections have none), and all detections."""
+        """Return value and label of each sample's box (the given label if detections have none), and all detections."""
         samples = self._read(output)
         n = len(samples)
         for name, given in (("boxes", self.boxes[..., 0]), ("labels", self.labels)):
@@ -249,5 +250,5 @@ def _values(detections: Detections, part: Part) -> Float[Tensor, " d"]:
 def _place(what: str, index: int, count: int) -> int:
     place = whole(what, index)
     if not 0 <= place < count:
-        raise DetectionIndexError(f"there is no {what} {place} in an output with {count}; indices start at 0")
+        raise DetectionIndexError(f"there is no {what} {place}: the output has {count}, with indices from 0")
     return place

@@ -27,9 +27,10 @@ from gradcam_kit.targets.values import changed, show
 class DetectionSimilarity:
     r"""The similarity of the most similar detection: $\max_j \mathrm{IoU}(L_t, L_j) \cos(P_t, P_j) O_j$, in [0, 1].
 
-    L are the boxes, P the class probabilities, and O the objectness of detections. If a detector gives only the score
-    of one class, the cosine is 1 for equal labels and 0 otherwise, and the score replaces a missing objectness. For
-    queries of DETR, P includes the class "no object", and O is 1.
+    The explained detection is t, and j are the detections in the output. L are the boxes, P the class probabilities,
+    and O the objectness. If a detector gives only the score of one class, the cosine is 1 for equal labels and 0
+    otherwise. The score replaces a missing objectness. For queries of DETR, P includes the class "no object", and O is
+    1; for independent classes, O is the largest probability.
 
     Args:
         boxes: one box per sample, `(n, 4)`.

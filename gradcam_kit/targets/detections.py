@@ -106,7 +106,7 @@ def _are_detections(value: Any) -> bool:
 
 def _unreadable(output: Any) -> TargetError:
     first = next(iter(output), None) if isinstance(output, list | tuple) else output
-    keys = f" of {', '.join(map(str, first))}" if isinstance(first, Mapping) else ""
+    keys = f" (keys: {', '.join(map(str, first))})" if isinstance(first, Mapping) else ""
     return TargetError(
         f"the model's output is {kind_of(output)}{keys}; DetectionTarget reads a list of mappings with 'boxes' "
         "and 'scores', one such mapping, or one with 'pred_boxes' and 'logits'. For other outputs pass a callable "

@@ -68,7 +68,7 @@ class EmbeddingSimilarity:
 
 
 def scaled(embeddings: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-    """Scale embeddings so that their largest absolute entry is 1 and no square underflows or overflows."""
+    """Scale each embedding so that its largest absolute entry is 1, and its norm neither underflows nor overflows."""
     largest = embeddings.detach().abs().amax(-1, keepdim=True)
     return embeddings / largest.where(largest > 0, 1)
 

@@ -73,7 +73,7 @@ def _in_order(names: Mapping[Any, Any], what: str) -> list[Any]:
 
 
 def carried_names(model: object) -> tuple[str, ...] | None:
-    """Return a model's `class_names`, or its configuration's `id2label` unless these are placeholders (LABEL_0)."""
+    """Return a model's `class_names`, or else the names in `config.id2label` unless they are placeholders (LABEL_0)."""
     names = getattr(model, "class_names", None)
     if names is not None:
         return read_class_names(names, f"{type(model).__name__}.class_names") or None

@@ -82,9 +82,9 @@ def told_kind(model: object, output: Float[Tensor, "_ classes"]) -> tuple[ScoreK
     """Return the result of `evident_kind` if it follows without reading values, which would synchronize; else None."""
     problem = getattr(getattr(model, "config", None), "problem_type", None)
     if problem == "multi_label_classification":
-        return "sigmoid", "its configuration says multi-label"
+        return "sigmoid", "the model's configuration says multi-label"
     if problem == "regression":
-        return "raw", "its configuration says regression"
+        return "raw", "the model's configuration says regression"
     last = last_operation(output)
     if last in ("softmax", "sigmoid", "logsigmoid"):
         return "raw", f"the last operation of the model is a {last}"

@@ -21,16 +21,18 @@ from gradcam_kit.targets.values import Classes, changed, read_numbers, show
 class SegmentationTarget:
     r"""The logit of a class, summed over a region: $\sum_p m_p z_{cp}$.
 
-    This is the score of Seg-Grad-CAM (Vinogradova et al. 2020, arXiv 2002.11434). The model's output is a tensor
-    `(n, classes, *p)`, or a mapping that has this tensor under "out" (torchvision) or "logits". An empty region scores
-    0, so its map is empty.
+    The mask is m, and z are the logits at the positions p. This is the score of Seg-Grad-CAM (Vinogradova et al. 2020,
+    arXiv 2002.11434). The model's output is a tensor `(n, classes, *p)`, or a mapping that has this tensor under "out"
+    (torchvision) or "logits". An empty region scores 0, so its map is empty.
 
     Args:
         mask: the region, `(*p)` for all samples or `(n, *p)`, as booleans or weights. If its resolution differs from
-            that of the output, the mask is resized by area: each position of the output is weighted by its share in the
-            region. None = the positions where the class is predicted in the unchanged images, or for a model with one
-            output the positions where this output is positive.
+            that of the output, the mask is resized by area: each position of the output is weighted by the share of its
+            area in the region. None = the positions where the class is predicted in the unchanged images, or for a
+            model with one output the positions where this output is positive.
         classes: an int for all samples, one per sample `(n,)`, or m per sample `(n, m)`.
+        predicted: the predicted classes at all positions; filled in by `settle`.
+        rows: the samples of the rows of the output; filled in by `select`.
 
     Raises:
         ShapeError: the output has no positions, or the mask does not fit its axes or the number of samples.

@@ -67,7 +67,7 @@ class TextTarget:
         return None if isinstance(self.texts, str) else torch.arange(len(self.texts))[None]
 
     def __call__(self, output: Any) -> Float[Tensor, "n *m"]:
-        """Return cosines in [-1, 1], or differences of cosines, `(n, [m])`."""
+        """Return cosines in [-1, 1], or differences of cosines, `(n,)` for a single text, else `(n, m)`."""
         if self.encoded is None:
             raise TargetError(
                 "the texts are not encoded; pass the target to a method on a model of images and texts, or encode them "

@@ -1,4 +1,4 @@
-"""Convert the classes and numbers that users give to tensors that share no memory with them."""
+"""Convert classes and numbers from users into tensors that share no memory with the originals."""
 
 from __future__ import annotations
 

@@ -51,7 +51,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MOST_PIXELS = 2**26
-"""Maximum number of pixels of a resized picture, exceeded only if one side is about a thousand times the other."""
+"""Maximum number of pixels of a resized picture.
+
+At a shorter side of 256 pixels, only pictures with an aspect ratio above 1024 exceed it.
+"""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -164,10 +167,10 @@ class PictureTransform:
 
 
 def as_transform(value: Any) -> Transform:
-    """Read the `transform` that a model carries: one of this module, fields of `PictureTransform`, or a callable.
+    """Read a transform: a `Transform`, a mapping with fields of `PictureTransform`, or any other callable.
 
     Raises:
-        OptionError: a field is unknown, a number is not finite, or a callable crops at random.
+        OptionError: a field is unknown, a number is not finite, or a callable moves pixels at random.
         InputError: the value is neither a transform, nor fields, nor a callable.
     """
     if isinstance(value, Transform):
@@ -181,8 +184,8 @@ def as_transform(value: Any) -> Transform:
     if callable(value):
         if refused := refused_steps(value):
             raise OptionError(
-                f"the transform has {', '.join(refused)}, which shows a different part of the picture each "
-                "time; pass the evaluation transform, such as Resize and CenterCrop"
+                f"the transform has {', '.join(refused)}, so it moves pixels at random; pass the "
+                "evaluation transform, such as Resize and CenterCrop"
             )
         return CallableTransform(value)
     raise InputError(f"the transform is {kind_of(value)}; expected a mapping, or a callable from picture to tensor")
@@ -259,7 +262,7 @@ def from_timm(config: Mapping[str, Any]) -> PictureTransform | None:
 
 
 def from_hugging_face(config: Mapping[str, Any]) -> PictureTransform | None:
-    """Read an image processor's config (`to_dict()`), or return None if a field is not understood."""
+    """Read an image processor's config (`to_dict()`), or return None if `PictureTransform` cannot express it."""
     sides = dict(config.get("size") or {})
     crop = dict(config.get("crop_size") or {}) if config.get("do_center_crop") else {}
     resize: int | tuple[int, int] | None

@@ -26,9 +26,10 @@ class CallableTransform:
     """Any callable from a picture to a tensor `(c, h, w)`.
 
     The callable gets the picture as uint8 `(height, width, 3)`, or as a PIL image if the callable is from torchvision.
-    It may have a method `box(height, width)` that returns the part of a picture that it shows. For torchvision's
-    transforms this part is derived from the steps; otherwise it is the full picture. For models that scale and
-    normalize themselves, the returned tensor may hold bytes, which become floats from 0 to 255.
+    An `nn.Sequential` of torchvision's steps gets a tensor `(3, height, width)`, unless its first step converts images.
+    The callable may have a method `box(height, width)` that returns the part of a picture that it shows. For transforms
+    of torchvision and timm this part is derived from the steps, if all are known; otherwise it is the full picture. For
+    models that scale and normalize themselves, the returned tensor may hold bytes, which become floats from 0 to 255.
     """
 
     function: Callable[[Any], Tensor]
@@ -64,7 +65,7 @@ class CallableTransform:
 
     @property
     def random_steps(self) -> list[str]:
-        """The names of the transform's random steps."""
+        """The names of the transform's steps that change colors at random."""
         return random_steps(self.function)
 
     def box(self, height: int, width: int) -> Box:

@@ -42,7 +42,7 @@ _PLACES = {
     "ScaleJitter",
     "TrivialAugmentWide",
 }
-"""Steps that move pixels at random, in addition to the steps whose names begin with "Random"."""
+"""Steps that move pixels or mix pictures at random, in addition to those whose names begin with "Random"."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class View:
     x: float = 1.0
 
     def resized(self, height: int, width: int) -> View:
-        """Return the same part after a resize."""
+        """Return the view of the same part after a resize."""
         return replace(self, height=height, width=width, y=self.y * self.height / height, x=self.x * self.width / width)
 
     def cropped(self, top: int, left: int, height: int, width: int) -> View:
-        """Return another part, which may extend beyond the edges of the image into padding."""
+        """Return the view after a crop, which may extend beyond the edges of the image into padding."""
         return replace(self, height=height, width=width, top=self.top + top * self.y, left=self.left + left * self.x)
 
     @property
     def box(self) -> Box:
-        """The part in the picture's pixels."""
+        """The corners of the part, in the picture's pixels."""
         return self.left, self.top, self.left + self.width * self.x, self.top + self.height * self.y
 
 
@@ -103,7 +103,7 @@ def steps_of(transform: Any) -> Iterator[Any]:
 
 
 def refused_steps(transform: Any) -> list[str]:
-    """Return the names of steps that show a random part of the picture."""
+    """Return the names of steps that move pixels at random, such as random crops."""
     names = (_name(step) for step in steps_of(transform))
     return [name for name in names if name not in _COLORS and (name.startswith("Random") or name in _PLACES)]
 

@@ -168,7 +168,7 @@ def test_weak_boxes_are_shown_with_a_note(boxes: AppModel, monkeypatch: pytest.M
     monkeypatch.setattr(views, "LEAST_SCORE", 0.99)
     view = look(boxes, PICTURE, SOURCE)
     assert len(view.targets) == 2
-    assert view.notes == ("no box scores above 99%: the best 2 are shown",)
+    assert view.notes == ("no box scores above 99%; showing the best 2",)
 
 
 def test_the_first_class_is_shown_however_improbable(demo: AppModel, monkeypatch: pytest.MonkeyPatch) -> None:

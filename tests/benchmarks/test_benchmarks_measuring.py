@@ -192,7 +192,7 @@ def test_heatmaps_that_are_all_empty_have_no_energy_and_say_so():
     rows = list(method_rows(model, batch, ["grad-cam", "random-cam"], 1, 60))
     cam, random, chance = rows
     assert set(cam.figures) == {"seconds_per_image", "ratio", "passes"}
-    assert cam.note == "2 of 2 heatmaps are empty, and have no share on the object"
+    assert cam.note == "empty heatmaps, which have no share on the object: 2 of 2"
     assert quality_rows(Results("quality", {}, rows)) == [random, chance]
     assert quality_rows(Results("quality", {}, [cam, chance])) == []
 

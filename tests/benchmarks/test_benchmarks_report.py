@@ -54,8 +54,8 @@ def test_changes_beyond_the_spread_are_marked(tmp_path):
     assert found["slower"].ratio == pytest.approx(1.3)
     output = command("compare", str(old), str(new))
     assert "slower" in output
-    assert "processor differs" in output
-    assert "5 figures: 1 within the spread, 1 slower, 1 faster, 1 gone, 1 new" in output
+    assert "different processor: " in output
+    assert "figures compared: 5, of which 1 within the spread, 1 slower, 1 faster, 1 gone, 1 new" in output
 
 
 def test_which_way_is_better_depends_on_the_figure():
@@ -77,9 +77,9 @@ def test_settings_that_differ_are_named(tmp_path):
     other = {**seen, "batch": 1, "limit": 2, "commit": "b", "versions": {"torch": "9", "numpy": "2"}}
     found = list(differences(Results("x", seen, []), Results("x", other, [])))
     assert [one.partition(";")[0] for one in found] == [
-        "batch differs: 16 and 1",
-        "torch differs: 8 and 9",
-        "limit differs: None and 2",
+        "different batch: 16 and 1",
+        "different torch: 8 and 9",
+        "different limit: None and 2",
     ]
 
 

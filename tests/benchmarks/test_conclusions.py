@@ -127,16 +127,16 @@ def test_a_sentence_of_either_verdict_says_which(results: dict[str, Any]) -> Non
         said[shown] = " ".join(conclusions.text(changed).split())
     for words in (
         "one stage before the last, this is not shown (",
-        "a larger growth of `GradCAM`'s is not shown (",
-        "With a frame that is to be ignored this is not shown (",
-        "takes more trainings to settle it",
+        "a larger growth with `GradCAM` is not shown (",
+        "With a frame that is to be ignored, this is not shown (",
+        "more trainings are needed to settle it",
         "exceeds the mask by 0.05 in networks of this kind is not excluded.",
     ):
         assert words in said[False]
         assert words not in said[True]
     for words in (
-        "less than `GradCAM`'s by ",
-        "With a frame that is to be ignored it is better by ",
+        " less than with `GradCAM`.",
+        "With a frame that is to be ignored, it is better by ",
         "exceeds the mask by 0.05 in networks of this kind is excluded.",
     ):
         assert words in said[True]

@@ -56,7 +56,7 @@ def test_module_of_another_model_is_told() -> None:
 
 def test_wrong_kinds_are_told() -> None:
     find = inspect.unwrap(find_layers)
-    with pytest.raises(InputError, match="target_layers is an int; expected a module, its name"):
+    with pytest.raises(InputError, match="target_layers is an int; expected a module or its name"):
         find(tiny(), 7, tiny())
     with pytest.raises(InputError, match="a target layer is an int"):
         find(tiny(), ["stage1", 7], tiny())
@@ -288,3 +288,23 @@ def test_queries_that_fit_a_grid_are_no_positions() -> None:
         fc=nn.Linear(6, 5),
     )
     assert GradCAM(model).explain(INPUT).layers == ("backbone",)
+
+
+class TwoBranches(nn.Module):
+    """Classes 0 and 1 depend on `first`, classes 2 and 3 on `second`, which runs later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.heads = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (self.first(x).relu(), self.second(x).relu())
+        return torch.cat([head(part.mean((2, 3))) for head, part in zip(self.heads, parts, strict=True)], 1)
+
+
+def test_a_target_that_is_not_a_class_does_not_choose_the_layers_of_classes() -> None:
+    cam, images = GradCAM(TwoBranches().eval()), torch.randn(2, 3, 16, 16)
+    assert cam.explain(images, 1).layers == ("first",)
+    assert cam.explain(images, lambda output: output[..., 3]).layers == ("second",)
+    assert cam.explain(images, 1).layers == ("first",)

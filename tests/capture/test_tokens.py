@@ -56,9 +56,7 @@ def test_token_counts_have_exact_grids(tokens: int, size: tuple[int, ...], prefi
 
 @pytest.mark.parametrize(("tokens", "size", "prefix"), [case[:3] for case in EXACT[1:]])
 def test_wrongly_declared_prefix_is_an_error_that_lists_it(tokens: int, size: tuple[int, ...], prefix: int) -> None:
-    with pytest.raises(
-        ShapeError, match=rf"'blocks.3' has {tokens} tokens.*declares {prefix + 1} prefix tokens.*reshape="
-    ):
+    with pytest.raises(ShapeError, match=rf"'blocks.3' has {tokens} tokens.*declares: {prefix + 1}.*reshape="):
         layout(tokens, size, prefix + 1)
 
 

@@ -129,7 +129,7 @@ def test_some_pictures_that_fail_make_status_1_and_are_named() -> None:
         ),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--layer", "stage"], "no layer 'stage'; did"),
         (["compare", "pictures", "--model", "shop:net", "--out", "s.png", "--metric", "energy-pointing-game"], "masks"),
-        (["layers", "--model", "demmo"], "'demmo' is not a model; did you mean 'demo'"),
+        (["layers", "--model", "demmo"], "package.module:factory; did you mean 'demo'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -73,7 +73,7 @@ def test_lines_beside_baselines_are_not_crowded_out_and_begin_with_the_random_on
     numbers = {f"m{i}": rng.normal(i, 1, 9) for i in range(6)} | {"edges": rng.normal(0, 1, 9), "random": np.zeros(9)}
     _, *lines = pair_lines("irof", numbers, ["random", "edges"])
     assert lines[12] == "irof: and 3 more pairs"
-    assert lines[13] == "irof: random = 0 [0, 0], 5 draws of 9 images"
+    assert lines[13] == "irof: random = 0 [0, 0], mean over 5 draws and 9 images"
     beside = lines[14:]
     assert [line.partition(" = ")[0] for line in beside] == [
         f"irof: m{i} - {name}" for name in ("random", "edges") for i in range(6)

@@ -121,7 +121,7 @@ def test_bad_input_is_one_line(loader: Any, options: Any, error: type, message: 
 def test_rows_and_text() -> None:
     found = analyze_mistakes(tiny(), data(), class_names=[HOSTILE, *"bcde"])
     assert found.table.shape == (len(found.pairs), 7)
-    assert str(found).startswith(f"{found.wrong} of 20 images are predicted wrong")
+    assert str(found).startswith(f"Incorrect predictions: {found.wrong} of 20 images")
     assert "&lt;img" in found._repr_html_()
     page = found.to_html()
     assert "<img src=x" not in page

@@ -7,6 +7,7 @@ import pytest
 
 from gradcam_kit.diagnostics.history import FIELDS, ROWS, History
 from gradcam_kit.diagnostics.maths.histogram import COARSE
+from gradcam_kit.diagnostics.maths.running_median import RunningMedian
 
 
 def test_a_full_history_halves_its_resolution() -> None:
@@ -23,3 +24,16 @@ def test_a_full_history_halves_its_resolution() -> None:
     assert history.column("std")[0] == pytest.approx(first.std(), rel=1e-5)
     assert history.column("step")[0] == 15
     assert ROWS * (history.values[0].nbytes + history.shares[0].nbytes) <= 10.5 * 1024
+
+
+def test_a_merged_median_weighs_streams_by_their_length() -> None:
+    long, short = RunningMedian(), RunningMedian()
+    for number in range(8192):
+        long.add(number / 8192)
+    for _ in range(200):
+        short.add(10.0)
+    assert long.stride == 32
+    for merged in (long.merge(short), short.merge(long)):
+        assert merged.seen == 8392
+        assert merged.value == pytest.approx(0.5, abs=0.02)
+    assert len(short.values) == 200  # neither has changed

@@ -12,6 +12,7 @@ from models import Built
 from torch import Tensor, nn
 
 from gradcam_kit.diagnostics import ModelDiagnostics, capture_features, find_nonfinite
+from gradcam_kit.diagnostics.units import sample_axis
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -100,3 +101,11 @@ def test_what_has_no_statistics_is_listed_with_the_reason(kind: str) -> None:
     assert not any(finding.layer == "odd" for finding in report.findings)
     assert not origin
     assert reason in str(report)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_weights_of_attention_have_their_samples_first(batch_first: bool) -> None:
+    module = nn.MultiheadAttention(6, 2, batch_first=batch_first)
+    assert sample_axis(module, "attention[0]") == (0 if batch_first else 1)
+    assert sample_axis(module, "attention[1]") == 0
+    assert sample_axis(nn.LSTM(6, 2, batch_first=batch_first), "lstm[1][0]") == 1

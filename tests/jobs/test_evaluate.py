@@ -174,7 +174,7 @@ def test_differences_and_agreement_of_metrics_are_those_of_the_rows() -> None:
             [found] = paired_differences(own, [("grad-cam", other)], draws=10)
             assert f"{name}: grad-cam - {other} = {found.difference:.3g} [" in said
         assert f"{name}: random = {own['random'].mean():.3g} [" in said
-        assert "], 5 draws of 3 images" in said
+        assert "], mean over 5 draws and 3 images" in said
     labels = ["grad-cam", "layer-cam", "random", "center", "edges"]
     tables = {name: torch.from_numpy(np.stack([own[label] for label in labels])) for name, own in means.items()}
     expected = rank_agreement(tables, ["entropy"])

@@ -76,7 +76,7 @@ def test_it_stops_at_the_first_failure_goes_on_and_tries_again() -> None:
     status, said, problem = command("pictures", *options, "--fail-fast")
     assert status == 1
     assert "of 6 pictures explained in" in said
-    assert "2 shards are still missing" in problem
+    assert "missing shards: 2" in problem
     assert paths() == ["a.png", "b.png"]
     status, said, _ = command("pictures", *options)
     assert (status, "5 of 6 pictures explained (2 of them before) in" in said) == (1, True)

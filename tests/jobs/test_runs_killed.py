@@ -164,7 +164,7 @@ main()
 
 def test_an_interruption_does_not_disturb_readers_that_are_still_starting() -> None:
     many_pictures()
-    process = start(INTERRUPTED, *RUN, "--no-report", "--workers", "2")
+    process = start(INTERRUPTED, *RUN, "--no-report", "--workers", "1")
     said, problems = process.communicate(timeout=300)
     assert process.returncode == 130, problems
     assert "Traceback" not in said + problems

@@ -149,7 +149,7 @@ def test_evidence_that_cancels_out_leaves_empty_maps(monkeypatch):
     found = fixed(fusion="sum")
     assert found.is_empty.all()
     assert not found.heatmaps.any()
-    assert "other layers have more evidence against it there" in found.empty_because
+    assert "other layers have more negative evidence at these positions" in found.empty_because
 
 
 def test_every_method_takes_the_sum():

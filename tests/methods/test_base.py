@@ -153,7 +153,7 @@ def test_a_method_needs_weights_or_saliency() -> None:
 def test_a_layer_with_one_position_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     model = seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
     assert not GradCAM(model, "1")(INPUT).any()
-    assert "layer '1' has a single position" in caplog.text
+    assert "target layer ('1') has a single position" in caplog.text
     assert "images of 8 x 8; choose a layer before the pooling" in caplog.text
     caplog.clear()
     for layers in ("0", ["0", "1"]):

@@ -77,5 +77,5 @@ def test_components_are_weighed_as_layers():
 
 @pytest.mark.parametrize("cam", [ScoreCAM, EigenCAM], ids=lambda cam: cam.name)
 def test_components_need_weights(cam):
-    with pytest.raises(InputError, match=f"{cam.__name__} is not a sum of weighted channels"):
+    with pytest.raises(InputError, match=f"{cam.__name__} does not sum weighted channels"):
         EigenSmooth(cam(blocks()))

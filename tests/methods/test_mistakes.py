@@ -30,7 +30,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "different sizes": ([BATCH[0], BATCH[1, :, 2:]], InputError, r"torch\.stack\(images\), after resizing"),
     "a list of batches": (list(BATCH[:, None]), InputError, r"torch\.cat\(images\)"),
     "a list of arrays": (list(BATCH.numpy()), InputError, r"sequence of 3 .*torch\.stack\(\[transform"),
-    "one array": ([BATCH[0].numpy()], ShapeError, r"images contain no tensor, but a ndarray;.*torch\.stack"),
+    "one array": ([BATCH[0].numpy()], ShapeError, r"images contain no tensor \(found: a ndarray\);.*torch\.stack"),
     "channels last": (BATCH.movedim(1, -1), ShapeError, r"images\.movedim\(-1, 1\)"),
 }
 
@@ -128,7 +128,7 @@ FOREIGN = {
     "reshape": r"when the CAM is made: GradCAM\(model, reshape=\.\.\.\)",
     "normalize": r"when the CAM is made: GradCAM\(model, normalize=\.\.\.\)",
     "tragets": "did you mean 'targets'",
-    "zzz": "does not accept the argument 'zzz'; keyword arguments besides targets= are passed on to the model",
+    "zzz": "which gets all keyword arguments besides targets=, does not accept the argument 'zzz'$",
 }
 
 

@@ -75,7 +75,7 @@ def test_a_layer_without_gradient_to_its_positions_is_found() -> None:
     )  # fmt: skip
     found = GradCAM(saturated, "layer").check(images(2))
     assert found.is_unreached.all()
-    assert any("no gradient reaches the positions of layer for 2 of 2 images" in w for w in found.warnings)
+    assert any("no gradient reaches the positions of layer for 2 of 2 maps" in w for w in found.warnings)
     # Where the pass itself refuses, the check says why instead of raising.
     vit = seeded(TinyViT())
     found = GradCAM(vit, "blocks.1").check(images(2))

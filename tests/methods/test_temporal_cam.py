@@ -128,7 +128,7 @@ def test_one_frame_that_counts() -> None:
         ((CLIP, "conx"), {}, LayerNotFoundError, "did you mean 'conv'"),
         ((CLIP, ["conv", "act"]), {}, InputError, "names 2 layers"),
         ((CLIP, "lstm"), {}, ShapeError, "no positions"),
-        ((CLIP, "head"), {}, ShapeError, r"ran 1 times and returned \(2, 4\) for 2 clips of 5 frames"),
+        ((CLIP, "head"), {}, ShapeError, r"ran 1 time\(s\) and returned \(2, 4\) for 2 clip\(s\) of 5 frames"),
         ((CLIP, "score"), {}, CaptureError, "'score' did not run"),
         ((CLIP[0], "act"), {}, ShapeError, r"clip has shape \(5, 3, 16, 12\); expected \(n, t, c, h, w\)"),
         ((CLIP[0], "act"), {"frames": 3}, ShapeError, "frames is 3"),

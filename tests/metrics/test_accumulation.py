@@ -169,6 +169,27 @@ def test_the_pixels_of_a_data_set() -> None:
     torch.testing.assert_close(metric.compute()["average_precision"], expected)
 
 
+@pytest.mark.parametrize("kind", [MeanOverImages, PixelAveragePrecision])
+def test_the_states_of_two_ranks_are_joined(kind: type) -> None:
+    maps, objects = random_maps(5), torch.rand(5, *SIZE, generator=torch.Generator().manual_seed(1)) < 0.3
+    of_other = []
+    joining = {"distributed_available_fn": lambda: True, "dist_sync_fn": lambda own, group: [own, of_other.pop(0)]}
+    if kind is MeanOverImages:
+        alone, other = kind("mass-accuracy"), kind("mass-accuracy")
+        rank = kind("mass-accuracy", torchmetrics_options=joining)
+    else:
+        alone, other, rank = kind(), kind(), kind(**joining)
+    for metric, part in (alone, slice(5)), (rank, slice(2)), (other, slice(2, 5)):
+        batch = maps[part], objects[part]
+        metric.update(*batch if kind is not MeanOverImages else [METRICS["mass-accuracy"].function(*batch)])
+    of_other += other.metric_state.values()
+    found, expected = rank.compute(), alone.compute()
+    assert not of_other
+    assert sorted(found) == sorted(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
 WORKER = """
 import sys, torch
 import torch.distributed as dist
@@ -187,6 +208,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.exhaustive
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     outputs = forked.run_two_ranks(WORKER, tmp_path, preload=["torchmetrics"])
     maps = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(0))

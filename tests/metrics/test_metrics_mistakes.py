@@ -41,7 +41,10 @@ def unchecked_case(heatmaps: Any, x: Any, rescore: Any = None, **fields: Any) ->
         ((1, 3, *SIZE), "expected the same: pass masks[0]"),
         ((3, 2, *SIZE), "expected the same"),
         ((2, *SIZE), "expected the same"),
-        ((3, 14, 13), "expected the same. Resize them yourself, because the right interpolation depends on the masks"),
+        (
+            (3, 14, 13),
+            "expected the same. Resize the masks yourself, because the right interpolation depends on their values",
+        ),
         ((3, 1, 26, 28), "expected the same"),
     ],
 )

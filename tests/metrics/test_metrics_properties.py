@@ -193,7 +193,7 @@ def test_sizes_that_do_not_fit():
         MetricInput(torch.rand(3, 7, 7), x)
     with pytest.raises(ShapeError, match="fold the axis of several targets"):
         MetricInput(torch.rand(3, 2, *SIZE), x)
-    with pytest.raises(ShapeError, match=r"masks have shape \(3, 26, 28\).*Resize them yourself"):
+    with pytest.raises(ShapeError, match=r"masks have shape \(3, 26, 28\).*Resize the masks yourself"):
         MetricInput(heatmaps, x, masks=torch.ones(3, 26, 28, dtype=torch.bool))
     with pytest.raises(ShapeError, match="identities"):
         MetricInput(heatmaps, x, identities=torch.arange(2))

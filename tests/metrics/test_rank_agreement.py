@@ -68,9 +68,9 @@ def test_images_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(OptionError, match="2 methods are ranked by 1 metrics; expected at least three"):
+    with pytest.raises(OptionError, match="number of methods: 2, of metrics: 1; expected at least three"):
         rank_agreement({"a": SCORES["a"][:2]})
-    with pytest.raises(OptionError, match="0 methods"):
+    with pytest.raises(OptionError, match="number of methods: 0"):
         rank_agreement({})
     with pytest.raises(ShapeError, match="metrics have scores of shapes"):
         rank_agreement({"a": SCORES["a"], "b": SCORES["b"][:4]})

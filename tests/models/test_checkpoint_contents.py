@@ -58,9 +58,9 @@ def test_weights_behind_a_prefix_are_found_beside_names_of_others(tmp_path: Path
     assert torch.equal(model[0].weight, STATE["0.weight"])
     assert bool(notes) == bool(extra)
     if extra is FOREIGN:
-        assert "criterion.pos_weight, train_acc.tp of last.ckpt were left out" in notes[0]
+        assert ": criterion.pos_weight, train_acc.tp" in notes[0]
     elif extra:
-        assert "second set of weights" in notes[0]
+        assert "another set of weights" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def with_(**changes: Any) -> State:
         ({**STATE, "1.num_batches_tracked": torch.tensor(float("nan"))}, "nan would become another value"),
         ({**STATE, "1.num_batches_tracked": torch.tensor(float("inf"))}, "inf would become another value"),
         ({**STATE, "1.num_batches_tracked": torch.tensor(1e30)}, "would become another value"),
-        ({**STATE, "3.bias": torch.tensor([1e300, 0.0], dtype=torch.float64)}, "1e+300 is too large"),
+        ({**STATE, "3.bias": torch.tensor([1e300, 0.0], dtype=torch.float64)}, "1e+300 would overflow"),
         ({**STATE, "3.bias": 0.5}, "3.bias is a float in the file, a tensor in the model"),
         ({**STATE, "3.bias": None}, "3.bias is a NoneType in the file"),
         ({**STATE, "3.bias": [0.1, 0.2]}, "3.bias is a list in the file"),

@@ -113,7 +113,7 @@ def test_a_processor_that_is_not_understood_is_used_as_it_is(hub: Path) -> None:
     assert isinstance(loaded.transform, CallableTransform)
     picture = data.coffee()
     assert torch.equal(loaded.transform(picture), processor(images=picture, return_tensors="pt")["pixel_values"][0])
-    assert any("unknown which part of a picture this transform crops" in note for note in loaded.notes)
+    assert any("unknown which part of a picture the transform shows" in note for note in loaded.notes)
     with pytest.raises(OptionError, match="a callable, so image size"):
         load_model(f"hf:{hub}", image_size=64)
 
@@ -121,7 +121,7 @@ def test_a_processor_that_is_not_understood_is_used_as_it_is(hub: Path) -> None:
 def test_a_model_without_processor_gets_imagenet_defaults_and_says_so(hub: Path) -> None:
     loaded = load_model(f"hf:{hub}")
     assert loaded.transform == IMAGENET
-    assert any("it has no image processor" in note for note in loaded.notes)
+    assert any("the model has no image processor" in note for note in loaded.notes)
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_a_model_without_processor_gets_imagenet_defaults_and_says_so(hub: Path)
         ("torchvision:resnet18", {"weights": "V9"}, "no weights 'V9' for resnet18; it has IMAGENET1K_V1"),
         ("timm:resnet1", {}, "timm has no model 'resnet1'; did you mean"),
         ("timm:resnet18", {"weights": "a9"}, "no weights 'a9' for resnet18; it has a1_in1k"),
-        ("torchvison:resnet18", {}, "no module 'torchvison'; did you mean 'torchvision'"),
+        ("torchvison:resnet18", {}, "module:factory; did you mean 'torchvision'?"),
         (
             "resnet18",
             {},
-            "'resnet18' is not a model; did you mean 'torchvision:resnet18' or 'timm:resnet18'; expected demo",
+            "package.module:factory; did you mean 'torchvision:resnet18' or 'timm:resnet18'?",
         ),
-        ("demo:small", {}, "'demo:small' is not a model; did you mean 'demo'"),
+        ("demo:small", {}, "package.module:factory; did you mean 'demo'?"),
         ("torchvision:", {}, "'torchvision:' is not a model"),
         ("json:lods", {}, "module 'json' has no factory 'lods'; did you mean 'loads'"),
         ("hf:/nowhere/at/all", {}, "Hugging Face model '/nowhere/at/all' cannot be loaded"),

@@ -138,7 +138,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "integrated-grad-cam": {"steps": 3},
     "expected-grad-cam": {"samples": 2},
     "smooth-grad-cam++": {"samples": 2},
-    "rise": {"masks": 150},
+    "rise": {"masks": 80},
 }
 
 

@@ -64,7 +64,7 @@ def test_each_picture_has_its_own_box_or_all_have_one():
         ((9, 0, 12, 5), OptionError, "outside a picture of 9 x 6"),
         ((0, -8, 9, -1), OptionError, "outside"),
         ((1, 2, 3), ShapeError, r"\(3,\); expected \(4,\)"),
-        (np.zeros((2, 4)), ShapeError, r"\(2, 4\).*\(1, 4\) for 1 pictures"),
+        (np.zeros((2, 4)), ShapeError, r"\(2, 4\).*\(1, 4\), one for each"),
     ],
 )
 def test_boxes_that_cannot_be_are_named(box, error, message):

@@ -56,5 +56,5 @@ def test_refused_boxes(outlines: Any, error: type[Exception], message: str) -> N
 
 
 def test_another_number_of_entries() -> None:
-    with pytest.raises(ShapeError, match="outlines for 2 pictures, but there are 1"):
+    with pytest.raises(ShapeError, match="outlines has length 2; expected 1"):
         overlays(GRAY[None], COLD[None], outlines=[None, None])

@@ -179,7 +179,8 @@ def test_refused_texts_say_what_is_wrong() -> None:
         explain("a cat", tokenizer=lambda texts: torch.zeros(1, 9).long())
     for tokens in (torch.zeros(1, 3).long(), torch.full((1, 8), 10**6)):
         with pytest.raises(
-            TargetError, match=r"^CLIP cannot encode the tokens \(1, .\) .*; pass the model's own tokenizer$"
+            TargetError,
+            match=r"^CLIP cannot encode this tokenizer's tokens of shape \(1, .\) .*; pass the model's own tokenizer$",
         ):
             explain("a cat", tokenizer=lambda texts, tokens=tokens: tokens)
     plain = build(lambda m, x: m.head(m.layer(x).mean((2, 3))), layer=nn.Conv2d(3, 4, 3), head=nn.Linear(4, 2))

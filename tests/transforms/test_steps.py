@@ -126,7 +126,7 @@ def test_a_name_alone_does_not_make_a_step_of_torchvision() -> None:
     ids=lambda step: type(step).__name__,
 )
 def test_crops_and_turns_at_random_are_refused(step: Any) -> None:
-    with pytest.raises(OptionError, match="which shows a different part of the picture each time; pass the evaluation"):
+    with pytest.raises(OptionError, match="so it moves pixels at random; pass the evaluation"):
         as_transform(old.Compose([old.Resize(9), step, old.ToTensor()]))
 
 

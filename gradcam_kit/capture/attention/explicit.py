@@ -30,7 +30,7 @@ class Observer(Protocol):
 
 
 class ExplicitAttention(TorchFunctionMode):
-    """Makes `scaled_dot_product_attention` and `nn.MultiheadAttention` compute their softmax in Python.
+    """Makes `scaled_dot_product_attention` and `nn.MultiheadAttention` compute attention with separate operations.
 
     While the mode is active, `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` do not take their fast path, a
     fused kernel whose steps cannot be observed.
@@ -41,7 +41,7 @@ class ExplicitAttention(TorchFunctionMode):
         self.observer = observer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func` or its explicit replacement, and pass the result to the observer."""
+        """Call `func` or its explicit replacement, and show the observer softmaxes and matrix products."""
         kwargs = kwargs or {}
         if func in _INSTEAD:
             with self:

@@ -18,7 +18,16 @@ from gradcam_kit.errors import CaptureError, ShapeError
 
 @dataclass
 class Block:
-    """The output of the outermost module that contains exactly one attention, and the calls that finished before it."""
+    """The output of the outermost module that contains exactly one attention and returns the tokens.
+
+    Attributes:
+        name: name of the module.
+        module: the module.
+        leaves: leaves of its output.
+        place: index of the leaf with the tokens.
+        spec: structure of the output, which `tree_unflatten` needs.
+        calls: modules that finished before this one, with their outputs; empty if block gradients are not needed.
+    """
 
     name: str
     module: nn.Module
@@ -36,7 +45,18 @@ class Block:
 
 @dataclass
 class SeenAttention:
-    """One softmax over keys. The tensors are kept only if queries and keys are equal in number."""
+    """One softmax over keys.
+
+    Attributes:
+        name: name of the innermost module that was running.
+        shape: shape of the softmax, whose last two axes are queries and keys.
+        probabilities: the softmax; None unless queries and keys are equal in number.
+        factors: queries and transposed keys, the factors of the product before the softmax; None if not observed.
+        values: right factor of the product after the softmax; None if not observed.
+        output: result of the product after the softmax; None if not observed.
+        block: the block that contains the softmax; None if no module around it returns the tokens.
+        returns_other_tokens: whether a module around it returns another number of tokens, such as a pooling query.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -62,7 +82,7 @@ class SeenAttention:
         return any(text[1:] == (self.keys,) and self.shape[0] % max(text[0], 1) == 0 for text in texts)
 
     def groups(self, n: int) -> int:
-        """Return into how many windows, frames or axes each of n images is split, or 0 if the shape does not fit n."""
+        """Return the number of windows, frames or axes into which each of n images is split; 0 if none fits."""
         if len(self.shape) == 3:
             return int(self.shape[0] % n == 0)
         parts = prod(self.shape[:-3])
@@ -129,6 +149,6 @@ def _layout(tokens: int, size: tuple[int, ...], model: nn.Module, evidence: Evid
 def _partial(model: nn.Module, reason: str) -> CaptureError:
     return CaptureError(
         "attention methods follow the same tokens through all blocks, but the attention of "
-        f"{type(model).__name__} is not between all tokens: {reason}. Use GradCAM or another method with "
-        "layers"
+        f"{type(model).__name__} is not between all tokens: {reason}. Use GradCAM or another method that does not "
+        "use attention"
     )

@@ -108,7 +108,8 @@ class AttentionWatch:
     def grid(self, n: int, tokens: int) -> TokenGrid | None:
         """Return the layout of `tokens` tokens of each of n images, or None if they do not cover an image.
 
-        It is also None if the tokens fit no grid or several grids. Tokens of windows or texts do not cover an image.
+        The result is also None if the tokens fit no grid or several grids. Tokens of windows or texts do not cover an
+        image.
         """
         if self.images is None or self.images[0] != n or tokens in self.texts:
             return None

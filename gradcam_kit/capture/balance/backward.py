@@ -1,9 +1,9 @@
 """Balanced gradients, LibraGrad: Mehri et al., CVPR 2025, https://arxiv.org/abs/2411.16760.
 
-Every operation between the layer and the score is treated as linear in its input. Its factors (denominators of
-normalizations, gates, attention) are held constant at their values for this image. Forward values do not change:
-hooks on the nodes of this one graph replace the gradients in the backward pass, so neither modules nor functions are
-modified.
+Operations between the layer and the model's output are treated as linear in their inputs: their factors (denominators
+of normalizations, gates, attention) are held constant at their values for this image. The target, and operations
+without a rule, are differentiated exactly. Forward values do not change: hooks on the nodes of one forward pass's graph
+replace the gradients in the backward pass, so neither modules nor functions are modified.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def _plan(graph: Graph, target: Set[Any]) -> Plan:
     unknown = {kind(node) for node in graph.nodes if node not in plan and node not in target} & EXACT
     if unknown:
         _log.debug(
-            "balanced gradients keep %s exact, so the map need not add up to the score", ", ".join(sorted(unknown))
+            "balanced gradients differentiate %s exactly, so the map need not add up to the score",
+            ", ".join(sorted(unknown)),
         )
     return plan
 

@@ -45,7 +45,7 @@ EXACT = {
     "LogSigmoid", "Logsumexp", "Softplus", "Sin", "Cos", "Prod", "Cumprod", "Var", "VarMean", "Lerp", "Atan", "Asinh",
     "ThnnFusedLstmCell", "MkldnnRnnLayer", "CudnnRnn", "GridSampler2D", "GridSampler3D",
 }  # fmt: skip
-"""Nonlinear functions without a rule, which are differentiated exactly."""
+"""Nonlinear functions without a rule, which are differentiated exactly unless they are gates or attention."""
 
 _NONLINEAR = EXACT | _DENOMINATORS | {
     "StdMean", "Tanh", "Hardsigmoid", "Relu", "Gelu", "Silu", "Hardswish", "Mish", "Elu", "Celu", "Glu", "Pow",

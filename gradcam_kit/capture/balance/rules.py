@@ -46,7 +46,7 @@ def _share(gradient: Tensor, share: float) -> Tensor:
 
 
 def _gated(factor: Callable[[], Tensor]) -> Rule:
-    """Return the rule `h = s(x) g` of a function `x s(x)`. To save memory, the rule computes the gate when it runs."""
+    """Return the rule of a function `x s(x)`, which multiplies gradients by the gate s(x) when it runs."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
         if inputs[0] is None or outputs[0] is None:
@@ -159,7 +159,7 @@ def _std_mean(node: Any) -> Rule:
 
 
 def _normalized(scale: Tensor | None, deviation: Tensor, mean: Callable[[Tensor], Tensor] | None) -> Rule:
-    """Return the rule `h = rho (gamma g - mean(gamma g))` of a norm with scale gamma and inverse deviation rho."""
+    """Return the rule `rho (gamma g - mean(gamma g))` for gradients g, scale gamma, and deviation 1 / rho."""
 
     def rule(inputs: Gradients, outputs: Gradients) -> Gradients | None:
         if inputs[0] is None or outputs[0] is None:
@@ -198,7 +198,7 @@ def _group_norm(node: Any) -> Rule:
 
 
 def _batch_norm(node: Any) -> Rule:
-    """Return the rule of batch norm with the statistics of the batch, which torch also uses for instance norm."""
+    """Return the rule of batch norm with batch statistics; instance norm runs the same operation."""
     axes = (0, *range(2, node._saved_input.ndim))
     shape = (1, -1, *(1 for _ in axes[1:]))
     scale = node._saved_weight

@@ -1,4 +1,4 @@
-"""Run backward passes from the scores that end at captured tensors and compute no gradients of parameters."""
+"""Run backward passes from scores to captured tensors or images, without gradients of parameters."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def layer_gradients(
 ) -> dict[str, Tensor]:
     """Return the gradients at recorded layers, `(n, k, *s)` or `(n, m, k, *s)`.
 
-    Exact gradients of all layers come from one backward pass; balanced gradients need one for each group of layers that
-    can share a pass.
+    Exact gradients of all layers come from one backward pass per target. Balanced gradients need one pass per target
+    for each group of layers that can share a pass.
 
     Raises:
         CaptureError: the score does not depend on a layer, or operations are hidden from balanced gradients.
@@ -128,10 +128,10 @@ def guided_gradients(scores: Tensor, images: Tensor) -> Tensor:
     """Compute the gradient at the input with negative gradients dropped at every rectifier, `(n, [m,] c, *t)`.
 
     Rectifiers are ReLU, ReLU6, PReLU and LeakyReLU; PReLU and LeakyReLU keep their slope below zero. The rule is
-    attached to the nodes of this one graph, so it covers functional calls too, and modules are not changed.
+    attached to the nodes of the graph of `scores`, so it covers functional calls too, and modules are not changed.
 
     Raises:
-        InputError: the model has other activations, for which the rule is not defined.
+        InputError: the model has other activations, for which the rule is not defined, or checkpoints.
     """
     rectifiers = []
     for node in nodes(scores):

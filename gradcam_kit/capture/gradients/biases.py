@@ -77,7 +77,9 @@ class BiasRecorder:
         inputs: Inputs,
         balanced_for: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return b * d score / d output for every run, `(n, [m,] k, *s)`, or `(n, [m,] k)` without positions.
+        """Return bias * d score / d output for runs that affect a score, `(n, [m,] k, *s)` or `(n, [m,] k)`.
+
+        Products at tokens without a position are summed and have no position axes.
 
         Args:
             scores: the explained scores.
@@ -113,7 +115,7 @@ class BiasRecorder:
     def _products(
         self, module: nn.Module, bias: Tensor, output: Tensor, gradient: Tensor | None, inputs: Inputs
     ) -> list[Tensor]:
-        """Return the term of one run as maps, followed by the terms of its prefix tokens, which have no position."""
+        """Return the term of one run as maps, followed by the summed terms of tokens without a position, if any."""
         product: Tensor = whole(torch.zeros_like(output) if gradient is None else gradient)
         output = whole(output)
         if len(bias) not in output.shape[1:]:
@@ -135,6 +137,6 @@ class BiasRecorder:
                 return terms
         except ShapeError:
             pass
-        # The tokens do not form a grid, so keep their terms without positions.
+        # The tokens do not form a grid, so keep only the sum of their terms.
         axis = -1 if output.shape[-1] == len(bias) else 1
         return [(product.movedim(axis, -1) * bias).flatten(1, -2).sum(1)]

@@ -22,7 +22,7 @@ Fits = Callable[[Tensor], bool]
 
 @dataclass
 class TowerPass:
-    """One forward pass with a graph that starts at a layer.
+    """One forward pass of a module, with a graph from its layers to its output.
 
     Attributes:
         output: output of the module, with its graph.

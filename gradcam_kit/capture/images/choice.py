@@ -69,7 +69,7 @@ def _listed(slots: frozenset[Slot]) -> str:
 def sees_images(model: nn.Module, inputs: Inputs, layers: Mapping[str, nn.Module]) -> set[str]:
     """Return the names of the layers that depend on the images.
 
-    The images are the input that the user named, or else any input with as many axes as the images.
+    If the user did not name the images, every input with as many axes as the images that were found counts as images.
     """
     slots = inputs.image_slots
     if len(slots) < 2 or not layers:

@@ -8,7 +8,7 @@ from gradcam_kit.capture.layouts import fits
 
 
 def heatmap_size(positions: Sequence[int], image: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of the heatmaps: the layer's own axes, resized to the image along axes that both share.
+    """Return the size of the heatmaps: the layer's own axes, resized along those that the image shares.
 
     Args:
         positions: the position axes of the maps that `reshape` returned.

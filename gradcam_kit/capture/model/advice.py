@@ -52,8 +52,8 @@ def check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
         else:
             said = f"{name!r}{did_you_mean(name, ['targets', *names])}"
         raise InputError(
-            f"{type(model).__name__}.forward does not accept the argument {said}; keyword arguments besides "
-            "targets= are passed on to the model"
+            f"{type(model).__name__}.forward, which gets all keyword arguments besides targets=, does not accept the "
+            f"argument {said}"
         )
     places = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken)
     if len(args) > places and not any(one.kind is one.VAR_POSITIONAL for one in taken):

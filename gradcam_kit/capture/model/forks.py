@@ -27,7 +27,7 @@ def is_scripted(module: nn.Module) -> bool:
 
 @contextmanager
 def hooks_as_they_are(modules: list[nn.Module]) -> Iterator[None]:
-    """Remove our hooks in a forked process, where the thread that would remove them no longer exists."""
+    """Remove hooks added in the block if it ends in a forked process, where the thread that added them is gone."""
     process = os.getpid()
     stores: list[dict[int, Any]] = [
         store

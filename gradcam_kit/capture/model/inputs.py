@@ -23,11 +23,17 @@ Slot = int | str
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one forward call, with the images among them at the position or key `slot`.
+    """The arguments of one call of the model, with the images among them.
 
-    `memory_format` is the memory format in which the model gets the images. `channels` is the channel axis of the
-    images in the model's layout: usually 1, but 2 for videos whose channels follow the frames, and None for
-    spectrograms without channels.
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        slot: position or key of the images among the arguments.
+        memory_format: memory format in which the model gets the images.
+        is_asked: whether the caller, rather than an automatic search, chose the slot of the images.
+        channels: channel axis of the images in the model's layout: usually 1, but 2 for videos whose channels follow
+            the frames, and None for spectrograms without channels.
+        entry: name of the model's method to call, such as "encode_image" if only the image tower is needed.
     """
 
     args: tuple[Any, ...]
@@ -35,10 +41,8 @@ class Inputs:
     slot: Slot
     memory_format: torch.memory_format = torch.preserve_format
     is_asked: bool = False
-    """Whether the caller, rather than an automatic search, chose the slot of the images."""
     channels: int | None = 1
     entry: str = "__call__"
-    """Name of the model's method to call, such as "encode_image" if only the image tower is needed."""
 
     @property
     def raw(self) -> Tensor:
@@ -93,7 +97,7 @@ class Inputs:
     def with_images(self, images: Float[Tensor, "m c *t"], index: Int[Tensor, " m"] | None = None) -> Inputs:
         """Return the call for other images, where row r gets the other inputs of sample `index[r]` (None = sample r).
 
-        Tensors whose first axis has size n have one entry per sample; all other tensors are shared by the batch. All
+        Tensors whose first axis has size n are taken to have one entry per sample; all other tensors are shared. All
         tensors are copied, because the model may change its inputs in place.
         """
 
@@ -180,7 +184,7 @@ def read_inputs(
             raise InputError(nested)
         kinds = ", ".join(sorted({kind_of(value) for _, value in places})) or "nothing"
         raise ShapeError(
-            f"the images contain no tensor, but {kinds}; expected a tensor (n, c, *positions), such as "
+            f"the images contain no tensor (found: {kinds}); expected a tensor (n, c, *positions), such as "
             "torch.stack([transform(picture) for picture in pictures])"
         )
     raise ShapeError(f"images have shape {shapes}; expected (n, c, *positions) with 1, 2 or 3 position axes")

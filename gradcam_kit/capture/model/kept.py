@@ -215,7 +215,7 @@ def _keeps_nothing(module: nn.Module) -> bool:
 
 @contextmanager
 def standing_in(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Replace kept tensors that belong to a graph or to `inference_mode` by clones, and restore them afterwards."""
+    """Replace kept tensors that require gradients or are inference tensors with clones, and restore all afterwards."""
     met: dict[int, Any] = {}
     searches = [_Search(module, met) for module in modules if not _keeps_nothing(module)]
     clones: dict[int, Tensor] = {}
@@ -260,7 +260,7 @@ def normal_tensors_help(model: nn.Module, error: Exception) -> bool:
 
 
 def normal_tensors(model: nn.Module) -> AbstractContextManager[Any]:
-    """Replace inference tensors by clones wherever a model uses them, if the model is known to use some."""
+    """Replace inference tensors with clones wherever a model uses them, if the model is known to use some."""
     return _NormalTensors() if model in _foreign else nullcontext()
 
 

@@ -41,7 +41,7 @@ def find_layers(model: nn.Module, target_layers: TargetLayers, given: nn.Module)
         target_layers = [target_layers]
     if not isinstance(target_layers, Sequence):
         raise InputError(
-            f"target_layers is {kind_of(target_layers)}; expected a module, its name, a sequence of both, or None"
+            f"target_layers is {kind_of(target_layers)}; expected a module or its name, a sequence of them, or None"
         )
     if not target_layers:
         raise InputError("target_layers is empty; name at least one layer, or pass None to have one chosen")

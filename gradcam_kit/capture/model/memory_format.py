@@ -1,4 +1,4 @@
-"""Run models in the memory format in which they are fastest, without changing shapes or results beyond rounding."""
+"""Run models in the memory format in which they are fastest; shapes stay the same, and results up to rounding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def in_fastest_format(model: nn.Module, inputs: Inputs, work: Callable[[Inputs],
 
     The model gets a copy of the images anyway, so the change of format costs no extra copy. A model that fails because
     of the format (for example, in a `view` after a convolution) is remembered, and gets its images unchanged from then
-    on. Every other exception reaches the caller.
+    on. A failure on inference tensors is retried once, with clones. Every other exception reaches the caller.
 
     Args:
         model: the model that `work` runs.
@@ -92,9 +92,9 @@ class PackedWeights:
     """
 
     packed: dict[tuple[nn.Conv2d, torch.dtype, bool], tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=dict)
-    """Maps a convolution, a precision and whether blocks are used to the weight, its memory, its version and its copy.
+    """Maps (convolution, precision, whether blocks are used) to (weight, alias of its memory, version, converted copy).
 
-    Writes to a weight that bypass autograd (`weight.data.mul_`) between two passes are not detected.
+    Writes that bypass autograd, such as `weight.data.mul_(2)`, are not detected between two passes.
     """
     failed: bool = False
     """Whether a kernel or a copy failed, so that convolutions use their own weights from then on."""

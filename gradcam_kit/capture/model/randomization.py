@@ -227,7 +227,7 @@ def _initialized(module: nn.Module, generator: torch.Generator) -> dict[str, Ten
 
 @contextmanager
 def _host_copies(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, int, Tensor]]]:
-    """Replace all tensors of a module and its submodules by float32 copies on the host.
+    """Replace all tensors of a module and its submodules with copies on the host, in at least float32.
 
     Yields the copy, its version and the original values for each of the module's own parameters and buffers.
     """

@@ -139,7 +139,7 @@ def _modes_and_flags(modules: list[nn.Module], keep_modes: bool) -> Iterator[Non
 
 @contextmanager
 def _normal_tensors(modules: list[nn.Module]) -> Iterator[None]:
-    """Replace parameters and buffers made under `inference_mode`, which cannot enter a graph, by clones."""
+    """Replace parameters and buffers made under `inference_mode`, which cannot enter a graph, with clones."""
     stores = [store for module in modules for store in (module._parameters, module._buffers)]
     replaced = [
         (store, name, tensor)

@@ -22,7 +22,7 @@ from gradcam_kit.errors import is_out_of_memory, raise_interruption
 
 _UNUSUAL = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Evidence]] = WeakKeyDictionary()
-"""The evidence about a model, by the shapes of its inputs."""
+"""The evidence about each model, by the shapes of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Verdict:
 
     Attributes:
         shape: shape of the output for one image.
+        layout: how positions and channels lie in the output; None if there is no layout.
+        reason: why there is no layout; empty if there is one, or if nothing is known.
     """
 
     shape: tuple[int, ...]
@@ -43,7 +45,9 @@ class Evidence:
     """The verdicts on the outputs of every module.
 
     Attributes:
-        channels: the axis of the raw images over which the model sums first; None if there is no such axis.
+        verdicts: the verdicts on each module's output tensors in the traced pass.
+        channels: the axis of the raw images over which the model sums first; None if there is none, or if it sums over
+            several axes at once.
         unknown: names of the operations after which the origin of values is unknown.
     """
 
@@ -64,7 +68,7 @@ class Evidence:
         return None
 
     def of_tokens(self, tokens: int) -> Verdict | None:
-        """Return the verdict on outputs `(n, tokens, k)`, preferably one with a grid."""
+        """Return the verdict on outputs `(n, tokens, k)`, preferably one with a grid, or None if there is none."""
         found = [one for own in self.verdicts.values() for one in own if one.shape[:2] == (1, tokens) == one.shape[:-1]]
         known = [one for one in found if one.layout is not None or one.reason]
         return next((one for one in known if isinstance(one.layout, Tokens)), next(iter(known), None))
@@ -146,7 +150,8 @@ def _look(model: nn.Module, inputs: Inputs) -> Evidence:
 def _first_summed(seen: Sequence[Tensor | None], places: Places) -> int | None:
     """Return the axis of the raw images over which a layer first sums completely, or None if no layer does.
 
-    If the layer sums over several axes at once, it pools positions, so its axes do not show which one has the channels.
+    The result is also None if this layer sums over several axes at once, because the layer then pools positions, too,
+    and does not show which axis has the channels.
     """
     last = torch.tensor([size - 1.0 for size in places.sizes])
     for ids in seen:

@@ -33,13 +33,13 @@ _BY_VALUE = {
     *("dequantize", "quantize_per_tensor", "quantize_per_channel", "fake_quantize_per_tensor_affine"),
     *("_transformer_encoder_layer_fwd", "_native_multi_head_attention"),
 }
-"""Operations that work position by position, although they lack the tag "pointwise"."""
+"""Operations that are treated as pointwise, although they lack the tag "pointwise"."""
 _REDUCED = {
     *("sum", "mean", "amax", "amin", "max", "min", "argmax", "argmin", "aminmax", "prod", "any", "all", "median"),
     *("nanmedian", "nansum", "mode", "kthvalue", "logsumexp", "norm", "linalg_vector_norm", "count_nonzero"),
     *("var", "std", "var_mean", "std_mean"),
 }
-"""Operations that reduce the axes that their argument `dim` names."""
+"""Operations that reduce the axes in their argument `dim`, by default all axes."""
 
 
 def is_ours(func: Any) -> bool:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
-"""Row numbers of values without a place, which depend on no input, only on other inputs, or on something unknown."""
+"""Row numbers of values without a place: they depend on no input, only on other inputs, or on something unknown."""
 _WIDER = 0.5
 """If the extents of two values differ by more than this share of an axis, the wider one is ignored."""
 
 
 class Places:
-    """A table of intervals.
+    """A table of places. Each row has an interval along every axis of the images.
 
     The places of a tensor's values are a tensor of row numbers, with size 1 along axes where all numbers are equal.
 
@@ -25,7 +25,8 @@ class Places:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes, self.axes = tuple(sizes), len(sizes)
         inf = float("inf")
-        # columns: lower and upper end along each axis, extent, whether other inputs and unknown operations contribute
+        # columns: lower ends, upper ends (one per axis each), extent, and whether other inputs and unknown operations
+        # contribute
         special = [(0.0, 0.0, inf), (1.0, 0.0, 2e6), (0.0, 1.0, 1e6)]
         self._rows = torch.tensor([[inf] * self.axes + [-inf] * self.axes + [w, f, u] for f, u, w in special])
         self._count = len(special)
@@ -37,7 +38,11 @@ class Places:
         return self._add(torch.cat([grid, grid, torch.zeros(len(grid), 3)], 1)).view(1, *self.sizes)
 
     def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ends of the intervals, twice `(..., axes)` and infinite without a place, and flags `(..., 2)`."""
+        """Return the lower and the upper ends of places `(..., axes)`, and the flags `(..., 2)`.
+
+        The ends are infinite for values without a place. The flags tell whether other inputs and unknown operations
+        contribute.
+        """
         rows = self._rows[ids.long()]
         return rows[..., : self.axes], rows[..., self.axes : 2 * self.axes], rows[..., -2:]
 
@@ -47,9 +52,9 @@ class Places:
         return int(((low - low.narrow(dim, 0, 1)).abs() > 1e-3).flatten(0, -2).any(0).sum())
 
     def hull(self, ids: Tensor, dims: Sequence[int]) -> Tensor:
-        """Return the smallest intervals around all values along some axes, which then have size 1.
+        """Return the smallest places that enclose all places along some axes, which then have size 1.
 
-        Values that are much wider than others (pooled next to unpooled ones) are ignored.
+        Places that are much wider than the narrowest one, such as those of pooled next to unpooled values, are ignored.
         """
         for d in dims:
             if ids.shape[d] > 1 and bool((ids == ids.narrow(d, 0, 1)).all()):

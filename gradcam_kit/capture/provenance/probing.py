@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 
 _EXACT = {torch.float32: 2**24, torch.float64: 2**53}
-"""For each type, the number up to which every integer is represented exactly."""
+"""For each dtype, the number up to which every integer is represented exactly."""
 _ROUNDING = 1e-4
 _SEED = 0
 
@@ -32,9 +32,9 @@ def probed(
     Args:
         call: function that runs the operation with other arguments and returns its results.
         values: the operation's arguments by name.
-        known: the row numbers of the values that come from the images, by the identity of the tensor.
+        known: `id(tensor)` -> row numbers, for the arguments that depend on an input.
         outputs: the operation's results.
-        places: table of the intervals for the row numbers.
+        places: the table to which the row numbers refer.
     """
     sources = {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and id(leaf) in known}
     if not all(leaf.is_floating_point() for leaf in [*sources.values(), *outputs]):

@@ -13,8 +13,8 @@ from gradcam_kit.capture.provenance.places import FOREIGN, Places, origin
 _SAME = 1e-3
 """Distance in pixels up to which two places count as the same place."""
 _WHOLE = 0.6
-"""A token that gathers from at least this share of the positions along an axis counts as gathering from everywhere. The
-share is above 1/2, because in a row of two patches each patch covers half of the positions.
+"""A token that gathers from at least this share of the positions along every axis counts as gathering from everywhere.
+The share is above 1/2, because in a row of two patches each patch covers half of the positions.
 """
 
 
@@ -30,10 +30,10 @@ def read_layout(
 
     Args:
         shape: shape of the output.
-        ids: row numbers in `places` of the output's values.
+        ids: row numbers in `places` of the output's values; None if the output does not depend on any input.
         places: table of the places in one image.
         positions: indices in `places` of the image axes that heatmaps have.
-        channels: index of the channel axis, if there is one.
+        channels: index in `places` of the channel axis; None if the images have no such axis.
         unknown: names of the operations after which the origin of values is unknown.
 
     Returns:
@@ -69,7 +69,7 @@ def _lost(unknown: Sequence[str]) -> str:
 
 
 def _are_axes(shape: Sequence[int], ids: Tensor, places: Places, positions: Sequence[int], axes: Sequence[int]) -> bool:
-    """Whether each axis of the images corresponds to one axis of the output, and all other axes are channels."""
+    """Whether each position axis of the images corresponds to one of these axes of the output."""
     others = [d for d in range(len(shape)) if d not in axes]
     low, high, flags = places.rows(places.hull(ids, others))
     if not bool(low.isfinite().all()) or bool(flags.any()):

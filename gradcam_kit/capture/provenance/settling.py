@@ -19,8 +19,8 @@ def is_in_doubt(shape: Sequence[int], size: Sequence[int], module: nn.Module) ->
     """Whether the layout of an output of this shape is ambiguous for images with positions `size`.
 
     Tokens may belong to a text, to queries or to anchors. Outputs whose aspect ratio differs from that of the images
-    may not be maps at all. Axes of the same size may be positions or channels, unless the module consists of
-    convolutions and their normalizations.
+    may not be maps at all. Channels may be on the first or the last axis if the positions fit the images in both
+    cases, unless the module consists of convolutions and their normalizations.
     """
     if len(shape) == 3 and len(size) > 1:
         return True

@@ -18,7 +18,7 @@ from gradcam_kit.capture.provenance.places import CONSTANT, Places, compressed
 def resampled(
     places: Places, ids: Tensor, before: Sequence[int], after: Sequence[int], values: Mapping[str, Any] | None
 ) -> Tensor:
-    """Return the row numbers of results of windows, placed by the operation's arguments, or evenly without them."""
+    """Return the row numbers after an operation with windows, placed by its arguments, or evenly if it has none."""
     axes = range(len(after) - max(len(after) - 2, 1), len(after))
     if all(after[d] == 1 for d in axes):
         return places.hull(ids, list(axes))

@@ -59,7 +59,7 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
 
     Raises:
         CaptureError: the layer did not run.
-        InputError: the layer returned no tensor.
+        InputError: the layer returned no floating-point tensor.
         ShapeError: the output cannot be read as frames, or can be read in several ways.
     """
     images = inputs.images[:2]
@@ -93,8 +93,8 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
                 return FrameLayout(1, _Moved())
             return FrameLayout(1, _Maps(_layout(shape, (t, *size), model, name)))
     raise ShapeError(
-        f"layer {name!r} ran {len(outputs)} times and returned {', '.join(map(str, dict.fromkeys(shapes)))} for {n} "
-        f"clips of {t} frames; expected {n * t} rows in one call, one call of {n} rows for each frame, or "
+        f"layer {name!r} ran {len(outputs)} time(s) and returned {', '.join(map(str, dict.fromkeys(shapes)))} for {n} "
+        f"clip(s) of {t} frames; expected {n * t} rows in one call, one call of {n} row(s) for each frame, or "
         f"({n}, k, t, h, w). Choose a layer that still has the positions of the frames"
     )
 
@@ -149,7 +149,7 @@ def _tensor(output: Any) -> Tensor:
 
 
 def _is_time_first(output: Tensor, clips: Float[Tensor, "n c t h w"], name: str) -> bool:
-    """Whether the second row is the first frame of the second clip, and not the second frame of the first clip."""
+    """Whether rows go frame after frame, so that the second row is from the second clip, and not clip after clip."""
     n, t = clips.shape[0], clips.shape[2]
     per_clip = [False, False]
     for row in range(len(output)):

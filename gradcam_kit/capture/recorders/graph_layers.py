@@ -28,6 +28,7 @@ class GraphCall:
     """One call of an attention layer of torch_geometric.
 
     Attributes:
+        name: the layer's dotted name.
         edge_index: the edges as the layer used them, with the self-loops that it added.
         alpha: the coefficient of each edge and head, in eval mode.
         targets: the target node of each edge.
@@ -50,6 +51,7 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
     Raises:
         MissingExtraError: torch_geometric is not installed.
         LayerNotFoundError: the model has no layer of torch_geometric.
+        InputError: the arguments contain no tensor.
         CaptureError: no layer can return coefficients, none of these layers ran, or a second call returned a different
             output.
     """
@@ -71,7 +73,8 @@ def run_graph(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
         raise CaptureError(message) if layers else LayerNotFoundError(message)
     tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     if not tensors:
-        raise InputError(f"x is {kind_of(args[0])} without a tensor; expected node features (nodes, features)")
+        given = ", ".join(map(kind_of, (*args, *kwargs.values()))) or "nothing"
+        raise InputError(f"the model is called with {given} without a tensor; expected node features (nodes, features)")
     calls: list[GraphCall] = []
 
     def leave(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
@@ -127,7 +130,7 @@ def _parts(answer: Any) -> tuple[Tensor, tuple[Any, Tensor]]:
 
 
 def _edge_index(edges: Any) -> Tensor:
-    """Return edges as `(2, edges)`, from sources to targets. The rows of a sparse matrix are the targets."""
+    """Return edges as `(2, edges)`. The rows of a sparse matrix are the targets, so they become the second row."""
     if not isinstance(edges, Tensor):
         row, col, _ = edges.coo()
         return torch.stack([col, row])

@@ -26,6 +26,8 @@ class RecurrentCall:
     """One call of a recurrent layer, with copies of its tensors without a graph.
 
     Attributes:
+        name: the layer's dotted name.
+        module: the layer.
         inputs: the input sequences, as a tensor or a packed sequence.
         state: the initial state; None = zeros.
         output: the returned sequences, packed if the inputs were packed.
@@ -76,6 +78,9 @@ def run_recurrent(model: Any, layers: Mapping[str, nn.RNNBase], inputs: Any) -> 
         model: the user's model, possibly wrapped.
         layers: the result of `recurrent_layers`.
         inputs: one argument, a tuple of arguments, or a mapping of keyword arguments.
+
+    Raises:
+        InputError: the inputs contain no tensor.
     """
     inner = check_observable(model)
     calls: list[RecurrentCall] = []
@@ -120,7 +125,7 @@ def _packed(value: Any) -> Any:
 
 
 def weights_version(module: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return a value that changes when a parameter or buffer is replaced or changed in place."""
+    """Return a value that changes when a parameter or buffer is replaced or, except in inference mode, written to."""
     return tuple(
         (id(own), -1 if own.is_inference() else own._version) for own in (*module.parameters(), *module.buffers())
     )

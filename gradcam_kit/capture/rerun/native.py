@@ -22,8 +22,8 @@ def native_rows(
 
     Args:
         record: recorded output of the layer for n samples.
-        maps: the changed maps, one per row. Tokens of a block keep the layer's own axes, so that samples may be on the
-            second axis.
+        maps: the changed maps, one per row. Tokens of an attention block are passed in the layer's own layout, where
+            samples may be on the second axis.
         index: the sample of each row, from which prefix tokens are taken, because maps leave them out.
         n: number of samples.
     """
@@ -109,9 +109,9 @@ def _trace(record: LayerRecord, n: int) -> Rearrangement:
                 if torch.equal(owner[taken], whose.expand_as(taken)) and bool((local[taken] == local[taken[:1]]).all()):
                     return Rearrangement(tensor, axis, interleaved, local[taken[0]])
     raise CaptureError(
-        f"reshape for layer {record.name!r} cannot be inverted, so its activations cannot be changed; write it for any "
-        "number of samples (-1 in place of n), without arithmetic and from a single tensor, or choose a method "
-        "without replay, such as GradCAM"
+        f"reshape for layer {record.name!r} cannot be inverted, so its activations cannot be changed; write "
+        "reshape for any number of samples (-1 in place of n), without arithmetic, so that all values come from a "
+        "single tensor, or choose a method without replay, such as GradCAM"
     )
 
 

@@ -22,7 +22,7 @@ class Prefix:
     calls: list[tuple[nn.Module, Any]]
     versions: list[int]
     source: tuple[int, int] | None
-    """The call that computed the layer's input, and the place of the tensor in its output; None if no module did."""
+    """The call that computed the layer's input, and the index of the tensor in its output; None if no module did."""
 
     @classmethod
     def of(cls, calls: list[tuple[nn.Module, Any]], arguments: Any) -> Prefix:
@@ -54,7 +54,7 @@ class Prefix:
 
 @dataclass
 class PrefixRecorder:
-    """Records every module during the forward pass, until the last target layer has run."""
+    """Records the outputs of all modules during the forward pass, until every target layer has run."""
 
     model: nn.Module
     layers: Mapping[str, nn.Module]

@@ -143,7 +143,7 @@ class Replayer:
         if self.prefix is None or self.scores is None or self.rescorer.state.is_bag:
             return False
         if not self.prefix.is_intact:
-            _log.debug("layer %r cannot be isolated: an output from before it is overwritten later", self.record.name)
+            _log.debug("layer %r cannot be isolated: the output of an earlier module was overwritten", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
         # Do not use n rows: lists, objects and sizes for n samples in kept outputs would fit n rows by chance.
@@ -161,11 +161,11 @@ class Replayer:
         same = same_scores(at_least_float32(replayed), expected, record.captured[0].dtype)
         is_same = self.checks.cached_bool((record.name, "isolated"), same)
         if not is_same:
-            _log.debug("layer %r cannot be isolated: the part after it gives other scores", record.name)
+            _log.debug("layer %r cannot be isolated: the part after the layer gives different scores", record.name)
         return is_same
 
     def _attempt(self, index: Tensor) -> Tensor | Exception:
-        """Score the layer's own activations by the part after the layer alone, or return the error of this part."""
+        """Score the recorded activations with the part after the layer alone; return the error if this part fails."""
         try:
             maps = self.record.maps([own.detach() for own in self.record.captured])
             return self._score(maps[index.to(maps.device)], index)
@@ -181,7 +181,7 @@ class Replayer:
 
     @contextmanager
     def _skipped(self, native: tuple[int, Tensor], index: Tensor, residual: Tensor | None) -> Iterator[None]:
-        """Let the modules before the layer, and the layer itself, return their recorded outputs."""
+        """Let the modules before the layer return their recorded outputs, and the layer the changed activations."""
         assert self.prefix is not None
         assert self.record.spec is not None
         n = self.rescorer.inputs.n

@@ -67,7 +67,7 @@ class RowState:
     """Facts learned from passes over changed rows, for later passes of the same call."""
 
     most: int | None = None
-    """Maximum number of rows that fit into the device's memory, set after an out-of-memory error."""
+    """Maximum number of rows in one pass, halved after every out-of-memory error; None before the first one."""
     is_checked: bool = False
     """Whether `Rescorer.check` has run already."""
     is_bag: bool = False
@@ -80,7 +80,16 @@ class RowState:
 
 @dataclass(frozen=True)
 class Rescorer:
-    """The function `rescore`, which runs the model on changed images and scores each with its own sample's target."""
+    """The function `rescore`, which runs the model on changed images and scores each with its own sample's target.
+
+    Attributes:
+        run: runs the model.
+        inputs: the inputs of the unchanged pass, with n images.
+        target: the settled target.
+        output: the model's output for the unchanged images.
+        batch_size: maximum number of changed images in one forward pass.
+        state: what earlier passes over changed images have shown.
+    """
 
     run: Runner
     inputs: Inputs
@@ -179,7 +188,7 @@ class Rescorer:
                     raise
                 self.state.most = size // 2
                 _log.warning(
-                    "out of memory: continuing with %d rows per pass; to avoid this, pass batch_size=%d",
+                    "out of memory: reducing the rows per pass to %d; to avoid this, pass batch_size=%d",
                     size // 2,
                     size // 2,
                 )

@@ -44,7 +44,7 @@ class IsPrediction(ClassTarget):
 
 @dataclass(frozen=True)
 class Rescoring(Rescorer):
-    """Scores changed images by the explained score, and tells whether they are still predicted as their class.
+    """Computes the explained scores of changed images, and tells whether the images are still predicted as their class.
 
     Attributes:
         classes: the explained classes `(n, [m])`; None for a target without classes.
@@ -88,9 +88,9 @@ def rescoring(
         images: the images to change, in the form that methods accept.
         targets: the targets, in the form that methods accept. None = the predicted class of each image, found by one
             forward pass; the class stays the same for all changed images.
+        probability: score classes by their probability; False = by the given target itself, or by the logit.
         image_input: position or key of the input to change, if there are several; None = the first floating-point input
             with 2 or 3 position axes, else with one.
-        probability: score classes by their probability; False = by the given target itself, or by the logit.
         scores: kind of the probability: "softmax", "sigmoid" or "raw" (the unchanged outputs). None = detected: "raw"
             if the outputs already are probabilities, "sigmoid" if the model's configuration says multi-label or there
             is one output, else "softmax".

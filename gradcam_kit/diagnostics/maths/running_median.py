@@ -39,8 +39,8 @@ class RunningMedian:
 
     def merge(self, other: RunningMedian) -> RunningMedian:
         """Return the running median of both streams together."""
-        values = sorted([*self.values, *other.values])
-        stride = max(self.stride, other.stride)
+        stride = max(self.stride, other.stride)  # a stored value must stand for as many values in both streams
+        values = sorted([*self.values[:: stride // self.stride], *other.values[:: stride // other.stride]])
         while len(values) > _MOST_VALUES:
             values, stride = values[::2], 2 * stride
         return RunningMedian(array("d", values), stride, self.seen + other.seen)

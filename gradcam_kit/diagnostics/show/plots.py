@@ -204,8 +204,9 @@ def plot_feature(name: str, tensor: Tensor, unit_axis: int | None, sample: int, 
     if kind == "histogram":
         drawn = figure(6.0, 3.5)
         axes = drawn.subplots()
-        axes.hist(values[values.isfinite()].flatten().numpy(), bins=80, color=_BLUE)
-        axes.set_title(f"{name}: {values.numel():,} values", loc="left", fontsize=10)
+        finite = values[values.isfinite()]
+        axes.hist(finite.numpy(), bins=80, color=_BLUE)
+        axes.set_title(f"{name}: {finite.numel():,} finite values", loc="left", fontsize=10)
         axes.set_yscale("log")
         return drawn
     if values.ndim and not -len(values) <= whole("sample", sample) < len(values):

@@ -54,7 +54,8 @@ def gate_findings(
                     "warn" if share >= limits.stuck_warn else "note", "stuck-gate", name,
                     f"The {gate} gate of {count} of {len(stuck)} units{where} stays at {ends}",
                     share, limits.stuck_warn, n, advice.STUCK_GATE,
-                    "mean outside [0.05, 0.95] and standard deviation below 0.02; a convention",
+                    f"mean outside [{limits.stuck_margin:g}, {1 - limits.stuck_margin:g}] and standard deviation below "
+                    f"{limits.stuck_std:g}; a convention",
                 )
             )  # fmt: skip
         if share < limits.stuck_warn and flat >= limits.saturated_warn:

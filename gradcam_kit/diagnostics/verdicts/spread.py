@@ -77,7 +77,7 @@ def spreads(
         # Where features span few directions, all units correlate, so redundancy is not judged.
         spans = rank >= max(_FEW_DIRECTIONS, 0.1 * min(len(features), track.units))
         # Redundancy of a model's outputs is not judged: classes that are absent from the data have similar outputs.
-        is_judged = spans and not track.is_output and not _is_pass_through(track, ledger)
+        is_judged = spans and not track.is_output and not _is_pass_through(track, ledger, limits.collapsed_samples)
         yield (
             track,
             Spread(
@@ -93,10 +93,10 @@ def _first(findings: list[Finding]) -> list[Finding]:
     return findings[:1]
 
 
-def _is_pass_through(track: LayerTrack, ledger: Ledger) -> bool:
+def _is_pass_through(track: LayerTrack, ledger: Ledger, enough: int) -> bool:
     """Whether a layer has no weights, and gets its input from a layer whose features were kept, too."""
     source = ledger.tracks.get(track.producer or "")
-    return not track.owns_weight and source is not None and source.open.features is not None
+    return not track.owns_weight and source is not None and source.last_window(enough).features is not None
 
 
 def _collapsed(track: LayerTrack, spread: Spread, limits: Thresholds) -> Finding | None:

@@ -65,14 +65,15 @@ def _without_gradient(
     all_names = [own.name for own in parameters if own.trains]
     if len(missing) == len(trained):
         said = "no parameter has a gradient when the optimizer steps"
-        return [_no_gradient("", said, advice.DETACHED, trained[0].window[0])]
+        return [_no_gradient("", said, advice.DETACHED, trained[0].window[0], is_sure=True)]
     findings = []
     for group in grouped([own.name for own in missing], all_names):
         unused = any(group == name or group.startswith(f"{name}.") for name in ledger.never_ran) or any(
             name.startswith(f"{group}.") for name in ledger.never_ran
         )
         said = "its parameters have no gradient (None)"
-        findings.append(_no_gradient(group, said, advice.UNUSED if unused else advice.DETACHED, trained[0].window[0]))
+        words = advice.UNUSED if unused else advice.DETACHED
+        findings.append(_no_gradient(group, said, words, trained[0].window[0], is_sure=True))
     last_dead = max((track.order for track in ledger.tracks.values() if track.layer in dead), default=-1)
     orders = {track.layer: track.order for track in ledger.tracks.values()}
     unexplained = [
@@ -90,14 +91,14 @@ def _without_gradient(
             "the gradient of its parameters is exactly 0",
             advice.OWN_ZERO if reached else advice.BEHIND_ZERO,
             steps,
+            # A single step is not conclusive: in the first step, zero-initialized branches have gradients of 0.
+            is_sure=steps > 1,
         )
         findings.append(finding)
     return findings
 
 
-def _no_gradient(layer: str, said: str, words: str, steps: int) -> Finding:
-    # A single step is not conclusive: in the first step, zero-initialized branches have gradients of 0.
-    is_sure = steps > 1 or "None" in said or not layer
+def _no_gradient(layer: str, said: str, words: str, steps: int, *, is_sure: bool) -> Finding:
     return Finding(
         "bad" if is_sure else "note", "no-gradient", layer, f"{said}, in {steps} of {steps} measured steps",
         0.0, 0.0, steps, words, "definition",
@@ -116,7 +117,8 @@ def _layers_without_gradient(ledger: Ledger) -> list[Finding]:
         and (track.open.expected or (track.closed is not None and track.closed.expected))
     }  # fmt: skip
     return [
-        _no_gradient(layer, "no gradient arrived at its output (None)", advice.DETACHED, ledger.steps) for layer in cut
+        _no_gradient(layer, "no gradient arrived at its output (None)", advice.DETACHED, ledger.steps, is_sure=True)
+        for layer in cut
     ]
 
 

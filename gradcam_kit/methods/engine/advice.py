@@ -21,7 +21,7 @@ def advise(cam: Method, captured: Capture, layers: Iterable[str]) -> None:
     if tokens and not is_advised(cam):
         vars(cam)[_ADVISED] = True
         _log.info(
-            "%s explains the tokens of %s by exact gradients, which localize a transformer's evidence "
+            "%s explains the tokens of %s with exact gradients, which localize a transformer's evidence "
             "poorly; BalancedCAM is made for token models",
             type(cam).__name__,
             ", ".join(tokens),

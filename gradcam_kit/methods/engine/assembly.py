@@ -24,7 +24,7 @@ _log = logging.getLogger("gradcam_kit")
 
 
 def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Return the saliency of each layer, shallowest first, and the layers' importance if the method defines it."""
+    """Return the saliency of each layer, from the shallowest, and the layers' importance if the method defines it."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size, rule_of(cam))
@@ -40,20 +40,20 @@ def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tupl
 
 
 def _check_masks(cam: Method, captured: Capture, layer: LayerCapture) -> None:
-    """Raise ShapeError if a method masks the images by its maps, but maps and images have different axes."""
+    """Raise ShapeError if a method lays its maps over the images, but maps and images have different axes."""
     positions, image = tuple(layer.activations.shape[2:]), tuple(layer.images.shape[1:])
     if captured.reshape is None or not cam.needs & (Evidence.RESCORE | Evidence.GUIDED):
         return
     if heatmap_size(positions, image) != image[1:]:
         raise ShapeError(
-            f"{type(cam).__name__} lays the maps of layer {layer.layer!r} over the images, but its "
+            f"{type(cam).__name__} lays the maps of layer {layer.layer!r} over the images, but the layer's "
             f"positions {positions} do not correspond to the axes {image[1:]} of the images; choose a "
             "method that does not mask the images, such as GradCAM"
         )
 
 
 def _size_of_heatmaps(captured: Capture, saliency: dict[str, Tensor], leading: int) -> tuple[int, ...]:
-    """Return the size of the heatmaps: that of the images, or that of the layers if `reshape` gives other axes."""
+    """Return the size of the heatmaps: that of the images, or of the largest layer if `reshape` gives other axes."""
     if captured.reshape is None:
         return captured.inputs.size
     image = captured.inputs.images.shape[1:]
@@ -68,8 +68,8 @@ def _warn_of_single_positions(saliency: dict[str, Tensor], size: tuple[int, ...]
     """Warn about maps with a single position, whose heatmaps are constant and show nothing."""
     if max(size) > 1 and all(max(maps.shape[leading:]) == 1 for maps in saliency.values()):
         _log.warning(
-            "layer %s has a single position, so its map is constant and shows nothing in images of %s; choose a layer "
-            "before the pooling, or pass larger images",
+            "each target layer (%s) has a single position, so its map is constant and shows nothing for images of %s; "
+            "choose a layer before the pooling, or pass larger images",
             ", ".join(map(repr, saliency)),
             " x ".join(map(str, size)),
         )

@@ -13,7 +13,7 @@ from gradcam_kit.types import Evidence
 
 
 def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], importance: list[Tensor]) -> str:
-    """Return why all maps are empty, judging by the captured tensors of the call, and the remedy.
+    """Return why all maps are empty and how to change that, judging by the captured tensors of the call.
 
     Args:
         cam: the method.
@@ -44,13 +44,13 @@ def cause_of_empty(cam: Method, captured: Capture, saliency: dict[str, Tensor], 
     if all(positive.values()) and cam.fusion == "product" and not importance:
         return "the layers have positive evidence, but nowhere at the same position; explain the layers one by one"
     if any(positive.values()) and cam.fusion == "sum":
-        return "some layers have positive evidence, but other layers have more evidence against it there"
+        return "some layers have positive evidence, but other layers have more negative evidence at these positions"
     if any(positive.values()):
         without = [name for name, is_positive in positive.items() if not is_positive]
         if importance:
             return "the layers with positive evidence have no weight, because their importance is not positive"
         return (
-            f"{', '.join(without) or 'some layer of each image'} has no positive evidence, "
+            f"there is no positive evidence at {', '.join(without) or 'some layer for each image'}, "
             "which empties the product of the layers"
         )
     if any(bool((maps < 0).any()) for maps in saliency.values()):

@@ -45,18 +45,19 @@ def explain_all(
     keep_modes: bool | None = None,
     **forward_kwargs: Any,
 ) -> list[Float[Tensor, "n *mt"]]:
-    """Return the heatmaps of several methods from one capture. They equal those of separate calls, but cost only one.
+    """Return the heatmaps of several methods, which share passes if they can. They equal those of separate calls.
 
     Methods on the same model that score classes in the same way (all but Finer-CAM, Shapley-CAM and similar methods)
-    share one forward and one backward pass, even at different layers.
+    share one forward and one backward pass, even at different layers. They must have the same `reshape`, `keep_modes`
+    and image input.
 
     Args:
         methods: CAM objects.
         images: the images, as in a call of one of the methods.
         targets: the targets, as in a call of one of the methods.
         keep_modes: whether to leave modules in train mode as they are, for dropout that is active on purpose; None =
-            the setting of each method. Methods that share a pass then share its random draws, and the maps of a batch
-            differ from those of its images one by one; see `BaseCAM`.
+            the setting of each method. With active dropout, methods that share a pass share its random draws, and the
+            maps of a batch differ from those of its images one by one; see `BaseCAM`.
         forward_kwargs: keyword arguments passed on to the model.
 
     Returns:
@@ -68,7 +69,7 @@ def explain_all(
 def explain_many(
     cams: Iterable[Method], images: Images, targets: Any = None, **forward_kwargs: Any
 ) -> list[Explanation]:
-    """Return the explanations of several methods from one capture. `explain_all` returns only their heatmaps."""
+    """Return the explanations of several methods, which share passes as in `explain_all`."""
     return _explain(cams, images, targets, forward_kwargs)
 
 
@@ -126,7 +127,7 @@ def with_images_of(cam: Method, inputs: Inputs, targets: Any) -> Inputs:
 
 
 def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Explanation]:
-    """Explain a batch by methods that can share one pass."""
+    """Explain a batch with methods that can share one pass."""
     target = _read_target(cams[0], targets, inputs.n)
     if inputs.n == 0:
         return [_explain_nothing(cam, inputs, target) for cam in cams]
@@ -141,7 +142,7 @@ def _explain_group(cams: list[Method], inputs: Inputs, targets: Any) -> list[Exp
 def capture_for(
     cams: list[Method], inputs: Inputs, targets: Any, settled: bool = False
 ) -> Iterator[tuple[Capture, list[tuple[str, ...]]]]:
-    """Yield one capture that serves all of these methods, and the names of each method's layers.
+    """Yield one capture that serves all the methods, and the names of each method's layers.
 
     Args:
         cams: methods that can share one pass.
@@ -184,21 +185,22 @@ def _read_target(cam: Method, targets: Any, n: int) -> Target | None:
 
 
 def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> list[dict[str, nn.Module]]:
-    """Return the layers of each method. Layers that are chosen automatically are chosen once per image size."""
+    """Return the layers of each method. An automatic choice is remembered until the size of the images changes."""
     # One exploration serves all methods, even if they choose layers in different ways.
     first = cams[0]
     candidates = cache(partial(layer_candidates, first.model, inputs, target, first.target_type, first.keep_modes))
+    # Other targets than classes may depend on other layers, so layers are not remembered from or for them.
+    is_class = target is None or isinstance(target, ClassTarget)
     own: list[dict[str, nn.Module]] = []
     for cam in cams:
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
             own.append(cam.target_layers)
             continue
-        # Targets other than classes may depend on other layers, so their layers are not remembered.
-        known = cam.chosen_layers.get(inputs.size, {}) if target is None or isinstance(target, ClassTarget) else {}
+        known = cam.chosen_layers.get(inputs.size, {}) if is_class and cam.chosen_for_classes else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
             # replace the mapping as a whole, because other threads may be reading it
-            cam.chosen_layers = {inputs.size: known}
+            cam.chosen_layers, cam.chosen_for_classes = {inputs.size: known}, is_class
         own.append(known)
     return own
 

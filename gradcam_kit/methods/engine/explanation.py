@@ -43,8 +43,9 @@ class Explanation:
     """Heatmaps and everything else that the pass produced. Axes: n samples, m targets (only for `(n, m)` targets).
 
     Attributes:
-        heatmaps: `(n, [m,] *t)` float32 in [0, 1] at the size of the images; computed when first read, because the maps
-            of a thousand classes are small at the layer's resolution and huge at the input's.
+        heatmaps: `(n, [m,] *t)` float32 at the size of the images, in [0, 1] unless `normalize="none"`; computed when
+            first read, because the maps of a thousand classes are small at the layer's resolution and huge at the
+            input's.
         saliency: layer name -> signed map `(n, [m,] *s)` at the layer's resolution, before ReLU and normalization.
         targets: class indices `(n, [m])`, or None for a target that is a callable.
         scores: the explained scores `(n, [m])`; None if a class-agnostic method ran on a model whose output has no
@@ -89,7 +90,8 @@ class Explanation:
             image: index of the image in the batch.
             target: index among the m targets of the image.
             transform: the transform that made the image; its `box` is the part of the picture that the model saw.
-            box: the part of the picture that the model saw, `(x0, y0, x1, y1)` in pixels of the picture.
+            box: the part of the picture that the model saw, `(x0, y0, x1, y1)` in pixels of the picture; None = that of
+                `transform`, or else the whole picture.
             colormap: one of `gradcam_kit.render.COLORMAPS`.
             alpha: opacity of the heatmap, in [0, 1].
 
@@ -105,7 +107,7 @@ class Explanation:
         return overlay_of(self, picture, image, target, transform, box, {"colormap": colormap, "alpha": alpha})
 
     def save(self, path: str | PathLike[str], pictures: Sequence[Any] | None = None, *, transform: Any = None) -> None:
-        """Write a contact sheet with a row per image: overlays if `pictures` are given, else colored maps.
+        """Write a contact sheet with a row per image: picture and overlays if `pictures` are given, else colored maps.
 
         Args:
             path: the file; its suffix names the format.

@@ -41,17 +41,17 @@ _SAME_CLASS = 0.95
 
 @dataclass(frozen=True, eq=False)
 class SanityCheck:
-    """Result of a sanity check, which `print` shows as a table.
+    """Result of a sanity check, which `print` shows as a table. n counts maps: each target of each image.
 
     Attributes:
         method: name of the method's class.
         layers: names of the target layers.
         parameters: `(n,)` rank correlation of each map with the map of the same model with random parameters, averaged
             over several draws; NaN where a map is constant. Near 1: the map does not show what the model learned.
-        classes: `(n,)` rank correlation of each map with the map of the least likely class; NaN where there is no other
-            class. Near 1: the map is the same for all classes.
+        classes: `(n,)` rank correlation of each map with the map of the least likely other class; NaN where there is no
+            other class, or a map is constant. Near 1: the map is the same for both classes.
         is_empty: `(n,)`, True for maps without positive evidence.
-        is_unreached: `(n,)`, True for images for which no gradient reaches the positions of the layers.
+        is_unreached: `(n,)`, True for maps whose score has no gradient at the positions of the layers.
         warnings: what is wrong, in words; empty if the check passed.
     """
 
@@ -144,7 +144,7 @@ def _at(cam: Method, layers: Sequence[str]) -> Method:
 
 
 def _unreached(cam: Method, inputs: Inputs, targets: Any, original: Explanation) -> tuple[Bool[Tensor, " n"], str]:
-    """Return for which images no gradient reaches the positions of the layers, and the error if the pass failed."""
+    """Return for which maps no gradient reaches the positions of the layers, and the error if the pass failed."""
     none = torch.zeros_like(original.is_empty.flatten())
     if cam.layer_choice.is_fixed or original.scores is None:
         return none, ""
@@ -169,7 +169,7 @@ def _unreached(cam: Method, inputs: Inputs, targets: Any, original: Explanation)
 
 
 def _least_likely(original: Explanation) -> Tensor | None:
-    """Return the least likely class of each sample; None if the target is not a class."""
+    """Return the least likely class other than the target, per target; None if there is none, or no class target."""
     if original.targets is None or original.output is None:
         return None
     logits = read_logits(original.output)
@@ -201,7 +201,7 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
         found.append("all classes have the same score for every image, as with an untrained head")
     elif unreached.any():
         found.append(
-            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} images: their score "
+            f"no gradient reaches the positions of {layers} for {int(unreached.sum())} of {n} maps: their score "
             "does not depend on positions, or is saturated; choose another layer, or explain the logit"
         )
     if (empty := int(original.is_empty.sum())) > 0:
@@ -217,8 +217,8 @@ def _warnings(original: Explanation, parameters: Tensor, classes: Tensor, unreac
         )
     if float(classes.nanmean()) > _SAME_CLASS:
         found.append(
-            f"the maps are the same for another class (rank correlation {classes.nanmean():.2f}): they do not say why "
-            "this class"
+            f"the maps are nearly the same for another class (rank correlation {classes.nanmean():.2f}): they do not "
+            "show why the model scores this class"
         )
     return found
 

@@ -68,7 +68,7 @@ def overlay_of(
 
 
 def sheet_of(explanation: Explanation, pictures: Sequence[Any] | None, transform: Any) -> RenderedPicture:
-    """Return a sheet with a row for each image and a column for each target; see `Explanation.save`."""
+    """Return a sheet with a row for each image: its picture if given, then a map per target; see `Explanation.save`."""
     n, m = len(explanation.is_empty), explanation.is_empty[0].numel() if len(explanation.is_empty) else 0
     if pictures is not None and len(pictures) != n:
         raise ShapeError(f"{len(pictures)} pictures and {n} explained images; expected one picture for each image")
@@ -96,6 +96,6 @@ def one_map(explanation: Explanation, image: int, target: int) -> Float[Tensor, 
             raise OptionError(f"{what} is {index}; expected an index from {-count} to {count - 1}")
     if maps.ndim != 4:
         axes = maps.ndim - 2
-        raise ShapeError(f"heatmaps have {axes} position axes, but a picture has 2; plot them, or select a slice")
+        raise ShapeError(f"expected heatmaps with 2 position axes, as in a picture, not {axes}; plot or slice them")
     heatmap: Tensor = maps[image, target]
     return heatmap
