@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import disk
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
 from gradcam_kit.demo import CLASS_NAMES, draw
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.work.examined import classes_of
 
 FEW = ("--steps", "2", "--batch-size", "8")
 
@@ -188,3 +191,12 @@ def test_fresh_models_are_healthy(model: str) -> None:
     status, _, _, found = doctor("--model", model, "--image-size", "64", *FEW)
     assert status == 0
     assert [finding for finding in found if finding["level"] == "bad"] == []
+
+
+def test_a_picture_outside_of_numbered_folders_has_no_label() -> None:
+    given = {"0/a.png": "0", "3/b.png": "3", "c.png": None}
+    labels = SimpleNamespace(names=None, of=lambda entry: given[entry.key])
+    entries = [Entry(key, key) for key in given]
+    index, said = classes_of(SimpleNamespace(labels=labels), entries, 10)  # type: ignore[arg-type]
+    assert [index(entry) for entry in entries] == [0, 3, None]
+    assert said.endswith("read as class indices")

@@ -110,7 +110,9 @@ def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> 
     if not found:
         return (lambda _: None), "the pictures have no labels: they are not in folders named after classes"
     if all(label.isdecimal() for label in found):
-        return (lambda entry: int(labels.of(entry) or -1)), "labels come from folders or a table, read as class indices"
+        return (
+            lambda entry: None if (label := labels.of(entry)) is None else int(label)
+        ), "labels come from folders or a table, read as class indices"
     if len(found) <= outputs:
         index = {label: i for i, label in enumerate(found)}
         return (
