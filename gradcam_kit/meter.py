@@ -23,7 +23,7 @@ class Cost:
     Attributes:
         seconds: time from start to end, with the device synchronized.
         flops: floating-point operations in convolutions, matrix products and attention.
-        peak_bytes: peak memory of the tensors created during the work.
+        peak_bytes: peak memory, during the work, of the tensors created since the meter was entered.
     """
 
     seconds: float
@@ -86,7 +86,7 @@ class Meter(TorchDispatchMode):
 def _packed_convolution(
     maps: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
 ) -> int:
-    """Count the operations of a convolution from its shapes: two for each pair of a weight and an output value."""
+    """Count the operations of a convolution from its shapes: two per weight at each output position of each sample."""
     return 2 * math.prod(out_shape) // out_shape[1] * math.prod(weight)
 
 

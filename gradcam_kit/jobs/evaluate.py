@@ -47,7 +47,7 @@ class EvaluateRequest:
 
     Attributes:
         directory: the folder of the run.
-        metrics: names in `metrics.METRICS`; none = `DEFAULT_METRICS`.
+        metrics: names in `metrics.METRICS`; empty = `DEFAULT_METRICS`.
         masks: a folder of masks, see `Masks`, for metrics that compare heatmaps with objects.
         model: the model of the run, as a module or a specification; None = the model that `run.json` names. A model
             from a Python module must be given, because for safety, modules that only `run.json` names are not imported.
@@ -86,17 +86,19 @@ class Evaluation:
 
     Attributes:
         out: the folder of the run.
-        means: one line per method and metric, see `MetricMeans.lines`.
+        means: one dict per method and metric, see `MetricMeans.lines`.
         notes: for each metric, the better direction and all settings of its numbers; then the lines of `differences`.
         differences: one line per metric and pair of methods, see `pair_lines`.
-        pictures: the number of pictures in the run.
-        failed: number of pictures that could not be measured, including those that the run could not explain.
+        pictures: the number of pictures in the complete shards of the run.
+        failed: number of pictures for which a metric could not be computed, including pictures that the run could not
+            explain.
         problems: the first few failures, one line each.
-        before: number of pictures that earlier calls measured.
+        before: number of pictures in shards whose measurements were complete before the call.
         seconds: duration of the call.
-        agreement: one line per metric, which tells how similarly this metric and each other metric rank methods and
+        agreement: one dict per metric, which tells how similarly this metric and each other metric rank methods and
             baselines, and how consistent its ranking is from picture to picture, see `RankAgreement`. Empty if fewer
-            than two metrics have a better direction, or for fewer than three methods and baselines.
+            than two metrics have a better direction, or if these metrics have fewer than three methods and baselines in
+            common.
     """
 
     out: str
@@ -129,7 +131,7 @@ class Evaluation:
 
 @exits_refused()
 def evaluate(request: EvaluateRequest, console: Console | None = None) -> Evaluation:
-    """Measure the heatmaps of all complete shards that are not measured yet, and write one file of rows per shard.
+    """Measure the heatmaps in all complete shards, except those already measured, and write one file for each shard.
 
     Args:
         request: what to measure.
@@ -224,13 +226,13 @@ def _measure(prepared: _Prepared, console: Console) -> Evaluation:
 
 
 def _check_names(masks: Masks, run: Run, numbers: Iterable[int]) -> None:
-    """Refuse a folder of masks without a mask for any of the first pictures."""
+    """Refuse a folder of masks if it holds the pictures themselves, or masks for none of the first pictures."""
     rows = (row for number in numbers for row in run.store.read_shard(number, ["path"]))
     keys = list(dict.fromkeys(str(row["path"]) for row in islice(rows, TRIED)))
     masks.check_pictures(entry_of(run, key) for key in keys)
     if keys and not any(map(masks.has, keys)):
         raise InputError(
-            f"none of the first {len(keys)} pictures has a mask in {masks.folder!r}; expected names such as "
+            f"{masks.folder!r} has no mask for the first pictures ({len(keys)} checked); expected names such as "
             f"{os.path.splitext(keys[0])[0]}.png"
         )
 
@@ -244,7 +246,7 @@ def _check_model(explainer: Explainer, run: Run, request: EvaluateRequest) -> No
     for name, value in now.items():
         if value != run.manifest[name]:
             raise OptionError(
-                f"{explainer.loaded.spec} has a different {name} than when the run in {request.directory!r} "
-                "was made, so it cannot measure these heatmaps; give the same model (its weights with "
+                f"the {name} of {explainer.loaded.spec} differs from the one in run.json of {request.directory!r}, "
+                "so this model cannot measure the heatmaps; give the same model (its weights with "
                 "--checkpoint), or run again"
             )

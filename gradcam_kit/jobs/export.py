@@ -46,26 +46,28 @@ def export_run(
     threshold: float = 0.5,
     overwrite: bool = False,
 ) -> str:
-    """Write the heatmaps of a run in another format; failed pictures appear only in the table ("csv").
+    """Write the results of a run in another format; failed pictures appear only in the table ("csv").
 
     Args:
         directory: the folder of the run.
         to: a name in `FORMATS`.
         out: output folder, possibly on remote storage; None = `export/FORMAT` in the folder of the run.
-        methods: methods to export; none = all.
-        threshold: for boxes ("coco"), the share of a heatmap's maximum that the positions inside a box reach.
+        methods: methods to export; empty = all.
+        threshold: for boxes ("coco"), the share of a heatmap's maximum that all positions of a region reach; each box
+            encloses one connected region.
         overwrite: also replace files that no export wrote.
 
     Returns:
         The output folder.
 
     Raises:
-        GradCamKitError: the folder holds no run, the format or a method does not exist, all pictures failed, or a file
-            that no export wrote would be replaced. In these cases, nothing is written.
+        GradCamKitError: the folder holds no run or no rows, the format or a method does not exist, the threshold is
+            invalid, all pictures failed, or a file that no export wrote would be replaced. In these cases, nothing is
+            written.
     """
     if to not in FORMATS:
         raise UnknownNameError(
-            f"there is no format {to!r}{did_you_mean(to, FORMATS)}; formats are {', '.join(FORMATS)}"
+            f"there is no format {to!r}; formats are {', '.join(FORMATS)}{did_you_mean(to, FORMATS)}"
         )
     if not 0 < threshold <= 1:
         raise OptionError(f"the threshold is {threshold}; expected a share of the maximum, above 0 and at most 1")
@@ -73,13 +75,13 @@ def export_run(
     for method in methods:
         if method not in run.methods:
             hint = did_you_mean(method, run.methods)
-            raise UnknownNameError(f"the run has no method {method!r}{hint}; it has {', '.join(run.methods)}")
+            raise UnknownNameError(f"the run has no method {method!r}; it has {', '.join(run.methods)}{hint}")
     root = os.fspath(directory if out is None else out)
     target = folder_at(root if out is not None else f"{root.rstrip('/')}/export/{to}")
     rows = (row for row in run if (row["status"] == "ok" or to == "csv") and row["method"] in (methods or run.methods))
     first = next(rows, None)
     if first is None:
-        why = f"none of the {len(run)} rows of {os.fspath(directory)!r} has a heatmap; only csv includes failures"
+        why = f"no row of {os.fspath(directory)!r} has a heatmap ({len(run)} checked); only csv includes failures"
         if to == "csv" or not len(run):
             why = f"{os.fspath(directory)!r} has no rows yet; run its command again to resume"
         raise OptionError(f"there is nothing to export: {why}")
@@ -114,7 +116,7 @@ def on_picture(row: Row) -> np.ndarray:
 
 
 def boxes_of(heatmap: np.ndarray, threshold: float) -> list[tuple[list[float], float]]:
-    """Return boxes `[x, y, width, height]` around connected regions that reach a share of the heatmap's maximum.
+    """Return boxes `[x, y, width, height]` around connected regions with values of at least `threshold` * maximum.
 
     Each box comes with the largest value of its region; boxes with the largest values come first.
     """
@@ -140,7 +142,7 @@ def _to_fiftyone(run: Run, rows: Iterator[Row], target: Folder, threshold: float
             sample["ground_truth"] = {"_cls": "Classification", "label": row["label"]}
         if row["predicted_name"] is not None:
             score = row["top_scores"][0]
-            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # other scores are not confidences
+            certain = {"confidence": score} if 0 <= score <= 1 else {"score": score}  # a confidence is in [0, 1]
             sample["prediction"] = {"_cls": "Classification", "label": row["predicted_name"], **certain}
         name = f"heatmaps/{_put_gray(run.store, row, target, 'heatmaps/')}"
         map_path = os.path.abspath(target.path(name)) if isinstance(target, LocalFolder) else f"{target.root}/{name}"
@@ -181,7 +183,7 @@ def _to_coco(run: Run, rows: Iterator[Row], target: Folder, threshold: float) ->
 
 
 def _to_png(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write heatmaps as 8-bit gray pictures at the size of the originals, with 255 for values of at least 1."""
+    """Write heatmaps as 8-bit gray pictures at the size of the originals; values are clipped to [0, 1]."""
     for row in rows:
         _put_gray(run.store, row, target)
 
@@ -195,7 +197,7 @@ def _put_gray(store: Store, row: Row, target: Folder, folder: str = "") -> str:
 
 
 def _to_npz(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> None:
-    """Write one file per row, with the arrays `heatmap` (at the layer's resolution), `box`, `target` and `score`."""
+    """Write an `.npz` file per row: the arrays `heatmap` (at the layer's resolution), `box`, `target` and `score`."""
     for row in rows:
         buffer = BytesIO()
         target_, score = (-1 if row["target"] is None else row["target"]), row["score"]
@@ -228,7 +230,7 @@ def _to_csv(run: Run, rows: Iterator[Row], target: Folder, threshold: float) -> 
 
 
 def _hottest(row: Row) -> dict[str, float]:
-    """Return the position of a heatmap's maximum, in pixels of the picture."""
+    """Return the x and y of a heatmap's maximum, in pixels of the picture."""
     stored, (x0, y0, x1, y1) = heatmap_of(row), row["box"]
     y, x = np.unravel_index(int(stored.argmax()), stored.shape)
     found = x0 + (x + 0.5) * (x1 - x0) / stored.shape[1], y0 + (y + 0.5) * (y1 - y0) / stored.shape[0]

@@ -13,7 +13,7 @@ from gradcam_kit.types import Evidence, LayerCandidate
 
 
 def candidate_layers(request: ModelRequest) -> list[LayerCandidate]:
-    """Run the model on a bundled picture, and return its layers with positions; the default layer is marked.
+    """Return the model's layers with positions, found by running it on a bundled picture, and mark the default layer.
 
     Raises:
         GradCamKitError: the request is invalid.

@@ -40,7 +40,7 @@ KEYS = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
 )
-"""The first columns of `metrics/NNNNN.parquet`, whose rows are the rows of shard NNNNN in the same order.
+"""The first columns of `metrics/NNNNN.parquet`, which begins with one row for each row of shard NNNNN, in its order.
 
 If baselines were measured, their rows follow, with the name of the baseline as the method.
 """
@@ -156,7 +156,7 @@ def _by_picture(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _lacks_masks(metric: str, rows: Iterable[Row]) -> bool:
-    """Whether a metric needs masks that were missing for some pictures in the earlier measurement."""
+    """Whether a metric needs masks, and failed earlier for some explained pictures, perhaps for lack of a mask."""
     status = columns_of(metric)[1]
     return METRICS[metric].needs_masks and any(row["status"] == "ok" and row.get(status) == "error" for row in rows)
 
@@ -178,9 +178,9 @@ def _measure_batch(
     masks: Mapping[str, Tensor | str],
     baselines: bool = False,
 ) -> None:
-    """Measure the pictures that could be read again, and write the reason for the failure into the rows of the others.
+    """Measure the pictures that could be read again; for each other picture, write the reason into its rows.
 
-    If a metric needs masks, `masks` holds the mask of each picture, or the reason why the mask is missing.
+    If a metric needs masks, `masks` holds the mask of each picture, or the reason why it cannot be used.
     """
     of_maps, of_objects = (
         replace(explainer, metrics=tuple(metric for metric in explainer.metrics if metric.needs_masks is asked))
@@ -212,7 +212,7 @@ def _measure_batch(
 
 
 def _mask_of(one: Decoded, masks: Masks) -> Tensor | str:
-    """Return the mask of a picture, or the reason why the mask is missing."""
+    """Return the mask of a picture, or the reason why it is missing or cannot be used."""
     try:
         return torch.from_numpy(masks.of(one.entry.key, one.size, one.box, one.shape))
     except PictureError as error:

@@ -24,7 +24,7 @@ from gradcam_kit.capture import counting_rows
 class ProgressBar:
     """A context manager that shows the number of finished pictures, the speed, failures and the time left.
 
-    While slow methods and metrics work on a picture, it also shows how many masked images they have scored.
+    While slow methods and metrics work on a picture, it also shows how many masked or otherwise changed images ran.
 
     Args:
         console: where to show the progress, if it is a terminal.
@@ -64,9 +64,10 @@ class ProgressBar:
 
 
 class MethodProgress:
-    """A context manager that shows the running method and how many masked images it has scored.
+    """A context manager that shows the running method and how many masked or otherwise changed images it has run.
 
-    On a terminal, a bar advances within a method. Everywhere, a line reports each finished method.
+    On a terminal, a bar advances after each method, and the number of these images grows during a method. Elsewhere,
+    there is no bar, but a line still reports each finished method.
 
     Args:
         console: terminal on which to show the progress; None = nowhere.
@@ -91,7 +92,7 @@ class MethodProgress:
 
     @contextmanager
     def method(self, name: str) -> Iterator[None]:
-        """Show the method that runs in this block, and count the masked images that it scores."""
+        """Show the method that runs in this block, and count the masked or otherwise changed images that it runs."""
         self._rows = 0
         self._progress.update(self._task, description=name, rows="")
         start = time.perf_counter()
@@ -103,7 +104,7 @@ class MethodProgress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def skip(self) -> None:
-        """Advance the bar by a method that is skipped."""
+        """Advance the bar by one for a skipped method."""
         self._progress.update(self._task, advance=1)
 
     def _count(self, rows: int) -> None:

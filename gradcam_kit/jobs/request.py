@@ -24,18 +24,18 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The options that all commands share: the model, its device, and the targets.
+    """The options of commands that run a model: the model, its device, and the targets.
 
     Attributes:
         model: a specification, or a module, which is copied. `gradcam_kit.models.load_model` documents specifications
             and the attributes `checkpoint` to `std`.
         class_names: a file with one class name per line, or the names.
-        transform: the transform for a module without one; every value is accepted that a module may have as its
-            attribute `transform`.
+        transform: the transform for a module without one; any value that a module's attribute `transform` may have.
         device: a torch device; None = CUDA if it is available, else the CPU. Runs also accept several devices,
             separated by commas, and use all GPUs by default.
-        dtype: one of `PRECISIONS`, for model and images; heatmaps are always computed in float32.
-        layers: target layers; none = chosen automatically, once for all pictures.
+        dtype: one of `PRECISIONS`, the precision of the model's passes under autocast; heatmaps are always computed in
+            float32.
+        layers: target layers; empty = chosen automatically, once for all pictures.
         targets: `predicted`, `label` (the class that the picture's folder or table names), a class index or name, or
             `top:K`.
         scores: the kind of `score`: `softmax` or `sigmoid` of the outputs, or `raw`, the unchanged outputs (for models
@@ -80,7 +80,7 @@ class ModelRequest:
 
     @property
     def files(self) -> list[str]:
-        """The files that the request reads besides the pictures."""
+        """The files that the request names besides the pictures: the checkpoint and the class names."""
         return [str(path) for path in (self.checkpoint, self.class_names) if isinstance(path, str | Path)]
 
 
@@ -94,7 +94,7 @@ class RunRequest(ModelRequest):
         methods: names in `METHODS`, or `package.module:Class`.
         metrics: names in `metrics.METRICS`, measured for every heatmap.
         workers: number of workers that decode pictures and of threads that write overlays; 0 = one per core, at most 8.
-        overlays: number of pictures that get overlays; None = all.
+        overlays: number of pictures that get overlays, counted from the first; None = all.
         thumbnails: number of evenly spaced pictures that get a thumbnail for the report.
         shard_size: pictures per file of rows.
         part: `(i, n)`: do part i of n parts, counted from 0.
@@ -126,7 +126,7 @@ class RunRequest(ModelRequest):
 
     @property
     def threads(self) -> int:
-        """The number of workers."""
+        """The number of workers; for `workers=0`, one per core and at most 8."""
         return self.workers or min(8, usable_cores())
 
     def __post_init__(self) -> None:
@@ -176,8 +176,8 @@ class RunSummary:
         pictures: the number of pictures in complete shards.
         failed: number of pictures with an error row, or without a requested overlay.
         problems: the first few failures, one line each.
-        seconds: time from the request to the last file.
-        before: number of pictures that earlier calls explained.
+        seconds: duration of the call, without the report.
+        before: number of pictures in shards that earlier calls completed, except shards whose failures are retried.
         missing: number of incomplete shards, of all parts.
         left: number of pictures of this part in incomplete shards, or not retried when the run stopped.
         interrupted: whether the run was stopped before its end.
@@ -185,7 +185,7 @@ class RunSummary:
             start the run over; "" if nothing was written, so that there is nothing to resume.
         report: the path of the run's page, if it was written.
         means: the means of the metrics, see `MetricMeans.lines`.
-        notes: the settings of the metrics, one line per metric.
+        notes: the better direction and the settings of the metrics, one line per metric.
     """
 
     out: str

@@ -78,7 +78,7 @@ class Run:
             return [self[i] for i in range(*index.indices(len(self)))]
         wanted = operator.index(index)
         if not -len(self) <= wanted < len(self):
-            raise IndexError(f"there is no row {wanted}: the run has {len(self)} rows")
+            raise IndexError(f"there is no row {wanted}; the number of rows is {len(self)}")
         wanted %= len(self)
         place = bisect_right(self._ends, wanted)
         if self._cached[0] != place:
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """The better direction of each metric, and all settings of its numbers."""
+        """One line per metric, with its better direction and all settings of its numbers."""
         return described(self._settings)
 
     @property
@@ -174,7 +174,7 @@ class Run:
         """Return the picture of a row, read from its path at the time of the run.
 
         Raises:
-            PictureError: the picture no longer exists.
+            PictureError: the picture no longer exists or cannot be read.
         """
         return read_entry(Entry(self[index]["path"], self.path_of(self[index]["path"])))
 
@@ -182,7 +182,7 @@ class Run:
         """Return the picture of a row with its heatmap, at the picture's original size.
 
         Raises:
-            PictureError: the picture could not be explained, or no longer exists.
+            PictureError: the picture could not be explained, no longer exists, or cannot be read.
         """
         row = self._explained(index)
         return overlay_of(row, self.picture(index), self._normalization(row))
@@ -221,7 +221,7 @@ class Run:
     ) -> pa.Table:
         """Return the rows of a shard, in which later measurements replace the measurements of the run.
 
-        `found_later` is the result of `read_metrics`; None = call it if needed.
+        `found_later` is the result of `read_metrics` for this shard; None = the method calls `read_metrics` if needed.
         """
         fields = self._fields() if columns is None else pa.schema(map(self._fields().field, columns))
         measured = self.manifest.get("metrics", {})
@@ -276,7 +276,7 @@ def load_run(directory: str | Path) -> Run:
 
 
 def _name(key: str) -> str:
-    """Return the file name of a key, in which bytes that are not UTF-8 are written as `\\xff`."""
+    """Return the file name of a key, with the bytes that the key writes as `\\xff` because they are not UTF-8."""
     if "\\x" not in key:
         return key
     return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), key.encode()))

@@ -141,7 +141,7 @@ class _Work:
 
     Attributes:
         tally: counts of all explained pictures of this part.
-        begun: whether the folder belongs to this run.
+        begun: False until `overwrite` has replaced the earlier run; always True without `overwrite`.
         written: the numbers of shards that were written.
         interrupted: whether the work was interrupted.
     """
@@ -185,7 +185,7 @@ def _prepare(request: RunRequest, console: Console) -> _Prepared:
         explainer = replace(explainer, metrics=metrics, say=partial(note, console))
         request = replace(request, scores=explainer.scores)
         if request.targets != "label" and (unknown := explainer.labels.unknown(plan.entries())) is not None:
-            note(console, unknown)  # with labels as targets, such pictures get error rows instead
+            note(console, unknown)  # with labels as targets, pictures with unknown labels get error rows
         manifest = make_manifest(request, explainer, plan)
         goes_on = there is not None and not request.overwrite
         if there is not None and goes_on:
@@ -202,7 +202,7 @@ def _find_todo(prepared: _Prepared) -> _Todo:
     sound = store.sound(own)
     if damaged := [number for number in own if number not in sound]:
         place = store.shard_place(damaged[0])
-        note(prepared.console, f"rebuilding {len(damaged)} damaged shards, such as {place}")
+        note(prepared.console, f"rebuilding damaged shards ({len(damaged)}), such as {place}")
     known = {number: counts for number, counts in complete.items() if number not in damaged}
     retried = prepared.request.retry_failed
     again = frozenset(number for number in own if number in known and known[number].failed and retried)
@@ -211,12 +211,12 @@ def _find_todo(prepared: _Prepared) -> _Todo:
         if number in known and number not in again:
             tally.add_shard(store, number, known[number])
     if tally.pictures:
-        note(prepared.console, f"{tally.pictures} pictures are already explained; continuing with the others")
+        note(prepared.console, f"pictures already explained: {tally.pictures}; continuing with the others")
     return _Todo(prepared, known, again, tally)
 
 
 def _work(todo: _Todo) -> _Work:
-    """Let an engine write the missing shards.
+    """Let an engine write the missing shards, and the shards whose failed pictures are retried.
 
     Raises:
         GradCamKitError: the model or a method accepts none of the first pictures, or the disk or a device failed.

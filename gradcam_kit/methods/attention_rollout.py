@@ -43,13 +43,16 @@ def attention_of(layer: LayerCapture) -> Attention:
 class AttentionRollout(BaseCAM, name="attention-rollout"):
     r"""Follow the attention back through all blocks: $R = \hat A_L \cdots \hat A_1$, the same for every class.
 
+    $\hat A_l$ is the fused attention of block $l$ plus the identity, for the residual branch, with rows that sum to 1.
+
     The map shows where a transformer gathers its information, and costs only a forward pass. It ignores values and
     classes, so it does not explain a decision; GenericAttention and LeGrad do. `target_layers` is not used. The method
     needs a transformer in which all tokens of an image attend to each other.
 
     Args:
         heads: how the heads of a block are fused: "mean", "max" or "min".
-        discard: the share of the smallest entries of a block's fused attention that are set to zero, in [0, 1).
+        discard: the share of the entries of a block's fused attention, the smallest ones, that are set to zero, in
+            [0, 1).
 
     Example:
         >>> import torch

@@ -20,12 +20,12 @@ class BalancedCAM(BaseCAM, name="balanced-cam"):
     r"""Multiply balanced gradients (LibraGrad) by the activations, from which the average token is subtracted.
 
     Use this method for vision transformers, in which exact gradients hardly show where the evidence is. The output of a
-    normalization does not change when its input is scaled, so before a normalization activation times gradient sums to
-    zero. Balanced gradients treat normalizations, gates and attention as constant factors, so that every layer's map
-    $\sum_k G_k \odot (A_k - R_k)$ accounts for the score. The signed maps of the patch embedding and of all blocks with
-    the same grid are added. Subtracting the average token $R$ removes what all positions share; this step is not in the
-    paper. For models without tokens, the automatically chosen layer is that of Grad-CAM. With `reference="zero"`, the
-    map of a ReLU network equals that of HiResCAM.
+    normalization does not change when its input is scaled, so before it, activation times gradient sums to zero.
+    Balanced gradients treat normalizations, gates and attention as constant factors, so that every layer's map
+    $\sum_k G_k \odot (A_k - R_k)$, with activations $A$ and their balanced gradients $G$, accounts for the score. The
+    signed maps of the patch embedding and of all blocks with the same grid are added. Subtracting the average token $R$
+    removes what all positions share; this step is not in the paper. For models without tokens, the automatically chosen
+    layer is that of Grad-CAM. With `reference="zero"`, the map of a ReLU network equals that of HiResCAM.
 
     Args:
         reference: "mean" or "zero". With "mean", $R$ is the mean over the positions of the image, and the map of one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import disk
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 
 from gradcam_kit.cli import app
 from gradcam_kit.demo import CLASS_NAMES, draw
+from gradcam_kit.jobs.sources.index import Entry
+from gradcam_kit.jobs.work.examined import classes_of
 
 FEW = ("--steps", "2", "--batch-size", "8")
 
@@ -137,7 +140,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
     for i in range(12):
         save(i, f"named/{'abc'[i % 3]}/{i}.png", label="")
     _, _, notes, found = doctor("--model", "shop:nameless", "--data", "named", *FEW)
-    assert "folder names in alphabetical order" in notes
+    assert "labels are numbered in alphabetical order" in notes
     assert "label-range" not in [finding["kind"] for finding in found]
 
 
@@ -150,7 +153,7 @@ def test_labels_without_class_names_are_folders_in_order_and_indices_out_of_rang
         (["--model", "shop:net", "--steps", "0"], "the number of steps is 0; expected at least 1"),
         (["--model", "shop:net", "--batch-size", "1"], "the batch size is 1; expected at least 2"),
         (["--model", "shop:never"], "shop:never does not accept images of shape"),
-        (["--model", "shop:net", "--data", "text"], "none of 1 pictures can be read"),
+        (["--model", "shop:net", "--data", "text"], "no picture can be read (1 tried)"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_status_2(arguments: list[str], says: str) -> None:
@@ -188,3 +191,12 @@ def test_fresh_models_are_healthy(model: str) -> None:
     status, _, _, found = doctor("--model", model, "--image-size", "64", *FEW)
     assert status == 0
     assert [finding for finding in found if finding["level"] == "bad"] == []
+
+
+def test_a_picture_outside_of_numbered_folders_has_no_label() -> None:
+    given = {"0/a.png": "0", "3/b.png": "3", "c.png": None}
+    labels = SimpleNamespace(names=None, of=lambda entry: given[entry.key])
+    entries = [Entry(key, key) for key in given]
+    index, said = classes_of(SimpleNamespace(labels=labels), entries, 10)  # type: ignore[arg-type]
+    assert [index(entry) for entry in entries] == [0, 3, None]
+    assert said.endswith("read as class indices")

@@ -50,7 +50,7 @@ WRONG = {
     "shard_size=True": "InputError: the shard size is True; expected an integer of at least 1",
     "methods=[GradCAM]": "InputError: the method or metric <class 'gradcam_kit.methods.grad_cam.GradCAM'> is not a "
     "string; expected a name",
-    "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; did you mean 'grad-cam'",
+    "methods='gradcam'": "UnknownNameError: there is no method 'gradcam'; see 'gradcam-kit methods'",
     "class_names='none.txt'": "InputError: the class names in 'none.txt' cannot be read",
     "model=5": "InputError: the model is an int; expected a torch.nn.Module, or a specification such as",
 }

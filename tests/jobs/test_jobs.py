@@ -162,7 +162,7 @@ def test_a_method_that_breaks_is_told_from_a_picture_that_breaks_the_model() -> 
     disk.write_picture(Path("pictures/a.png"), disk.CAT)
     disk.write_picture(Path("pictures/c.png"), disk.BLACK)
     summary = explain(methods=("grad-cam", "shop:Moody"))
-    said = "the method Moody fails although the model itself does not: ValueError: not in the mood"
+    said = "Moody failed, although the model itself succeeded: ValueError: not in the mood"
     assert summary.problems == (f"c.png: {said}",)
     rows = disk.read_rows(Path("out"))
     assert [row["error"] for row in rows] == [None, None, *[f"MethodError: {said}"] * 2]

@@ -53,7 +53,7 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
             "the model has no class names, so give them with --class-names",
         ),
         ({"scores": "percent"}, OptionError, "the kind of scores is 'percent'; expected 'softmax', 'sigmoid', 'raw'"),
-        ({"targets": "top:4"}, ClassIndexError, "the targets are top:4, but the model has 3 classes"),
+        ({"targets": "top:4"}, ClassIndexError, "the targets are top:4, but the number of classes is 3"),
         ({"layers": ("stage3",)}, LayerNotFoundError, "no layer 'stage3'; did you mean 'stage2'"),
         ({"layers": ("fc",)}, GradCamKitError, "'fc'"),
         ({"model": "shop:nameless", "targets": "label"}, OptionError, "needs class names"),

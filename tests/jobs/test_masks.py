@@ -99,7 +99,7 @@ def test_a_mask_that_cannot_be_used_says_why() -> None:
     ):
         with pytest.raises(PictureError, match=says):
             Masks("masks").of(name, (4, 6), (0.0, 0.0, 6.0, 4.0), (4, 6))
-    with pytest.raises(InputError, match="no folder 'nowhere'"):
+    with pytest.raises(InputError, match="the folder of masks 'nowhere' does not exist"):
         Masks("nowhere")
     with pytest.raises(OptionError, match="method box"):
         Masks("masks").check(CallableTransform(torch.from_numpy))
@@ -157,7 +157,7 @@ def test_masks_of_other_pictures_are_a_wrong_request() -> None:
     run_demo("out")
     Path("masks").mkdir()
     status, _, problem = cli("evaluate", "out", "--masks", "masks", *asking("pointing-game"))
-    assert (status, "none of the first 3 pictures has a mask in 'masks'" in problem) == (2, True)
+    assert (status, "'masks' has no mask for the first pictures (3 checked)" in problem) == (2, True)
     assert cli("evaluate", "out", "--masks", "masks", *asking("entropy"))[0] == 0  # which asks for none
     compare = ("compare", "pictures", "--model", "demo", "--out", "rows.csv")
     for command in (("evaluate", "out"), compare):

@@ -212,7 +212,7 @@ def test_lists_of_remote_pictures_and_rows_without_a_path() -> None:
     left_out = Skipped()
     found = {entry.key: entry.path for entry in find_pictures("a.csv", "out", left_out)}
     assert found == {"x/a.png": "s3://one/in/x/a.png", "b.png": "s3://one/in/b.png"}
-    assert left_out.lines() == ["left out 1 table rows without a path"]
+    assert left_out.lines() == ["left out table rows without a path: 1"]
 
 
 def test_a_link_to_itself_is_left_out() -> None:

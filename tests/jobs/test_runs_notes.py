@@ -32,7 +32,7 @@ def notes_of(model: str = "shop:net", **options: Any) -> str:
 def test_labels_that_name_no_class_are_said_and_counted_beside_the_accuracy() -> None:
     for name in ("cat/a.png", "catt/a.png", "cup/a.png", "top.png"):
         disk.write_picture(Path("pictures", name), disk.CAT)
-    assert "note: 1 of 3 labels match no class of the model" in (said := notes_of())
+    assert "note: accuracy leaves out 1 of 3 labels, which match no class of the model" in (said := notes_of())
     assert "'catt'; did you mean 'cat'?" in said
     page = Path("out/report.html").read_text()
     assert "right, of 2 with a label that names a class</dt>" in page
@@ -51,9 +51,9 @@ def test_labels_that_all_name_classes_need_no_word() -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "says"),
     [
-        (["a", "b"], ["a", "x", "x", "y", "z", "w"], "5 of 6 labels match no class .*: 'x', 'y', 'z'$"),
-        (["a", "b"], ["1", "2", None], "1 of 2 labels .*: '2'$"),
-        (None, ["cat", "1"], "1 of 2 labels .*: 'cat'$"),
+        (["a", "b"], ["a", "x", "x", "y", "z", "w"], "5 of 6 labels, which match no class .*: 'x', 'y', 'z'$"),
+        (["a", "b"], ["1", "2", None], "1 of 2 labels, .*: '2'$"),
+        (None, ["cat", "1"], "1 of 2 labels, .*: 'cat'$"),
     ],
 )
 def test_only_labels_without_a_class_are_counted(names: list[str] | None, labels: list[str | None], says: str) -> None:

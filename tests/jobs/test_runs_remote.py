@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from gradcam_kit.cli import app
 from gradcam_kit.errors import InputError
 from gradcam_kit.jobs import load_run
-from gradcam_kit.jobs.sources.index import Entry, index_pictures
+from gradcam_kit.jobs.sources.index import Entry, find_pictures, index_pictures
 from gradcam_kit.jobs.sources.plan import make_plan
+from gradcam_kit.jobs.sources.walk import Skipped
 from gradcam_kit.jobs.storage import addresses
 
 
@@ -184,6 +185,19 @@ def test_a_picture_with_two_labels_keeps_the_first_and_the_other_is_said() -> No
     with closing(make_plan("pictures/l.csv", "out", 10)) as plan:
         assert list(plan.entries())[1].label == "cup"
     assert plan.left_out.lines() == [
-        "left out 3 repetitions of pictures",
-        "1 of these repetitions have a different label, which is ignored: top.png is 'cup' and not 'cat'",
+        "left out repetitions of pictures: 3",
+        "ignored different labels in these repetitions (1): top.png is 'cup' and not 'cat'",
     ]
+
+
+def test_pictures_that_other_runs_wrote_below_a_remote_folder_are_left_out() -> None:
+    system = fsspec.filesystem("memory")
+    for path in ("top.png", "earlier/run.json", "earlier/shards/00000.parquet", "earlier/overlays/top.png"):
+        system.pipe(f"/bucket/{path}", b"")
+    for path in ("out/run.json", "out/shards/00000.parquet", "out/overlays/top.png", "named/run.json", "named/a.png"):
+        system.pipe(f"/bucket/{path}", b"")
+    left_out = Skipped()
+    found = [entry.key for entry in find_pictures("memory://bucket", "memory://bucket/out", left_out)]
+    assert sorted(found) == ["named/a.png", "top.png"]
+    assert left_out.runs == ["earlier"]
+    system.rm("/bucket", recursive=True)

@@ -52,7 +52,7 @@ def test_tables_give_paths_and_labels() -> None:
     ]
     said = notes()
     assert explain("pictures/list.parquet", out="second", console=said).pictures == 1
-    assert "left out 1 repetitions" in said.export_text()
+    assert "left out repetitions of pictures: 1" in said.export_text()
     Path("bad.csv").write_text("file\na.png\n")
     with pytest.raises(InputError, match=r"the table 'bad.csv' has no column 'path'; its columns are file"):
         explain("bad.csv", out="third")

@@ -40,9 +40,10 @@ def find_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry]:
 
     Keys are POSIX paths relative to the folder, to the part of the glob before its first wildcard, or to the folder of
     the list file or table (to the nearest common folder, if some pictures are elsewhere). Bytes of a name that are not
-    UTF-8 are written as `\\xff`. In folders and globs, hidden files and folders are skipped, and so are the folders of
-    runs: `out` and the runs below the source. Symbolic links are followed unless they form a cycle. `left_out` collects
-    what was skipped.
+    UTF-8 are written as `\\xff`. In folders and globs, hidden files and folders are skipped, and so is `out`. The
+    folders of other runs are skipped as well, except by remote globs. On this machine, symbolic links are followed
+    unless they form a cycle.
+    `left_out` collects what was skipped.
 
     Raises:
         InputError: the source does not exist, or is a table without a column of paths.
@@ -145,7 +146,7 @@ def _as_on_disk(source: str, parent: str, path: str) -> str:
 
 
 def _check_listed(source: str, path: str, own: str | None) -> None:
-    """Refuse an address that a list must not name, because lists may be untrusted; `own` is the list's storage.
+    """Refuse an address that a list, which may be untrusted, must not name; `own` is the list's own kind of storage.
 
     Raises:
         InputError: the address must not be named in a list.
@@ -175,7 +176,7 @@ def _remote_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry
         if not glob.has_magic(source) and system.isfile(root) and source.lower().endswith(_NAMING):
             yield from _listed(source, left_out)
             return
-        address, root, found = _listing(system, source, root)
+        address, root, found = _listing(system, source, root, out, left_out)
         for path in found:
             key = path.removeprefix(root)
             if path.startswith(out) or any(part.startswith(".") for part in key.split("/")):
@@ -191,7 +192,7 @@ def _remote_pictures(source: str, out: str, left_out: Skipped) -> Iterator[Entry
         raise unreachable(source, error) from error
 
 
-def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[str]]:
+def _listing(system: Any, source: str, root: str, out: str, left_out: Skipped) -> tuple[str, str, Iterable[str]]:
     """Return a remote folder as an address and as a path on its file system, with the paths of its files."""
     address = source.rstrip("/")
     if glob.has_magic(source):
@@ -199,13 +200,25 @@ def _listing(system: Any, source: str, root: str) -> tuple[str, str, Iterable[st
         while glob.has_magic(address):
             address, root = address.rpartition("/")[0], root.rpartition("/")[0]
     elif system.isdir(root):
-        found = (f"{folder}/{name}" for folder, _, names in system.walk(root) for name in names)
+        found = _walked(system, root, out, left_out)
     elif system.isfile(root):
         found = [root]
         address, root = address.rpartition("/")[0], root.rpartition("/")[0]
     else:
         raise InputError(f"there is no file or folder {source!r}; SOURCE is {KINDS}")
     return f"{address}/", f"{root.rstrip('/')}/", found
+
+
+def _walked(system: Any, root: str, out: str, left_out: Skipped) -> Iterator[str]:
+    """Yield the files below a remote folder, except those of runs: of this one, and of others, which are noted."""
+    for folder, folders, names in system.walk(root):
+        is_own = f"{folder}/" == out
+        if is_own or (folder != root and "run.json" in names and "shards" in folders):
+            if not is_own:
+                left_out.runs.append(folder[len(root) :].lstrip("/"))
+            folders.clear()  # which keeps the walk from entering them
+            continue
+        yield from (f"{folder}/{name}" for name in names)
 
 
 def _absolute(folder: str) -> str:

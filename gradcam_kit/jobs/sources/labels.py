@@ -52,9 +52,9 @@ class Labels:
         return int(label) if is_number and (entry.label is not None or not self.names) else None
 
     def unknown(self, entries: Iterable[Entry]) -> str | None:
-        """Return a note on labels that match no class, which explains why accuracy leaves them out."""
+        """Return a note that accuracy leaves out labels that match no class; None if every label matches one."""
         unknown, labeled, examples = 0, 0, dict[str, None]()
-        for _, group in groupby(entries, _place):  # entries are sorted by key, so pictures of a class are adjacent
+        for _, group in groupby(entries, _place):  # sorted by key, so pictures of a folder are mostly adjacent
             for count, entry in enumerate(group, 1):  # noqa: B007
                 pass
             label, index = self.of(entry), self.index(entry)
@@ -68,7 +68,7 @@ class Labels:
         if not unknown:
             return None
         named = ", ".join(f"{label!r}{did_you_mean(label, self._counts)}" for label in examples)
-        return f"{unknown} of {labeled} labels match no class of the model, so accuracy leaves them out: {named}"
+        return f"accuracy leaves out {unknown} of {labeled} labels, which match no class of the model: {named}"
 
     def require(self, entry: Entry) -> int:
         """Return the index of the class that a picture's label names, for targets that are labels.

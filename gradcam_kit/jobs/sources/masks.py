@@ -27,7 +27,7 @@ class Masks:
     """A folder of masks, each with the size and name of its picture, such as `a/1.png` for `a/1.jpg`.
 
     Every nonzero pixel belongs to the object. Its value may be a gray level, a color, or the index of a class or an
-    instance. If the model's input is smaller than the picture, masks are resized by nearest neighbor.
+    instance. Masks are cropped and resized like the picture, but with nearest-neighbor interpolation.
 
     Raises:
         InputError: the folder does not exist.
@@ -37,7 +37,7 @@ class Masks:
 
     def __post_init__(self) -> None:
         if not is_remote(self.folder) and not os.path.isdir(self.folder):
-            raise InputError(f"there is no folder {self.folder!r} of masks")
+            raise InputError(f"the folder of masks {self.folder!r} does not exist")
 
     def check(self, transform: Transform) -> None:
         """Raise if a transform does not tell which part of a picture the model sees.
@@ -64,7 +64,7 @@ class Masks:
 
     @property
     def origin(self) -> str:
-        """The absolute path of the folder."""
+        """The absolute path of the folder, or its address on remote storage."""
         return self.folder if is_remote(self.folder) else os.path.abspath(self.folder)
 
     def has(self, key: str) -> bool:

@@ -57,6 +57,7 @@ class Plan:
     """The pictures of a source, without duplicates and sorted by key, so that the order is the same in every run.
 
     Attributes:
+        shard_size: number of pictures in each shard except the last.
         pictures: number of pictures.
         digest: SHA-256 of keys and labels.
         left_out: files and folders below the source that are not input.

@@ -29,7 +29,7 @@ def read_entry(entry: Entry, admit: Callable[[int], object] | None = None) -> Pi
 
     Args:
         entry: the picture.
-        admit: called with the number of pixels before memory is allocated.
+        admit: called with the number of pixels (0 = unknown) before memory is allocated.
 
     Raises:
         PictureError: the file does not exist, is not a picture, or is truncated.

@@ -31,7 +31,7 @@ level (.fit, .fits); extensions that usually mean something else (.pcd for point
 
 _Child = os.DirEntry[str] | Path
 
-# Folders that a run writes in its folder.
+# Subfolders that a run, its report and its exports write into the folder of the run.
 OWN_FOLDERS = (
     "shards",
     "overlays",
@@ -51,8 +51,8 @@ class Skipped:
         runs: folders of earlier runs.
         closed: folders without read permission.
         repeated: number of repetitions of pictures that were already named.
-        relabeled: number of repeated pictures with a different label.
-        first_relabeled: description of the first relabeled picture.
+        relabeled: number of repetitions with a label that differs from the first.
+        first_relabeled: description of the first such repetition, with both labels.
         nameless: number of table rows without a path.
     """
 
@@ -86,14 +86,11 @@ class Skipped:
         if self.closed:
             said.append(f"left out folders without read permission: {_first(self.closed)}")
         if self.repeated:
-            said.append(f"left out {self.repeated} repetitions of pictures")
+            said.append(f"left out repetitions of pictures: {self.repeated}")
         if self.relabeled:
-            said.append(
-                f"{self.relabeled} of these repetitions have a different label, which is ignored: "
-                f"{self.first_relabeled}"
-            )
+            said.append(f"ignored different labels in these repetitions ({self.relabeled}): {self.first_relabeled}")
         if self.nameless:
-            said.append(f"left out {self.nameless} table rows without a path")
+            said.append(f"left out table rows without a path: {self.nameless}")
         return said
 
 

@@ -27,7 +27,7 @@ versions of fsspec, run code.
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names remote storage."""
+    """Whether a path is an address such as `s3://...`; addresses with `file://` count, too."""
     return "://" in os.fspath(path)
 
 
@@ -39,7 +39,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
         command: name of the command.
 
     Raises:
-        OptionError: `out` is an address of remote storage.
+        OptionError: `out` is an address.
     """
     kind, separator, rest = os.fspath(out).partition(":/")
     if separator and (rest.startswith("/") or kind.lower() in SIMPLE or kind.lower() in known_implementations):
@@ -50,7 +50,7 @@ def check_local(out: str | os.PathLike[str], command: str) -> None:
 
 
 def local_path(path: str) -> str | None:
-    """Return the local path of an address, including `file://...`; None for remote addresses."""
+    """Return the local path that a path or a `file://...` address names; None for addresses of remote storage."""
     if not is_remote(path):
         return path
     return path.partition("://")[2] if scheme(path) in ("file", "local") else None

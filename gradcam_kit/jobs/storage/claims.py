@@ -20,7 +20,8 @@ def claim(folder: Folder, notes: str, names: Iterable[str], overwrite: bool) -> 
         overwrite: also replace foreign files.
 
     Raises:
-        OptionError: one of the files exists and is not in the record, in which case nothing is written.
+        OptionError: a foreign file has the name of one of the files or of a needed folder, or the record cannot be
+            written. In these cases, nothing is written.
     """
     names = list(dict.fromkeys(names))
     try:

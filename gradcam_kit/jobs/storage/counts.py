@@ -14,6 +14,8 @@ class Counts:
     """The numbers of pictures and failures in a shard.
 
     Attributes:
+        pictures: number of pictures.
+        failed: number of pictures with an error in at least one row.
         problems: the first few failures, one line each.
     """
 

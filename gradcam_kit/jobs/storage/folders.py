@@ -27,7 +27,7 @@ _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether no further files can be written to the folder: disk full, quota exceeded, or read-only file system."""
+    """Whether an error means that writing is impossible: disk full, quota exceeded, or read-only file system."""
     return isinstance(error, OSError) and error.errno in _HOPELESS
 
 
@@ -180,7 +180,7 @@ def _written_exclusively(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _beside(path: Path, content: bytes) -> Iterator[Path]:
-    """Write a temporary file beside `path` and sync it to disk; the block renames it."""
+    """Write a temporary file beside `path` and sync it to disk; the block renames or links it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
@@ -222,5 +222,5 @@ Folder = LocalFolder | RemoteFolder
 
 
 def folder_at(path: str | os.PathLike[str]) -> Folder:
-    """Return the folder of a path, which need not exist."""
+    """Return the folder at a path or address, local or remote; the folder need not exist."""
     return RemoteFolder(os.fspath(path)) if is_remote(path) else LocalFolder(os.fspath(path))

@@ -123,7 +123,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "an object with the settings of each metric",
     ),
-    "targets": (_is_targets, "predicted, label, an index or top:K"),
+    "targets": (_is_targets, "predicted, label, an index, top:K or the name of a class"),
     "gradient_rule": (lambda value: value in (None, *get_args(GradientRule)), "exact or balanced"),
     "dtype": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "compile": (lambda value: isinstance(value, bool), "true or false"),

@@ -10,7 +10,7 @@ _LONGEST_NAME = 255  # longest file name in bytes on all common file systems
 def overlay_name(key: str, method: str, rank: int = 0) -> str:
     """Return the path of a picture's overlay; `rank` counts the targets of one picture.
 
-    A name that is too long for the file system is shortened, and ends in a digest of the full name.
+    A name that is too long for a file system is shortened, and a digest of the full name precedes the suffix.
     """
     *folders, name = key.split("/")
     suffix = f".{method}.jpg" if rank == 0 else f".{method}.{rank + 1}.jpg"

@@ -106,7 +106,7 @@ def has_own_page(folder: Folder) -> bool:
 
 
 def check_inputs_stay(folder: Folder, inputs: Iterable[str]) -> None:
-    """Refuse to overwrite a run if an input lies in one of the folders to be emptied.
+    """Refuse to overwrite a run if an input is one of its files, or is in one of the folders to be emptied.
 
     Args:
         folder: the folder of the run.
@@ -121,8 +121,8 @@ def check_inputs_stay(folder: Folder, inputs: Iterable[str]) -> None:
         for place in _places(path):
             if place in exact or place.startswith(inside):
                 raise OptionError(
-                    f"{path!r} is in a folder of {folder.root!r} that --overwrite empties, so it would be "
-                    "lost before it is read; choose another folder for the run"
+                    f"--overwrite would remove {path!r} from {folder.root!r} before it is read; choose another "
+                    "folder for the run"
                 )
 
 

@@ -87,7 +87,7 @@ class RemoteFolder:
         return False
 
     def blocks(self, name: str) -> bool:
-        """Return False, because nothing on remote storage prevents a folder."""
+        """Return False, because a file on remote storage does not prevent a folder of the same name."""
         return False
 
     def remove(self, *names: str) -> None:

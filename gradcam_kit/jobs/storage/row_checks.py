@@ -75,6 +75,6 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[pa.Table], np.ndarray], str], ..
     (("heatmap", "height", "width"), _heatmaps_fit, "a heatmap whose bytes do not match its size in float16"),
     (("box",), _boxes_are_boxes, "no box (x0, y0, x1, y1)"),
     (("rank",), _ranks_count, "a rank below 0"),
-    (("predicted", "top_targets", "top_scores"), _best_are_there, "no best classes with their scores"),
+    (("predicted", "top_targets", "top_scores"), _best_are_there, "no best classes with one score each"),
 )
 """Conditions on explained rows: the columns, the check, and the fault for messages."""

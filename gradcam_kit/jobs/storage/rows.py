@@ -47,7 +47,8 @@ SCHEMA = pa.schema(
 
 `heatmap` is little-endian float16 `(height, width)` in [0, 1], row by row, over the part `box` of the picture; with
 several layers it has the resolution of the finest, and `layer` joins their names with `+`. `correct` tells whether
-`predicted` is the class that `label` names, and is null if the label names no class. `top_*` are the five best classes.
+`predicted` is the class that `label` names; it is null if the label names no class, or if the model has fewer than two
+classes. `top_*` are the best classes, at most five.
 `run.json` names the kind of `score` and `top_scores`: softmax or sigmoid of the outputs, or the unchanged outputs. A
 row with the status "error" has no heatmap. A row with the status "ok" and an `error` lacks its overlay or its metrics,
 for the reason in `error`.
@@ -77,7 +78,7 @@ def heatmap_of(row: Mapping[str, Any]) -> Float16[np.ndarray, "h w"]:
 
 
 def enlarged(row: Mapping[str, Any], normalization: Normalization = "minmax") -> Float[np.ndarray, "h w"]:
-    """Return a stored heatmap at the size of the model's input, equal to the method's map up to float16 rounding."""
+    """Return a heatmap at the size of the model's input; for one layer, the method's map up to float16 rounding."""
     maps = torch.from_numpy(heatmap_of(row).astype(np.float32))[None]
     size = row["input_height"], row["input_width"]
     return normalize(upsample(maps, size), normalization)[0].numpy()

@@ -52,7 +52,7 @@ class ShardFiles:
             return {number: counts for number, counts in found if counts is not None}
 
     def sound(self, numbers: Iterable[int]) -> set[int]:
-        """Read all rows and thumbnails of some shards, and return the shards whose files are fully intact."""
+        """Read all rows and thumbnails of some shards, and return the numbers of the shards with fully intact files."""
         numbers = list(numbers)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return {
@@ -105,7 +105,7 @@ class ShardFiles:
         return digest.hexdigest()
 
     def _footer(self, name: str) -> pq.FileMetaData | None:
-        """Return the metadata at the end of a file of rows; None if it is damaged."""
+        """Return the metadata at the end of a Parquet file; None if it cannot be read."""
         try:
             with self.folder.open(name) as file:
                 return pq.read_metadata(file)
@@ -133,7 +133,7 @@ class ShardFiles:
             self.folder.write(f"metrics/{_shard(number)}", as_parquet(pa.Table.from_pylist(list(rows), schema=schema)))
 
     def read_metrics(self, number: int) -> tuple[pa.Table | None, dict[str, Any]]:
-        """Return later measurements of a shard, with the settings of each metric; empty if there are none.
+        """Return later measurements of a shard, with the settings of each metric; `(None, {})` if there are none.
 
         Damaged files are ignored, and so are measurements of rows that have been replaced since.
         """
@@ -158,7 +158,7 @@ class ShardFiles:
         return {name: one for footer in footers for name, one in _settings(footer.metadata).items()}
 
     def check_metrics(self, numbers: Iterable[int]) -> None:
-        """Refuse to replace foreign files that have names of measurements.
+        """Refuse to replace foreign files that are named like files of measurements.
 
         Raises:
             OptionError: such files exist; the message names the first.
@@ -215,7 +215,9 @@ class ShardFiles:
 
     def _damaged(self, folder: str, number: int, problem: object) -> InputError:
         place = self.place(f"{folder}/{_shard(number)}")
-        return InputError(f"{place} is damaged ({problem}); run its command again, without --overwrite, to rebuild it")
+        return InputError(
+            f"{place} is damaged ({problem}); repeat the command of the run, without --overwrite, to rebuild it"
+        )
 
     def length(self, number: int) -> int:
         """Return the number of rows of a shard from the footer of its file."""

@@ -41,7 +41,7 @@ class Store(ShardFiles):
         """Return the manifest of the run in this folder; None if there is no run.
 
         Raises:
-            OptionError: there are rows but no manifest, or the manifest is unreadable or invalid.
+            OptionError: there are rows but no manifest, or the manifest is unreadable, too large, or not a JSON object.
         """
         place, read = f"{self.folder.root}/run.json", None
         for tried in range(1, _TRIES + 1):
@@ -77,7 +77,7 @@ class Store(ShardFiles):
         return None
 
     def run_manifest(self) -> dict[str, Any] | None:
-        """Return the `manifest` with every field validated; None if there is no run.
+        """Return the `manifest`, after checking the fields that are read; None if there is no run.
 
         Raises:
             GradCamKitError: as for `manifest`, or a field of the manifest is invalid.
@@ -91,7 +91,7 @@ class Store(ShardFiles):
         """Return the manifest of the run to resume or replace; None if a new run can begin here.
 
         Raises:
-            OptionError: the folder holds foreign files that the run would overwrite, remove or replace.
+            OptionError: the folder holds foreign files or links that the run would overwrite, remove or replace.
         """
         manifest, methods = self.manifest(), list(methods)
         if manifest is None:

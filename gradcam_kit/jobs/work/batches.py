@@ -14,7 +14,13 @@ from gradcam_kit.jobs.work.reader import Decoded, Failed
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of pictures, read or failed; `images` are the model inputs of those that were read, if equal in size."""
+    """A batch of pictures, and their model inputs on the device.
+
+    Attributes:
+        items: the pictures, read or failed.
+        images: the model inputs of the pictures that were read; None if none was read or sizes differ.
+        arrived: an event that marks the end of the copy, if the copy has a stream of its own.
+    """
 
     items: Sequence[Decoded | Failed]
     images: Tensor | None = None
@@ -35,7 +41,7 @@ class Batch:
             return cls(items, move(stacked, device), stream.record_event())
 
     def arrived_images(self) -> Tensor | None:
-        """Return the images, once the device has received them; None if they differ in size."""
+        """Return the images, for use after their copy on the current stream; None if none was read or sizes differ."""
         if self.images is not None and self.arrived is not None:
             current = torch.cuda.current_stream(self.images.device)
             current.wait_event(self.arrived)

@@ -18,7 +18,7 @@ _NOT_OF_THE_RESULT = (
 
 
 def command_of(request: RunRequest) -> str | None:
-    """Return the command line with the same result; None if model, transform or class names are Python objects.
+    """Return a command line that gives the same rows; None if model, transform or class names are Python objects.
 
     The folder appears as DIR, so that runs with the same rows have the same `run.json`, wherever they are.
 
@@ -33,7 +33,7 @@ def command_of(request: RunRequest) -> str | None:
 
 
 def _options(request: RunRequest) -> Iterator[str]:
-    """Yield the options whose values are not the defaults."""
+    """Yield the options that affect the rows or the report and whose values are not the defaults."""
     for field in fields(request):
         name, value = field.name, getattr(request, field.name)
         if name in _NOT_OF_THE_RESULT or value == field.default:

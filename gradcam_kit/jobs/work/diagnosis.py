@@ -23,8 +23,8 @@ class DoctorRequest:
         model: the options of the model.
         data: the training pictures: a folder with one subfolder per class, a glob, a list or a table; None = random
             images.
-        test: the test pictures, in the same forms; None = the folder `test` or `val` in `data`, if `data` also
-            has a folder `train`.
+        test: the test pictures, in the same forms; None = the folders in `data` with names such as `test` or `val`, if
+            `data` also has a folder such as `train`.
         steps: number of training steps on a copy of the model.
         batch_size: number of images in each training step.
         out: the folder for `doctor.html` and `doctor.json`.

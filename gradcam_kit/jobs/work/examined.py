@@ -24,7 +24,7 @@ MOST = 5000
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "eval")
-_DIM = 8  # a picture with fewer of 256 gray levels is nearly empty
+_DIM = 8  # a picture whose values span fewer of 256 gray levels is nearly empty
 
 ClassOf = Callable[[Entry], int | None]
 
@@ -49,8 +49,8 @@ class Examined:
         entries: pictures by their names in messages.
         counts: number of pictures by label, as written.
         unknown: number of pictures by label, for labels that match no class of the model.
-        unreadable: pictures that could not be read, with the reason.
-        dim: pictures with fewer than 8 gray levels.
+        unreadable: pictures that could not be read or transformed, with the reason.
+        dim: pictures that are not constant, but whose values span fewer than 8 gray levels.
         judged: the model's probabilities, if it is trained.
         images: images kept for the model, with the classes of their labels.
         left: number of pictures that were not examined.
@@ -67,7 +67,7 @@ class Examined:
     left: int = 0
 
     def batch(self) -> tuple[Tensor, Tensor | None]:
-        """Return the kept images with their labels; if most images have a label, leave out images without a label."""
+        """Return the labeled images and their labels if most kept images have one, else all kept images and None."""
         labeled = [(image, label) for image, label in self.images if label is not None]
         if len(labeled) * 2 > len(self.images):
             return torch.stack([image for image, _ in labeled]), torch.tensor([label for _, label in labeled])
@@ -77,7 +77,7 @@ class Examined:
 def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], list[Entry] | None, str]:
     """List the pictures of the training set and of the test set, if there is one, with a description of both.
 
-    A folder with the subfolders `train` and `test` (or `val`) holds both.
+    Without `test`, subfolders of `data` with names such as `train` and `test` (or `val`) are the two sets.
 
     Raises:
         InputError: a folder holds no pictures.
@@ -96,28 +96,30 @@ def list_folders(data: str, test: str | None, out: str) -> tuple[list[Entry], li
 
 
 def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> tuple[ClassOf, str]:
-    """Return a function from a picture to the class of its label, and a description of how labels are read.
+    """Return a function that maps each picture to the class of its label, and a description of how labels are read.
 
     Args:
         explainer: the explainer, which holds the class names of the model if they are known.
-        entries: all pictures, whose labels are counted if class names are unknown.
+        entries: all pictures, whose labels determine the classes if class names are unknown.
         outputs: number of classes of the model.
     """
     labels = explainer.labels
     if labels.names:
-        return labels.index, "labels are folder names, read as class names of the model"
+        return labels.index, "labels come from folders or a table, read as class names of the model"
     found = sorted({label for entry in entries if (label := labels.of(entry)) is not None})
     if not found:
-        return (lambda _: None), "the pictures have no labels: no folder is named after a class"
+        return (lambda _: None), "the pictures have no labels: they are not in folders named after classes"
     if all(label.isdecimal() for label in found):
-        return (lambda entry: int(labels.of(entry) or -1)), "labels are folder names, read as class indices"
+        return (
+            lambda entry: None if (label := labels.of(entry)) is None else int(label)
+        ), "labels come from folders or a table, read as class indices"
     if len(found) <= outputs:
         index = {label: i for i, label in enumerate(found)}
         return (
             (lambda entry: None if (label := labels.of(entry)) is None else index[label]),
-            "labels are folder names in alphabetical order, because the class names of the model are unknown",
+            "labels are numbered in alphabetical order, because the class names of the model are unknown",
         )
-    said = f"labels are not used: {len(found)} folder names do not fit {outputs} outputs, and class names are unknown"
+    said = f"labels are not used: {len(found)} names do not fit {outputs} outputs, and class names are unknown"
     return (lambda _: None), said
 
 
@@ -143,6 +145,9 @@ def examine_folder(
         outputs: number of classes of the model.
         judge: whether to run the model on the labeled pictures.
         prefix: text in front of the names of pictures.
+
+    Raises:
+        InputError: no picture can be read.
     """
     step = max(1, -(-len(entries) // MOST))
     chosen = entries[::step]
@@ -157,7 +162,7 @@ def examine_folder(
                     done.images.append((image, label))
     if not done.split.names:
         reason = done.unreadable[0] if done.unreadable else "nothing"
-        raise InputError(f"none of {len(chosen)} pictures can be read: {reason}")
+        raise InputError(f"no picture can be read ({len(chosen)} tried): {reason}")
     shape = done.images[0][0].shape if done.images else None
     done.images = [(image, label) for image, label in done.images if image.shape == shape]
     return done

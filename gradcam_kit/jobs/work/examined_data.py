@@ -29,7 +29,16 @@ _PAIRS = 12
 
 @dataclass
 class ExaminedData:
-    """The examined training and test pictures, a batch of images for the model, and pairs of similar pictures."""
+    """The examined training and test pictures, a batch of images for the model, and pairs of similar pictures.
+
+    Attributes:
+        train: the examined training pictures, or all pictures if there is no test set.
+        test: the examined test pictures, if there is a test set.
+        images: the batch of images from `train`.
+        labels: the classes of these images; None if most of them have no label, or if labels do not suit the outputs.
+        outputs: number of class scores per image, see `count_outputs`.
+        pairs: the first pairs of pictures with the same or nearly the same pixels.
+    """
 
     train: Examined
     test: Examined | None
@@ -148,7 +157,7 @@ def random_images(explainer: Explainer, n: int) -> Tensor:
 
 
 def count_outputs(explainer: Explainer, images: Tensor) -> int:
-    """Return the number of classes; 0 if the outputs are not class scores.
+    """Return the number of class scores per image; 0 if the outputs are not class scores.
 
     Raises:
         InputError: the model does not accept the images.

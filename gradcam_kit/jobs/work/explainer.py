@@ -46,7 +46,7 @@ class Explained:
 
     Attributes:
         rows: one row per method and target; for a failure, one per method.
-        error: the exception of the model or a method; None for success, and for pictures that could not be read.
+        error: the exception of the model or a method; None for success, or if the model was not called.
         thumbnail: a small JPEG, if requested.
     """
 
@@ -95,7 +95,7 @@ class Explainer:
     say: Callable[[str], None] = lambda _: None
 
     def explain(self, batch: Batch) -> Iterator[Explained]:
-        """Explain the pictures that could be read, with all methods in one pass, and yield results in the same order.
+        """Explain the pictures that could be read, with all methods together, and yield a result per picture, in order.
 
         A batch that fails is halved until only the faulty pictures fail, or until it fits into the memory of the
         device. A batch with images of different sizes is halved too.
@@ -185,9 +185,7 @@ class Explainer:
         if not failing:
             raise error  # it did not recur, so neither the picture nor a method is at fault
         names = " and ".join(map(method_name, failing))
-        return MethodError(
-            f"the method {names} fails although the model itself does not: {type(error).__name__}: {error}"
-        )
+        return MethodError(f"{names} failed, although the model itself succeeded: {type(error).__name__}: {error}")
 
     def _fails(self, cam: BaseCAM, one: Decoded) -> bool:
         """Whether a method itself fails on an image, without metrics."""
@@ -256,7 +254,7 @@ class Explainer:
         return tuple(_with_batch_size(cam, min(cam.batch_size, most)) for cam in self.cams)
 
     def _fewer_rows(self) -> bool:
-        """Halve the masked images per forward pass of methods; return False if only one image is left."""
+        """Halve the limit of masked images per forward pass of methods; return False if it is already one image."""
         rows = max(cam.batch_size for cam in self._fitting_cams())
         if rows > 1:
             self.fit.rows = rows // 2
@@ -264,7 +262,7 @@ class Explainer:
 
     def _shrink(self, most: int) -> None:
         self.fit.most = most
-        rows = "" if self.fit.rows is None else f", {self.fit.rows} masked images at a time"
+        rows = "" if self.fit.rows is None else f", masked images in batches of {self.fit.rows}"
         self.say(f"{self.device} ran out of memory; continuing with batches of {most}{rows}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -279,7 +277,7 @@ class Explainer:
             logits = read_logits(self.model(images))
         if self.targets.number > logits.shape[1]:
             raise ClassIndexError(
-                f"the targets are top:{self.targets.number}, but the model has {logits.shape[1]} classes"
+                f"the targets are top:{self.targets.number}, but the number of classes is {logits.shape[1]}"
             )
         return logits.topk(self.targets.number).indices
 
@@ -294,7 +292,7 @@ class Explainer:
 
 
 def _with_batch_size(cam: BaseCAM, batch_size: int) -> BaseCAM:
-    """Return a copy of a method, because the original may be the user's."""
+    """Return a copy of a method with another batch size, because the original may be the user's."""
     copied = copy(cam)
     copied.batch_size = batch_size
     return copied

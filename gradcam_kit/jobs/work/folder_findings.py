@@ -23,7 +23,7 @@ def dim_findings(seen: Examined) -> list[Finding]:
             "warn",
             "normalization",
             "",
-            f"{len(seen.dim)} pictures use fewer than 8 of 256 gray levels: {names_in_words(seen.dim)}",
+            f"Pictures whose values span fewer than 8 of 256 gray levels ({len(seen.dim)}): {names_in_words(seen.dim)}",
             float(len(seen.dim)),
             0.0,
             len(seen.split),
@@ -34,7 +34,7 @@ def dim_findings(seen: Examined) -> list[Finding]:
 
 
 def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
-    """Report folders whose names are not classes of the model."""
+    """Report labels that are not classes of the model."""
     if not seen.unknown or not explainer.labels.names:
         return []
     count, names = sum(seen.unknown.values()), [f"'{name}'" for name in seen.unknown]
@@ -44,18 +44,18 @@ def unknown_findings(seen: Examined, explainer: Explainer) -> list[Finding]:
             "warn",
             "unknown-class",
             "",
-            f"No class of the model is called {names_in_words(names)}, so {count} pictures have no usable label",
+            f"No class of the model is called {names_in_words(names)}; pictures without a usable label: {count}",
             float(len(names)),
             0.0,
             len(seen.split),
-            f"Rename the folders to classes of the model ({some}), or give class names with --class-names",
+            f"Rename these labels to classes of the model ({some}), or give class names with --class-names",
             "definition",
         )
     ]
 
 
 def disagreements(judged: Sequence[Judged], outputs: int, explainer: Explainer) -> list[Finding]:
-    """Report labels on which a trained model is no better than chance, or which it contradicts confidently."""
+    """Report that a trained model is no better than chance, or else which labels it confidently contradicts."""
     if not judged:
         return []
     right = sum(one.label == one.predicted for one in judged) / len(judged)

@@ -38,7 +38,7 @@ from gradcam_kit.targets.names import normalized
 from gradcam_kit.targets.scores import ScoreKind
 
 TRIED = 1000  # maximum number of pictures to open until one can be read
-_EXPLAINED = 8  # maximum number of pictures to explain until one can be measured
+_EXPLAINED = 8  # maximum number of pictures to explain until one succeeds
 
 
 def load_explainer(request: ModelRequest, console: Console | None = None) -> Explainer:
@@ -81,7 +81,7 @@ def make_explainer(
 
     Args:
         request: the options of the model.
-        methods: names in `METHODS` or `package.module:Class`; none = all single-pass methods that suit the model.
+        methods: names in `METHODS` or `package.module:Class`; empty = all single-pass methods that suit the model.
         entries: the pictures that will be explained.
         console: where notes are shown; None = nowhere.
 
@@ -129,7 +129,7 @@ def make_explainer(
 
 
 def verify(explainer: Explainer, entries: Iterable[Entry]) -> None:
-    """Raise an error if no picture can be explained, instead of reporting every picture.
+    """Raise an error if none of the first pictures can be explained, instead of reporting every picture.
 
     Raises:
         GradCamKitError: the model or a method fails on all of the first readable pictures.
@@ -208,7 +208,7 @@ def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decode
     """Yield the first pictures that can be read and transformed.
 
     Raises:
-        InputError: the model's transform fails on all readable pictures.
+        InputError: the model's transform fails on all of the first readable pictures.
     """
     broken: list[Failed] = []
     is_good = False
@@ -222,7 +222,9 @@ def _readable(explainer: Explainer, entries: Iterable[Entry]) -> Iterator[Decode
             if len(broken) == _EXPLAINED:
                 break
     if broken and not is_good:
-        raise InputError(f"the transform of {explainer.loaded.spec} fails on every picture: {broken[0].reason}")
+        raise InputError(
+            f"the transform of {explainer.loaded.spec} fails on all of the first pictures: {broken[0].reason}"
+        )
 
 
 def _shared_error(found: Sequence[Explained]) -> Exception | None:

@@ -54,7 +54,7 @@ def chosen_metrics(names: Iterable[str], masks: Masks | None = None) -> tuple[Me
 
 
 def columns_of(metric: str) -> tuple[str, str]:
-    """Return the columns of a metric: its number, and its status in words."""
+    """Return the names of a metric's columns: the column of numbers, and the column of statuses in words."""
     column = metric.replace("-", "_")
     return column, f"{column}_status"
 
@@ -155,7 +155,7 @@ class Measurer:
             raise failure  # neither the halves nor the whole batch failed again, so the images are not at fault
 
     def results(self, batch: MeasuredBatch) -> dict[str, dict[str, MetricResult]]:
-        """Return method -> metric -> one number per image and target.
+        """Return method or baseline -> metric -> one number per image and target.
 
         Raises:
             Exception: any exception of the model or a metric.
@@ -197,7 +197,13 @@ def baseline_rows(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass
 class MetricMeans:
-    """Means of metrics over rows, accumulated shard by shard."""
+    """Means of metrics over rows, accumulated shard by shard.
+
+    Attributes:
+        sums: (method, metric) -> sum of the numbers that enter the mean.
+        counts: (method, metric) -> how many numbers the sum has.
+        statuses: (method, metric) -> number of rows with each status.
+    """
 
     sums: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -221,7 +227,7 @@ class MetricMeans:
             self.add(({"method": method, **columns} for columns in _columns(metric, one)), [metric])
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return a line per method and metric: the mean over rows with the status "ok", and counts by status.
+        """Return a dict per method and metric: the mean over rows with the status "ok", and counts by status.
 
         The mean is None if no row has the status "ok". The baseline of ones is an exception: its rows have another
         status, because its heatmap is constant on purpose, but their numbers are averaged, with a count of 0.
@@ -239,7 +245,7 @@ class MetricMeans:
 
 
 def by_method(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Return method -> metric -> line, for a table with a row for each method."""
+    """Return method -> metric -> its dict in `lines`, for a table with a row for each method."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for line in lines:
         found.setdefault(line["method"], {})[line["metric"]] = line

@@ -67,7 +67,7 @@ def with_methods(
 
 
 def layers_of(explainer: Explainer) -> dict[str, list[str]]:
-    """Return the layers of each method; empty for a method that does not choose layers."""
+    """Return the names of the layers of each method; empty for a method without target layers."""
     return {method_name(cam): list(cam.target_layers or ()) for cam in explainer.cams}
 
 
@@ -144,8 +144,8 @@ def _check_outputs(explainer: Explainer, images: Tensor) -> None:
         raise OptionError(f"the softmax of {explainer.loaded.spec}'s single output is always 1; choose sigmoid or raw")
     if names is not None and len(names) != classes:
         raise OptionError(
-            f"there are {len(names)} class names, but {explainer.loaded.spec} has {classes} outputs; give "
-            "one name per line and output, in the order of the outputs (--class-names)"
+            f"the number of class names, {len(names)}, differs from the number of outputs of {explainer.loaded.spec}, "
+            f"{classes}; give one name per line and output, in the order of the outputs (--class-names)"
         )
 
 
@@ -177,7 +177,7 @@ def _method_class(name: str) -> type[BaseCAM]:
         return found
     if name not in METHODS:
         raise UnknownNameError(
-            f"there is no method {name!r}{did_you_mean(name, METHODS)}; see 'gradcam-kit methods', or give "
-            "your own class as package.module:Class"
+            f"there is no method {name!r}; see 'gradcam-kit methods', or give your own class as "
+            f"package.module:Class{did_you_mean(name, METHODS)}"
         )
     return METHODS[name]

@@ -28,7 +28,7 @@ def overlay_of(row: Mapping[str, Any], picture: Picture, normalization: Normaliz
 def render_overlays(
     store: Store, entry: Entry, rows: Sequence[Row], normalization: Mapping[str, Normalization]
 ) -> None:
-    """Render and write the overlays of one picture; if one cannot be written, its row gets the reason.
+    """Render and write the overlays of one picture; if one cannot be written, all rows of the picture get the reason.
 
     Args:
         store: folder of the run.
@@ -37,7 +37,7 @@ def render_overlays(
         normalization: how each method normalizes its heatmaps.
 
     Raises:
-        OptionError: no overlay can be written, because the disk is full.
+        OptionError: nothing can be written, because the disk is full or read-only.
     """
     try:
         with picture_of(entry) as picture:  # read again, because full-size pictures would fill the memory
@@ -53,7 +53,7 @@ def render_overlays(
 
 
 def mark_unrendered(rows: Iterable[Row], error: Exception) -> None:
-    """Add to the rows of a picture the reason why their overlays cannot be written."""
+    """Set the error of all rows of a picture to the reason why an overlay cannot be written."""
     said = error.strerror or error if isinstance(error, OSError) else error
     for row in rows:
         row["error"] = one_line(f"{type(error).__name__}: the overlay cannot be written: {said}")

@@ -59,7 +59,8 @@ class PairedNumbers:
     def agreement(self) -> list[dict[str, Any]]:
         """Return how similarly the metrics rank methods and baselines, see `agreement_rows`.
 
-        Empty if fewer than two metrics have a better direction, or for fewer than three methods and baselines.
+        Empty if fewer than two metrics have a better direction, or if these metrics have fewer than three methods and
+        baselines in common.
         """
         ranking = [metric for metric in self.numbers if self.better[metric]]
         methods = {method for metric in ranking for method in self.numbers[metric]}
@@ -68,7 +69,7 @@ class PairedNumbers:
         return agreement_rows({metric: self._values(metric) for metric in ranking}, self.better)
 
     def _values(self, metric: str) -> dict[str, Float[np.ndarray, " n"]]:
-        """Return method -> one number per picture with a number in any metric; NaN if the method has no number."""
+        """Return method -> a number for each picture that has one in some metric; NaN where this method has none."""
         return {
             method: np.concatenate(
                 [

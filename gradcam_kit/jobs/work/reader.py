@@ -97,8 +97,8 @@ def decode(entry: Entry, transform: Transform, thumbnail: bool = False) -> Decod
 class Reader:
     """A context manager whose workers read pictures ahead of their use.
 
-    Many pictures are read in processes, which avoid the interpreter lock and survive crashes of decoders. Few pictures,
-    or pictures whose transform cannot be pickled, are read in threads.
+    If `processes` is set, many pictures are read in processes, which avoid the interpreter lock and survive crashes of
+    decoders. Few pictures, or pictures whose transform cannot be pickled, are read in threads.
 
     Args:
         transform: function from picture to model input.
@@ -172,7 +172,7 @@ class Reader:
         return found
 
     def _one_by_one(self, chunk: Sequence[tuple[Entry, bool]]) -> Iterator[Decoded | Failed]:
-        """Read the pending pictures again after a worker died, one after the other, to find the faulty picture.
+        """Read the pictures of a task again after a worker died, one after the other, to find the faulty picture.
 
         A picture is faulty if it kills a worker that has read nothing else. A worker is used as long as it lives,
         because starting a worker takes longer than reading many pictures.

@@ -44,7 +44,7 @@ def special_parts(model: nn.Module, images: Tensor, *, detects: bool) -> Special
 
     Args:
         model: any model.
-        images: a batch; the first few are used.
+        images: a batch; only the first few are used for attention and the pyramid.
         detects: whether the model may be a detector, because its outputs are not class scores.
     """
     found, few = SpecialParts(), images[:_PICTURES]

@@ -34,7 +34,8 @@ def ranked_channels(layer: LayerCapture, channels: int | float, ranking: Ranking
         layer: the capture, with gradients if the ranking needs them.
         channels: number of channels, or their share of all.
         ranking: by standard deviation over space ("std"), by mean gradient ("gradient"), or by the first-order change
-            of the score when the channel masks the layer, sum_s M_k(s) sum_j A_j(s) G_j(s) ("first-order").
+            of the score when the channel masks the layer ("first-order"): sum_s M_k(s) sum_j A_j(s) G_j(s), with
+            activations A, their gradients G, and M_k = A_k normalized to [0, 1].
     """
     total = layer.activations.shape[1]
     count = max(1, round(channels * total)) if isinstance(channels, float) else channels

@@ -28,9 +28,9 @@ def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"],
     r"""Solve `principal` by repeated squaring: all columns of $A^{2^{44}}$ are parallel to the eigenvector.
 
     Eigenvalues with a relative difference of $10^{-10}$ are separated. Rounding errors do not add up, because each
-    squaring doubles the distance to the other eigenvalues: in float64 the error of the vector is about $10^{-15}$
-    divided by the relative difference of the eigenvalues. For equal eigenvalues the choice of the vector is arbitrary,
-    as with any solver.
+    squaring also squares the ratios of the other eigenvalues to the largest: in float64 the error of the vector is
+    about $10^{-15}$ divided by the relative difference of the eigenvalues. For equal eigenvalues the choice of the
+    vector is arbitrary, as with any solver.
     """
     wide = symmetric if symmetric.device.type == "mps" else symmetric.double()  # Apple's GPUs do not support float64
     # A negative eigenvalue may have the largest magnitude, so a lower bound is subtracted to make all nonnegative.
@@ -51,8 +51,8 @@ def by_squaring(symmetric: Float[Tensor, "n z z"]) -> tuple[Float[Tensor, " n"],
 def first_component(maps: Float[Tensor, "n k *s"], center: bool = False) -> Float[Tensor, "n *s"]:
     r"""Project the positions onto the first principal component of the channels: $A v_1 = \sqrt{\lambda_1} u_1$.
 
-    Rows are positions, columns are channels. The eigenproblem is that of the smaller Gram matrix, positions or
-    channels, with the same result; memory grows with the square of the smaller number.
+    The rows of $A$ are positions, and its columns are channels. The eigenproblem is that of the smaller Gram matrix, of
+    positions or of channels, with the same result; memory grows with the square of the smaller number.
 
     Args:
         maps: the maps to decompose.
