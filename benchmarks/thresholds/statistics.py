@@ -13,8 +13,9 @@ from torch import nn
 
 from benchmarks.thresholds.healthy import Healthy
 from gradcam_kit.diagnostics import ModelDiagnostics, Thresholds, capture_attention, trace_recurrent
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.heads import distance_from_uniform
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 from gradcam_kit.diagnostics.verdicts.flow import gradient_change, signal_change, spike
 from gradcam_kit.diagnostics.verdicts.spread import effective_ranks, spreads
 from gradcam_kit.diagnostics.verdicts.units import constant_share, dead_units, saturated_share

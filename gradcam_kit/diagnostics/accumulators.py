@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from gradcam_kit.capture import is_spread
 from gradcam_kit.diagnostics.kinds import own_weight
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.statistics import Axes, Moments
 from gradcam_kit.diagnostics.pending import Copied, Histograms, Reservoir, Scalars
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 
 
 @dataclass(eq=False)

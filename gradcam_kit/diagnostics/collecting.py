@@ -13,6 +13,7 @@ from torch import Tensor
 from gradcam_kit.capture import Call, Observation, Observer, is_spread, local_part, unobservable
 from gradcam_kit.diagnostics.accumulators import Accumulators, LiveLayer
 from gradcam_kit.diagnostics.kinds import FEW_INPUTS, activation_of, flat_beyond, inputs_per_unit, own_weight
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
 from gradcam_kit.diagnostics.maths.histogram import histogram as full_histogram
 from gradcam_kit.diagnostics.maths.statistics import (
@@ -29,7 +30,7 @@ from gradcam_kit.diagnostics.maths.statistics import (
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.paths import on_every_path
 from gradcam_kit.diagnostics.pending import Histograms
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 from gradcam_kit.diagnostics.units import UnitAxes, sample_axis
 
 _MOST_PENDING = 4096

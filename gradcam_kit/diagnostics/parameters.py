@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from gradcam_kit.capture import Observation, Shard, flat_shards, is_spread, local_part, shard_of
 from gradcam_kit.diagnostics.collecting import Collector
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import SAMPLE, stride_of, take_sample
-from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
+from gradcam_kit.diagnostics.tracks import ParameterTrack
 
 EVERY = 10
 _MOST_NORMS = 64

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import zeros
 from gradcam_kit.diagnostics.report import LayerRow, ParameterRow, Report, sorted_findings
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, ParameterTrack
+from gradcam_kit.diagnostics.tracks import LayerTrack, ParameterTrack
 from gradcam_kit.diagnostics.verdicts import (
     behind_nonfinite,
     dead_units,

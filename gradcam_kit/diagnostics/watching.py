@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 
 from gradcam_kit.capture import check_observable, observe, select_layers
 from gradcam_kit.diagnostics.collecting import Collector
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import coarsen
 from gradcam_kit.diagnostics.parameters import ParameterWatch, after_closure, note_scale
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.rows import history_row, report_of
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import Ledger, WindowStats
+from gradcam_kit.diagnostics.tracks import WindowStats
 from gradcam_kit.diagnostics.writing import GuardedWriters, WindowWriter
 from gradcam_kit.errors import CaptureError, InputError, kind_of
 from gradcam_kit.options import positive_int, whole
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
 class ModelDiagnostics:
     """Observe the passes of a model, and report what is wrong, in which module, and with what evidence.
 
-    The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the
-    last bit. Memory is bounded, and no tensor of the graph is held. Only the gradient of the loss is observed, not its
-    value; use `check_loss` to find a NaN in the loss.
+    The run is not affected: parameters, buffers, random states, gradients, modes and outputs are the same to the last
+    bit. Memory is bounded, and no graph is held. The value of the loss is not observed: `check_loss` finds its NaN.
 
     Args:
         model: the model that is trained or evaluated, also compiled or inside DistributedDataParallel.

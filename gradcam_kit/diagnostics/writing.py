@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import edges, ordered
 from gradcam_kit.diagnostics.report import Report
-from gradcam_kit.diagnostics.tracks import Ledger
 from gradcam_kit.errors import InputError, kind_of, raise_interruption
 
 _log = logging.getLogger("gradcam_kit")

@@ -19,7 +19,7 @@ _GOOD_FOR = {
     "d-rise": "box and class of any detector, without gradients",
     "seg-xres-cam": "a region of a segmentation",
     "seg-eigen-cam": "the structure on which a segmented region depends",
-    "ablation-cam": "saturated scores: removes channels instead of differentiating",
+    "ablation-cam": "saturated scores: removes channels, needs no gradients",
     "score-cam": "models whose gradients are noisy or vanish",
     "group-cam": "nearly the quality of Score-CAM, with far fewer passes",
     "recipro-cam": "all classes without gradients, at a late layer",
@@ -46,7 +46,7 @@ _GOOD_FOR = {
     "lafam": "self-supervised backbones: where a layer responds",
     "fem": "rare, strong features, whatever the class",
     "attention-rollout": "where a transformer gathers information, whatever the class",
-    "random-cam": "a baseline: a method that scores no better shows nothing about the class",
+    "random-cam": "a baseline that a method has to beat to show anything",
 }
 
 

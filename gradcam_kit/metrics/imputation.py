@@ -195,7 +195,7 @@ def _solve(
     product = dot(residual, preconditioned)
     goal = tolerance**2 * product.abs()
     running = product.abs() > goal
-    for step in range(1, _MOST_STEPS):
+    for step in range(1, _MOST_STEPS + 1):
         # The direction times W - D, the negative of the matrix of the system.
         changed = fine.stencils.neighbors(direction).addcmul_(fine.weight, direction, value=-1)
         length = (product / dot(direction, changed)).where(running, 0)  # step length, which may be negative
@@ -206,7 +206,7 @@ def _solve(
         before, product = product, dot(residual, preconditioned)
         running = product.abs() > goal
         # On devices other than a CPU, check for convergence only every few steps, because it synchronizes.
-        is_last = step == _MOST_STEPS - 1
+        is_last = step == _MOST_STEPS
         if (is_last or step % pause == 0) and not bool(running.any()):
             break
         if is_last:

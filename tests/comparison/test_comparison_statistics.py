@@ -108,7 +108,7 @@ def test_a_metric_under_another_name_keeps_its_direction() -> None:
     rows = found.agreement_rows()
     assert [row["metric"] for row in rows] == ["deletion", "deletion-2"]
     assert [row["deletion-2"] for row in rows] == pytest.approx([1, 1])
-    with pytest.raises(OptionError, match="ranked by 0 metrics"):
+    with pytest.raises(OptionError, match="number of methods: 0, of metrics: 0; expected at least three"):
         agreement_rows({"undirected": found.numbers()["undirected"]}, {"undirected": ""})
 
 

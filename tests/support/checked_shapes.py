@@ -23,7 +23,7 @@ from jaxtyping import TypeCheckError, jaxtyped
 
 _T = TypeVar("_T")
 _NAME = "__checked_shapes__"
-_CHECKS = 2  # calls of a function that are checked in one test; those of loops are alike
+_CHECKS = 3  # calls of a function that are checked in one test; those of loops are alike
 _TYPED = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.show.plots import plot_ledger
-from gradcam_kit.diagnostics.tracks import Ledger
 from gradcam_kit.errors import CaptureError, MissingExtraError
 
 _STYLE = """

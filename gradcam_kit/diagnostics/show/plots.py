@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 from gradcam_kit.diagnostics.verdicts import dead_units
 from gradcam_kit.errors import CaptureError, OptionError, missing_extra
 from gradcam_kit.options import one_of, whole

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.statistics import Moments
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 
 _HALVINGS = 16  # number of halvings from GradScaler's initial scale, 2**16, to 1
 _MASKS = ("Softmax", "LogSoftmax")

@@ -10,8 +10,9 @@ import numpy as np
 
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 from gradcam_kit.diagnostics.verdicts.finiteness import gradient_finiteness, value_finiteness
 
 _FEWEST_LAYERS = 4

@@ -11,9 +11,10 @@ import torch
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding
 from gradcam_kit.diagnostics.kinds import FEW_INPUTS
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.spectra import effective_rank, redundancy
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger
+from gradcam_kit.diagnostics.tracks import LayerTrack
 
 _GATES = ("Sigmoid", "Hardsigmoid", "Softmax", "LogSoftmax")
 _FEW_DIRECTIONS = 4

@@ -8,9 +8,10 @@ import numpy as np
 
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding, Level
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.statistics import binomial_error
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import LayerTrack, Ledger, WindowStats
+from gradcam_kit.diagnostics.tracks import LayerTrack, WindowStats
 
 _SAME = 1e-6
 _FEWEST = 64

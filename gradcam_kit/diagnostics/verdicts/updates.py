@@ -10,8 +10,9 @@ import numpy as np
 
 from gradcam_kit.diagnostics import advice
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import Ledger, ParameterTrack
+from gradcam_kit.diagnostics.tracks import ParameterTrack
 
 _GROWTH = 3.0
 _RECENT = 8

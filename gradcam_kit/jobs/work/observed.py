@@ -19,12 +19,12 @@ from gradcam_kit.diagnostics.checks.tasks import Loss
 from gradcam_kit.diagnostics.checks.training import run_findings
 from gradcam_kit.diagnostics.features import capture_features
 from gradcam_kit.diagnostics.findings import Finding
+from gradcam_kit.diagnostics.ledger import Ledger
 from gradcam_kit.diagnostics.maths.histogram import COARSE, coarsen
 from gradcam_kit.diagnostics.report import Report
 from gradcam_kit.diagnostics.rows import report_of
 from gradcam_kit.diagnostics.show.page import FeatureMaps, Strips
 from gradcam_kit.diagnostics.thresholds import Thresholds
-from gradcam_kit.diagnostics.tracks import Ledger
 from gradcam_kit.diagnostics.watching import ModelDiagnostics
 from gradcam_kit.functional import normalize
 from gradcam_kit.pixels.pictures import encode_picture
