@@ -52,7 +52,7 @@ Build = Callable[..., tuple[str, Works]]
 
 
 def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
-    """Return the name and the works of a size: all steps at the resolution of the layer."""
+    """Return a name for the size, and the operations to time for it: those at the resolution of the layer."""
     activations, gradients = _noise(device, n, k, side, side), _noise(device, n, k, side, side)
     by_channel = _noise(device, n, k, 1, 1)
     maps = _noise(device, n, side, side)
@@ -72,7 +72,7 @@ def layer_works(device: str, n: int, k: int, side: int) -> tuple[str, Works]:
 
 
 def map_works(device: str, n: int, side: int, size: int) -> tuple[str, Works]:
-    """Return the name and the works of a size: all steps from the layer's maps to heatmaps and overlays."""
+    """Return a name for the size, and the operations to time for it: from the layer's maps to heatmaps and overlays."""
     maps, heatmaps = _noise(device, n, side, side), _noise(device, n, size, size)
     pictures = (255 * _noise(device, n, size, size, 3)).to(torch.uint8)
     works: Works = {

@@ -81,7 +81,10 @@ def _score_cam_rows(setting: str, chunk: int, side: int, rounds: int) -> Iterato
 
 
 def waiting_rows(side: int) -> Iterator[Row]:
-    """Yield a row per method: whether a call waits for the device before its end, which leaves the device idle."""
+    """Yield a row per method: 1 if a call waits for the device only once, at its end; 0 if it waits more often.
+
+    Each earlier wait leaves the device idle.
+    """
     model, images = build_model("resnet18", "cuda"), build_images(2, "cuda", side=side)
     layers = Layers(model, images)
     for method in METHODS:

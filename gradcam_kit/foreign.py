@@ -13,11 +13,11 @@ _C = TypeVar("_C", bound=Callable[..., Any])
 
 KEYWORDS = {
     "input_tensor": "images, the first argument of the call: cam(images, targets)",
-    "targets_list": "targets: a class, one class per image, or a callable",
-    "target_category": "targets: a class, one class per image, or a callable",
-    "class_idx": "targets: a class, one class per image, or a callable",
-    "layer": "target_layers: a module, its name, or a sequence of them",
-    "target_layer": "target_layers: a module, its name, or a sequence of them",
+    "targets_list": "targets, which is a class, one class per image, or a callable",
+    "target_category": "targets, which is a class, one class per image, or a callable",
+    "class_idx": "targets, which is a class, one class per image, or a callable",
+    "layer": "target_layers, which is a module, its name, or a sequence of them",
+    "target_layer": "target_layers, which is a module, its name, or a sequence of them",
     "reshape_transform": "reshape, which is not needed for the tokens of common models",
     "use_cuda": "not needed: maps are computed on the device of the model and the images, so call .cuda() on both",
     "device": "not needed: maps are computed on the device of the model and the images, so call .to(device) on both",

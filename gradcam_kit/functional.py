@@ -123,10 +123,10 @@ def _blur_matrix(length: int, kernel: int, sigma: float) -> Float[Tensor, "lengt
 
 
 def move(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Move a tensor without a graph to a device, asynchronously unless the copy goes to the host.
+    """Move a detached tensor to a device, asynchronously unless the device is the host.
 
-    CUDA copies asynchronously only from pinned memory and without a change of precision; otherwise the copy would
-    synchronize.
+    On the way from the host to CUDA, the tensor is cast and pinned first: CUDA copies asynchronously only from pinned
+    memory and without a change of dtype.
     """
     if device.type == "cpu":
         return tensor.to(device, dtype)

@@ -29,7 +29,7 @@ def draw(cells: Cells, path: Path) -> None:
         for i, row in enumerate(rows):
             cell = cells[column].get(row)
             if cell is not None:
-                # Give an empty map the color of the chance level.
+                # Give a cell whose maps are all empty the color of the chance level.
                 values[i, j] = max(-1.0, (cell.mean - chance) / max(1 - chance, 1e-9)) if cell.n else 0.0
     figure, axes = plt.subplots(figsize=(0.62 * len(columns) + 2.2, 0.29 * len(rows) + 2.1), layout="constrained")
     axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")

@@ -187,7 +187,8 @@ class _Hook:
         """Do nothing in later calls, even in a call for which torch has already looked up the hook."""
         self.function = _do_nothing
 
-    def __reduce__(self) -> tuple[Any, ...]:  # for classes with their own copying, which bypasses `_CopiedWithoutHooks`
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where `_CopiedWithoutHooks` does not apply, a hook is copied or pickled as a function that does nothing.
         return _inert, ()
 
 

@@ -32,7 +32,7 @@ from gradcam_kit.capture.observable import (
 _log = logging.getLogger("gradcam_kit")
 
 
-@dataclass(slots=True)  # not frozen, because every call of a layer creates one, which would take twice as long
+@dataclass(slots=True)  # not frozen: every call of a layer creates one, and creating a frozen one takes twice as long
 class Call:
     """One call of one layer.
 

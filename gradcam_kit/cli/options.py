@@ -156,7 +156,7 @@ ModelOfRun = Annotated[
         "--model",
         "-m",
         metavar="SPEC",
-        help="Model of the run, needed if it is package.module:factory, because code that DIR names is never imported.",
+        help="Model of the run, required if it is package.module:factory: code named in DIR is never imported.",
         show_default="as in the run",
         rich_help_panel=MODEL,
     ),

@@ -29,8 +29,9 @@ class Origin:
         trail: the modules that ran last, with the largest magnitudes of their inputs and outputs or, in the backward
             pass, of the gradients that arrived and were passed on; they reveal an overflow in advance.
         operator: the operator that produced the value, such as "div"; in the backward pass the autograd node, such as
-            "SqrtBackward0"; "" if unknown. In the forward pass, it is known only with `detail=True`.
-        line: file, line and code that called the operator, with `detail=True`; else "".
+            "SqrtBackward0"; "" if unknown. In the forward pass, it is known only with `find_nonfinite(detail=True)`.
+        line: file, line and code that called the operator, known only in the forward pass and with
+            `find_nonfinite(detail=True)`; else "".
     """
 
     layer: str

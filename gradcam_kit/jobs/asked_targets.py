@@ -9,7 +9,7 @@ from typing import Literal
 from gradcam_kit.errors import OptionError, UnknownNameError, did_you_mean
 from gradcam_kit.targets.names import class_index
 
-_TARGETS = "predicted, label, an index, top:K with K > 0, or the name of a class"
+_TARGETS = "'predicted', 'label', a class index, 'top:K' with K > 0, a class name, or 'class:NAME'"
 
 TargetKind = Literal["predicted", "label", "class", "top", "name"]
 

@@ -160,9 +160,9 @@ def check_rows(name: str, rows: object) -> None:
     # Models and blocks are callable too, but a model would take the index for one of its inputs.
     if isinstance(rows, nn.Module | ContextDecorator) or not callable(rows):
         raise InputError(
-            f"{name} is {kind_of(rows)}; expected a function (rows, index) -> (m,) that scores changed images, made by "
-            "gradcam_kit.capture: with rescoring(model, images) as rescore"
-            f"{'; then pass rescore.predicts' if name == 'predicts' else ''}"
+            f"{name} is {kind_of(rows)}; expected a function (rows, index) -> (m,) that scores changed images, such as "
+            f"{'rescore.predicts' if name == 'predicts' else 'rescore'} from `with "
+            "gradcam_kit.capture.rescoring(model, images) as rescore:`"
         )
 
 

@@ -79,18 +79,18 @@ def paired_differences(
     Args:
         values: method -> a number for each image, in the same order; NaN for an image to leave out.
         pairs: pairs of methods; None = all pairs.
-        test: test that gives p, "sign-flip" or "wilcoxon".
-        draws: number of draws of signs, for more than 12 images; p is at least 1 / (draws + 1).
-        level: confidence level of the intervals, which are not corrected.
+        test: test that computes the p-values, "sign-flip" or "wilcoxon".
+        draws: number of random choices of signs if there are more than 12 images; p is at least 1 / (draws + 1).
+        level: confidence level of each interval; intervals are not corrected for the number of pairs.
         seed: seed of the draws.
 
     Returns:
-        One comparison for each pair, in order; interval and p-values are NaN if fewer than two images have values of
+        One comparison for each pair, in order; interval and p-values are NaN if fewer than two images have values for
         both methods.
 
     Raises:
-        OptionError: a method without values, or an invalid option.
-        ShapeError: methods with different numbers of images.
+        OptionError: a pair names a method that is not in `values`, or an option is invalid.
+        ShapeError: the methods have different numbers of images.
 
     Example:
         >>> values = {"a": np.array([0.9, 0.8, 0.7]), "b": np.array([0.1, 0.2, 0.1])}

@@ -24,7 +24,7 @@ Table = UInt8[np.ndarray, "256 3"]
 
 _BAND = 2**16  # number of pixels in a band
 _SHARES = 2**15  # resolution of opacities: products with levels and their sums are exact in float32
-_UNSEEN = 0.6  # brightness outside the model's view; at 0.6, no dimmed level is halfway between two levels
+_UNSEEN = 0.6  # brightness outside the model's view; 0.6 times a level is never halfway, so all devices round it alike
 
 
 def exact_share(alpha: float) -> float:

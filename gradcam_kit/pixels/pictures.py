@@ -25,7 +25,7 @@ RGB = UInt8[np.ndarray, "h w 3"]
 _JPEG_QUALITY, _JPEG_SUFFIXES = 92, (".jpg", ".jpeg")
 _BAND = 2**22  # number of pixels that are converted at once
 _BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; PHOTOMETRIC is 0 if the value 0 is white
-_CHANNELS = (3, 1, 4)  # numbers of channels, in the order in which an axis is recognized
+_CHANNELS = (3, 1, 4)  # sizes by which the channel axis is recognized, in order of preference
 
 
 def rgb_picture(picture: Picture) -> RGB:

@@ -86,17 +86,17 @@ def test_methods_and_explanations_are_no_heatmaps() -> None:
 
 def test_a_model_does_not_score_changed_images() -> None:
     model = tiny()
-    said = r"{} is a TinyCNN; expected .*: with rescoring\(model, images\) as rescore"
-    with pytest.raises(InputError, match=said.format("rescore") + "$"):
+    said = r"{} is a TinyCNN; expected .*, such as {} from `with .*\.rescoring\(model, images\) as rescore:`$"
+    with pytest.raises(InputError, match=said.format("rescore", "rescore")):
         unchecked_case(HEATMAPS, X, model)
-    with pytest.raises(InputError, match=said.format("predicts") + "; then pass rescore.predicts$"):
+    with pytest.raises(InputError, match=said.format("predicts", r"rescore\.predicts")):
         unchecked_case(HEATMAPS, X, predicts=model)
     with pytest.raises(InputError, match="rescore is a _GeneratorContextManager; expected"):
         unchecked_case(HEATMAPS, X, rescoring(model, X))
     with pytest.raises(InputError, match="rescore is a Tensor; expected"):
         unchecked_case(HEATMAPS, X, HEATMAPS)
     for name in ("average-drop", "deletion"):
-        with pytest.raises(InputError, match=said.format("rescore")):
+        with pytest.raises(InputError, match=said.format("rescore", "rescore")):
             unwrap(METRICS[name].function)(HEATMAPS, X, model)
     with pytest.raises(InputError, match=said.format("predicts")):
         unwrap(road_morf)(HEATMAPS, X, model)

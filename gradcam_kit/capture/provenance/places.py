@@ -10,7 +10,7 @@ from torch import Tensor
 CONSTANT, FOREIGN, UNKNOWN = 0, 1, 2
 """Row numbers of values without a place: they depend on no input, only on other inputs, or on something unknown."""
 _WIDER = 0.5
-"""If the extents of two values differ by more than this share of an axis, the wider one is ignored."""
+"""Places whose extent exceeds the smallest one by more than this share of an axis are left out of a hull."""
 
 
 class Places:

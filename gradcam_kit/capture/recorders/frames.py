@@ -70,7 +70,8 @@ def frame_layout(model: nn.Module, inputs: Inputs, layer: nn.Module, name: str) 
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if not tensors:
             raise InputError(
-                f"layer {name!r} returned {kind_of(output)} without a floating-point tensor; choose another layer"
+                f"layer {name!r} returned {kind_of(output)}, which is or contains no floating-point tensor; choose "
+                "another layer"
             )
         outputs.append(tensors[0] + 0)  # a copy that later in-place operations do not change
 

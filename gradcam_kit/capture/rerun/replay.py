@@ -146,7 +146,8 @@ class Replayer:
             _log.debug("layer %r cannot be isolated: the output of an earlier module was overwritten", self.record.name)
             return False
         n, most = len(self.scores), self.rescorer.batch_size
-        # Do not use n rows: lists, objects and sizes for n samples in kept outputs would fit n rows by chance.
+        # Avoid n rows if possible: kept outputs may hold lists, objects or sizes for n samples, which are not indexed.
+        # They would happen to fit n rows, and hide that the part cannot run alone.
         rows = n + 1 if n < most else min(max(n - 1, 1), most)
         index = (torch.arange(rows, device=self.scores.device) + 1) % n  # and use a different order of the rows
         record, self.isolated = self.record, True

@@ -118,7 +118,9 @@ def _activations(tracks: list[LayerTrack]) -> Figure:
 def _box(tracks: list[LayerTrack]) -> Figure:
     from gradcam_kit.diagnostics.maths.histogram import quantile
 
-    drawn, axes = _over_layers(tracks, "Distribution of the activations of each layer (box: quartiles, line: 1-99 %)")
+    drawn, axes = _over_layers(
+        tracks, "Distribution of the activations of each layer (box: quartiles, whiskers: 1st to 99th percentile)"
+    )
     boxes = []
     for track in tracks:
         low, first, middle, third, high = (quantile(track.counts, q) for q in (0.01, 0.25, 0.5, 0.75, 0.99))

@@ -52,7 +52,10 @@ class Store(ShardFiles):
             if content is None:
                 break
             if len(content) > _LARGEST:
-                raise OptionError(f"{place} has {len(content):,} bytes, but a run writes at most 64 MiB; remove it")
+                raise OptionError(
+                    f"{place} has {len(content):,} bytes; the manifest of a run may have at most {_LARGEST:,}; "
+                    "remove it, or choose another folder"
+                )
             try:
                 read = json.loads(content)
                 break

@@ -145,7 +145,8 @@ class Reader:
     def _start(self, workers: int) -> Executor:
         if self._packed is None:
             return ThreadPoolExecutor(workers)
-        context = multiprocessing.get_context("spawn")  # a forked process would share locks and the CUDA context
+        # A forked process would inherit locks held by other threads, and a CUDA context that it cannot use.
+        context = multiprocessing.get_context("spawn")
         arguments = (os.getcwd(), self._packed)
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up, initargs=arguments)
 

@@ -24,7 +24,7 @@ _log = logging.getLogger("gradcam_kit")
 
 
 def signed_maps(cam: Method, captured: Capture, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Return the saliency of each layer, from the shallowest, and the layers' importance if the method defines it."""
+    """Return the saliency of each layer, shallowest first, and the layers' importance if the method defines it."""
     saliency, importance = {}, []
     for name in sorted(layers, key=captured.order.index):
         layer = captured.layer(name, cam.needs, cam.batch_size, rule_of(cam))
