@@ -52,7 +52,7 @@ class Origin:
         steps = "; ".join(map(str, self.trail[-_SHOWN:]))
         before = f". Before it: {steps}" if steps else ""
         value = "NaN" if self.kind == "nan" else "infinity"
-        found = f"{self.count:,} non-finite value(s) in {self.path}{sample}"
+        found = f"{self.count:,} non-finite value{'s' if self.count != 1 else ''} in {self.path}{sample}"
         made = f", by {self.operator}{f' in {self.line}' if self.line else ''}" if self.operator else ""
         return f"first {value} in the {self.phase} pass: {where}{cause}{made}, {found}{before}"
 
