@@ -32,24 +32,24 @@ def run(
     quick: Quick = False,
 ) -> None:
     """Compare BalancedCAM with a plain forward pass and with exact gradients, on ViT-S/16 and ResNet-50."""
-    device = device_of(device)
+    device, side = device_of(device), 224
     if quick:
-        rounds, batch = 1, 1
+        rounds, batch, side = 1, 1, 64
     works = {VIT: vit_rows, RESNET: resnet_rows}
     rows = chain.from_iterable(
-        attempt({"model": model, "work": "all"}, partial(rows_of, device, batch, rounds))
+        attempt({"model": model, "work": "all"}, partial(rows_of, device, batch, side, rounds))
         for model, rows_of in works.items()
     )
     record("balanced", device, rows, threads=threads, out=out, quick=quick, seed=SEED, batch=batch, rounds=rounds)
 
 
-def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
+def vit_rows(device: str, batch: int, side: int, rounds: int) -> Iterator[Row]:
     """Yield rows for methods at the patch embedding (the first layer of the model) and at their automatic layers."""
     import timm
 
     torch.manual_seed(SEED)
-    model: nn.Module = timm.create_model(VIT, pretrained=False).eval().to(device)
-    images, plain = build_images(batch, device), forward_of(batch, 224)
+    model: nn.Module = timm.create_model(VIT, pretrained=False, img_size=side).eval().to(device)
+    images, plain = build_images(batch, device, side=side), forward_of(batch, side)
     balanced = gradcam_kit.BalancedCAM(model)
     balanced_early = gradcam_kit.BalancedCAM(model, EMBEDDING)
     exact_early = gradcam_kit.HiResCAM(model, EMBEDDING)
@@ -67,9 +67,10 @@ def vit_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
     yield from rows_beside(VIT, runs, plain)
 
 
-def resnet_rows(device: str, batch: int, rounds: int) -> Iterator[Row]:
+def resnet_rows(device: str, batch: int, side: int, rounds: int) -> Iterator[Row]:
     """Yield rows for the last stage of a ReLU network, where balanced and exact gradients are equal."""
-    model, images, plain = build_model(RESNET, device), build_images(batch, device), forward_of(batch, 224)
+    model, images = build_model(RESNET, device), build_images(batch, device, side=side)
+    plain = forward_of(batch, side)
     balanced, exact = gradcam_kit.BalancedCAM(model, LAYER), gradcam_kit.HiResCAM(model, LAYER)
     works: dict[str, Work] = {
         plain: forward(model, images),

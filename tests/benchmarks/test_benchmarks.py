@@ -132,7 +132,7 @@ def test_balanced(tmp_path):
     assert passes[VIT, "BalancedCAM"] > 1.5
     assert passes[RESNET, "BalancedCAM, layer4"] == pytest.approx(passes[RESNET, "HiResCAM, layer4"], rel=1e-6)
     assert passes[RESNET, "BalancedCAM, layer4"] < 1.05
-    assert {row.beside for row in results.rows} == {"", "plain forward of 1 images of 224²"}
+    assert {row.beside for row in results.rows} == {"", "plain forward of 1 images of 64²"}
 
 
 def test_what_is_stored_of_balanced_gradients_is_what_the_documentation_says():

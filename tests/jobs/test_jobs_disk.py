@@ -131,7 +131,6 @@ def test_decoding_keeps_the_order_and_turns_failures_into_values(
     assert (sample.box, sample.size) == ((0.0, 0.0, 150.0, 100.0), (100, 150))
 
 
-@pytest.mark.exhaustive  # the run that test_ray compares with a cluster has such a picture, too
 def test_a_picture_that_kills_its_reader_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "_FEW", 0)
     for name in "ab":

@@ -46,7 +46,7 @@ def explain(source: str = "pictures", model: str = "shop:net", **options: Any) -
         ({"model": "shop:never", "layers": ("stage2",)}, InputError, "shop:never does not accept these pictures"),
         ({"targets": "3"}, ClassIndexError, "class 3 for a model with 3 output"),
         ({"targets": "-1"}, ClassIndexError, "class -1"),
-        ({"targets": "predict"}, UnknownNameError, "the name of a class; there is no class 'predict' among"),
+        ({"targets": "predict"}, UnknownNameError, "a class name, or 'class:NAME'; there is no class 'predict' among"),
         (
             {"model": "shop:nameless", "targets": "cat"},
             OptionError,

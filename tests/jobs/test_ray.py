@@ -80,6 +80,27 @@ def keep_one_shard(run: str, out: str, number: int) -> None:
         shutil.copyfile(Path(run, path), Path(out, path))
 
 
+def test_every_file_is_that_of_the_local_engine_although_the_memory_is_full(
+    folder: Path, cluster: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A resumed run with batches that fill the memory. What processes cost is the time of this test."""
+    for i in range(24):
+        disk.write_picture(Path(f"pictures/more/{i:02}.png"), np.roll(disk.CAT, i, axis=1))
+    explain("local", "local")
+    keep_one_shard("local", "out", 3)
+    said = StringIO()
+    capfd.readouterr()
+    summary = explain("out", "ray", Console(file=said, width=200))
+    assert (summary.pictures, summary.before, summary.failed, summary.missing) == (35, 5, 4, 0)
+    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
+    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    ours, theirs = files("out"), files("local")
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.exhaustive
 def test_every_file_is_that_of_the_local_engine_although_readers_memory_and_a_node_fail(
     folder: Path, cluster: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +108,8 @@ def test_every_file_is_that_of_the_local_engine_although_readers_memory_and_a_no
     for i in range(24):
         disk.write_picture(Path(f"pictures/more/{i:02}.png"), np.roll(disk.CAT, i, axis=1))
     disk.write_picture(Path("pictures/zero.png"), disk.BLACK)  # the last one, as each death costs processes
+    for name in ("local", "out"):
+        shutil.rmtree(name, ignore_errors=True)
     monkeypatch.setattr(decode, "_FEW", 0)
     explain("local", "local", processes=True)
     assert len(list(Path("local/overlays").rglob("*.jpg"))) == 31
