@@ -207,7 +207,7 @@ def test_no_activation_outlives_its_step() -> None:
 
 MEMORY = """
 from benchmarks.diagnostics import memory_rows
-for row in memory_rows(192):
+for row in memory_rows(96):
     print(row.figures["kib_per_layer"].median)
 """
 
@@ -216,7 +216,7 @@ def test_a_layer_takes_at_most_64_kib_and_memory_does_not_grow() -> None:
     # In a process of its own: the run-time checks of the tests remember types.
     _, before, after = map(float, forked.run(MEMORY).stdout.split())
     assert max(before, after) <= 64
-    assert after - before < 4  # the medians hold 192 values both times
+    assert after - before < 4  # of which 1.5 KiB are values of medians, which are thinned out above 256
 
 
 def test_merging_ranks_changes_neither() -> None:
