@@ -23,6 +23,7 @@ def names(tmp_path_factory):
     return names
 
 
+@pytest.mark.long
 def test_models_and_data(names):
     assert names["alike"].cka.shape == (5, 5)
     assert names["alike"].findings == ()
@@ -32,6 +33,7 @@ def test_models_and_data(names):
     assert names["same"].findings == ()
 
 
+@pytest.mark.long
 def test_units_mistakes_and_embeddings(names):
     assert all(len(names["taylor"][name]) == len(names["truth"][name]) for name in ("layer3", "layer4"))
     assert names["taylor"].agreement(names["truth"])["layer4"] > 0.3
@@ -41,6 +43,7 @@ def test_units_mistakes_and_embeddings(names):
     assert names["carried"].findings == ()
 
 
+@pytest.mark.long
 def test_pictures_are_there_small_and_those_of_the_code(names):
     assert len(PICTURES) == 6
     for name in PICTURES:

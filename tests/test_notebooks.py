@@ -24,6 +24,7 @@ OF_THE_MACHINE = re.compile(r"/(work|home|root|tmp|Users|opt|usr)/|site-packages
 MOST_BYTES = 3_000_000
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+TRAIN = ("03", "04", "06", "09", "10")
 
 
 def test_they_are_numbered_and_small():
@@ -71,7 +72,10 @@ def _nothing_stays(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_stays")
-@each
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.long] * path.name.startswith(TRAIN), id=path.stem) for path in NOTEBOOKS],
+)
 def test_they_run_and_show_what_is_stored(path):
     if any("mobilenet-v2" in cell.source for cell in code_cells(path)):
         try:
@@ -96,6 +100,7 @@ def _written(path, *cells):
     return path.read_bytes()
 
 
+@pytest.mark.long
 def test_a_page_is_written_also_when_a_cell_fails_or_takes_too_long(tmp_path):
     _written(tmp_path / "1_good.ipynb", "import os\nprint(os.getcwd())", "6 * 7")
     failing = _written(tmp_path / "2_fails.ipynb", "print('before')\n1 / 0", "print('never')")

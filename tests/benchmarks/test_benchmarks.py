@@ -39,6 +39,7 @@ def one(rows: list[Row]) -> Row:
     return row
 
 
+@pytest.mark.long
 def test_methods(tmp_path):
     results = quick("methods", tmp_path)
     plain = one(results.where(method="plain forward", what="memory"))
@@ -168,6 +169,7 @@ def test_waiting(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # of anomaly mode and other libraries
+@pytest.mark.long
 def test_diagnostics(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     results = quick("diagnostics", tmp_path)

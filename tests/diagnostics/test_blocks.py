@@ -212,6 +212,7 @@ for row in memory_rows(96):
 """
 
 
+@pytest.mark.long
 def test_a_layer_takes_at_most_64_kib_and_memory_does_not_grow() -> None:
     # In a process of its own: the run-time checks of the tests remember types.
     _, before, after = map(float, forked.run(MEMORY).stdout.split())

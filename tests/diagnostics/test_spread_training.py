@@ -141,6 +141,7 @@ def in_two_processes(program: str, folder: Path) -> list[dict[str, Any]]:
     return [json.loads(output.splitlines()[-1]) for output in forked.run_two_ranks(program, folder)]
 
 
+@pytest.mark.long
 def test_data_parallel_ranks_observe_themselves_and_are_merged(tmp_path: Path) -> None:
     ranks = in_two_processes(DDP, tmp_path)
     for found in ranks:
@@ -154,6 +155,7 @@ def test_data_parallel_ranks_observe_themselves_and_are_merged(tmp_path: Path) -
     assert ranks[0]["rows"] == ranks[1]["rows"]
 
 
+@pytest.mark.long
 def test_local_shards_are_said_to_be_local_until_the_ranks_are_merged(tmp_path: Path) -> None:
     ranks = in_two_processes(FSDP, tmp_path)
     for found in ranks:
