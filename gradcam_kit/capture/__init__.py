@@ -18,10 +18,8 @@ from gradcam_kit.capture.model.state import check_model, untouched
 from gradcam_kit.capture.model.trees import map_output
 from gradcam_kit.capture.observable import (
     check_observable,
-    computes_products,
     computes_relu,
     in_backward,
-    only_calls_members,
     unobservable,
 )
 from gradcam_kit.capture.observing import Call, Observation, Observer, observe
@@ -80,7 +78,6 @@ __all__ = [
     "choose_among",
     "choose_layers",
     "compile_around",
-    "computes_products",
     "computes_relu",
     "counting_rows",
     "find_layers",
@@ -98,7 +95,6 @@ __all__ = [
     "map_output",
     "observe",
     "on_host",
-    "only_calls_members",
     "output_with_graph",
     "passing",
     "randomizing",

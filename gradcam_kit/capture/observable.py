@@ -127,37 +127,10 @@ def _get(model: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def only_calls_members(module: nn.Module) -> bool:
-    """Whether a module is a plain `nn.Sequential`, which computes nothing itself, so that observing it adds nothing."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return type(module) is nn.Sequential and "forward" not in module.__dict__ and not hooks
-
-
 def computes_relu(module: nn.Module) -> bool:
     """Whether an observed module is a ReLU without other hooks, so that its output follows from its input."""
-    return type(module) is nn.ReLU and _is_as_defined(module)
-
-
-def computes_products(module: nn.Module) -> bool:
-    """Whether an observed module is a linear layer or a convolution without other hooks.
-
-    Each entry of a parameter's gradient is a sum of arriving gradients, each occurring at most once and multiplied by
-    an input value or 1.
-    """
-    return type(module) in _PRODUCTS and _is_as_defined(module)
-
-
-_PRODUCTS = {
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-}
-
-
-def _is_as_defined(module: nn.Module) -> bool:
-    """Whether the class's own `forward` runs, and of all hooks only the pair that observes the module."""
-    return (
-        len(module._forward_hooks) == len(module._forward_pre_hooks) == 1
-        and "forward" not in module.__dict__
-        and not nn.modules.module._global_forward_hooks
-        and not nn.modules.module._global_forward_pre_hooks
+    if type(module) is not nn.ReLU or "forward" in module.__dict__:
+        return False
+    return len(module._forward_hooks) == len(module._forward_pre_hooks) == 1 and not (
+        nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
     )

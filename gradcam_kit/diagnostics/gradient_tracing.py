@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Observation, computes_products, unobservable
+from gradcam_kit.capture import Observation, unobservable
 from gradcam_kit.diagnostics.magnitudes import Seen, is_finite, larger, largest_magnitude, largest_of, magnitudes_of
 from gradcam_kit.diagnostics.naming import named_leaves
 from gradcam_kit.diagnostics.origins import OUTSIDE, Origin
@@ -25,7 +25,6 @@ _VIEWS = frozenset(
     for name in ("Alias", "Permute", "ReshapeAlias", "T", "Transpose", "UnsafeView", "Unsqueeze", "View")
 )
 _KEY = "gradcam_kit.diagnostics"
-_FAR_FROM_OVERFLOW = 1e-6  # share of the largest number; kernels may compute with larger intermediate values
 
 
 @runtime_checkable
@@ -50,14 +49,12 @@ class ModuleNodes:
         module: the module.
         children: node of a child's output -> the nodes of the child's inputs.
         inputs: nodes of the module's inputs.
-        largest_input: largest magnitude in the inputs; NaN if unknown.
     """
 
     name: str
     module: nn.Module
     children: dict[Any, list[Any]] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
-    largest_input: float = math.nan
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +82,7 @@ class _Mark:
 
     def receive(self, gradient: Tensor, size: float) -> None:
         """Record a gradient that was passed to the node."""
-        self.arriving = size + self.arriving if self.arriving >= 0 else size
+        self.arriving = size if self.passed is None else size + self.arriving
         self.passed = weakref.ref(gradient), gradient._version
 
     def arrived(self, gradients: Sequence[Tensor | None]) -> tuple[float, Tensor | None]:
@@ -164,13 +161,11 @@ class GradientTracer:
         # A hook that holds its node would keep the graph alive in a cycle, so it holds only the mark.
         mark = _Mark.of(node)
         keeps = operator in _VIEWS or (len(following) == 1 and operator.startswith(_EDGES))
-        factor = max(1.0, frame.largest_input) if computes_products(module) else math.nan
 
         def hook(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
             # Arriving gradients were already measured when they were passed on, except sums of several gradients.
             arriving, only = mark.arrived(outputs)
-            largest_sum = math.nan if outputs[0] is None else arriving * factor * outputs[0].numel()
-            passed = _sizes(inputs, following, only, arriving, keeps, largest_sum)
+            passed = _sizes(inputs, following, only, arriving, keeps)
             self._note(name, arriving, largest_of(passed))
             for after, gradient, size in zip(following, inputs, passed, strict=False):
                 if after is not None and not after.is_leaf and gradient is not None and size != -1.0:
@@ -187,7 +182,8 @@ class GradientTracer:
                 path = f"the gradient that {shown} passes on"
                 origin = self.finder.suspect(name, first, path, tuple(self.trail), "computed here", operator)
                 self.suspects.append(origin)
-            elif mark.origin is None and arriving >= torch.finfo(arrived.dtype).max:
+            elif mark.origin is None and torch.finfo(arrived.dtype).max <= arriving < math.inf:
+                # Each of the gradients was finite, but their sum may overflow.
                 path = f"the sum of the finite gradients that arrive at {shown}, whose output is used several times"
                 origin = self.finder.suspect(name, arrived, path, tuple(self.trail), "computed here", "")
                 self.suspects.append(origin)
@@ -235,14 +231,12 @@ def _sizes(
     known: Tensor | None,
     size: float,
     keeps: bool,
-    largest_sum: float,
 ) -> list[float]:
     """Return the largest magnitude of each gradient that a node passes on; -1 where there is no gradient.
 
     `size` is the largest magnitude of `known`. If the node keeps all values or sets some to zero, `size` is an upper
     bound, and the gradient is not read again. If the node also passes on the gradient of an activation, gradients of
-    parameters are only tested for finiteness; the size of finite ones is 0. They are not even read if `largest_sum`, an
-    upper bound of their values, excludes an overflow; it is NaN if unknown.
+    parameters are only tested for finiteness; the size of finite ones is 0.
     """
     sizes = []
     keeps = keeps and known is not None and math.isfinite(size)
@@ -251,8 +245,7 @@ def _sizes(
         if gradient is None or unobservable(gradient) is not None:
             sizes.append(-1.0)
         elif after is not None and after.is_leaf and not only_parameters:
-            fits = largest_sum < _FAR_FROM_OVERFLOW * torch.finfo(gradient.dtype).max
-            sizes.append(0.0 if fits or is_finite(gradient) else largest_magnitude(gradient))
+            sizes.append(0.0 if is_finite(gradient) else largest_magnitude(gradient))
         elif gradient is known or keeps:
             sizes.append(size)
         else:

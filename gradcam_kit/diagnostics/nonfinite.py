@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradcam_kit.capture import Observation, check_observable, is_spread, observe, only_calls_members
+from gradcam_kit.capture import Observation, check_observable, is_spread, observe
 from gradcam_kit.diagnostics.magnitudes import Seen
 from gradcam_kit.diagnostics.operators import Place, Recorded
 from gradcam_kit.diagnostics.origins import Origin, Origins, cause_of, origin_of
@@ -49,7 +49,7 @@ def find_nonfinite(model: Any, *, raise_error: bool = True, detail: bool = False
         'input'
     """
     inner = check_observable(model)
-    modules = {name: module for name, module in inner.named_modules() if not name or not only_calls_members(module)}
+    modules = dict(inner.named_modules())
     origins = Origins()
     finder = _Finder(origins, raise_error)
     tracer = Tracer(inner, finder, detail)

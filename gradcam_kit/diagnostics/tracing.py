@@ -47,12 +47,14 @@ class _Frame(ModuleNodes):
     Attributes:
         finite_input: whether all inputs are finite, apart from masks and from scores masked with -inf.
         input: the smallest and the largest value of the first input.
+        largest_input: largest magnitude of the first input; NaN if there is none.
         scores: a copy of an input that holds -inf but no other non-finite value.
         recorded: all inputs, to run the module again; None unless the operator is to be found.
     """
 
     finite_input: bool = True
     input: tuple[float, float] = (math.nan, math.nan)
+    largest_input: float = math.nan
     scores: Tensor | None = None
     recorded: Recorded | None = None
 

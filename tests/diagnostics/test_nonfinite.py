@@ -275,6 +275,13 @@ def test_an_infinite_gradient_from_outside_is_not_blamed_on_a_sum() -> None:
     assert origin.backward.cause == "outside of any module: the loss"
 
 
+def test_an_infinite_gradient_is_not_taken_for_a_sum_when_layers_are_called_directly() -> None:
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    with find_nonfinite(model, raise_error=False) as origin:
+        (model[2](model[1](model[0](X))) * torch.inf).sum().backward()
+    assert origin.backward.cause == "outside of any module: the loss"
+
+
 def test_the_gradient_behind_a_relu_is_bounded_by_what_arrived() -> None:
     model = nn.Sequential(
         nn.Linear(16, 16), Function(lambda x: torch.sqrt(x - x)), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)
@@ -285,15 +292,19 @@ def test_the_gradient_behind_a_relu_is_bounded_by_what_arrived() -> None:
     assert trail["3"].input == trail["3"].output == trail["2"].input > 0
 
 
-def test_a_sequential_is_named_only_if_something_of_its_own_runs() -> None:
-    inner = nn.Sequential(nn.Linear(16, 16), Function(torch.log))
-    model = nn.Sequential(nn.Linear(16, 16), inner)
-    found = origin_of(model).forward
-    assert found.layer == "1.1"
-    assert [own.layer for own in found.trail] == ["0", "1.0"]
-    inner[1] = nn.ReLU()
-    inner.register_forward_hook(lambda module, args, output: output / 0)
-    assert origin_of(model).forward.layer == "1"
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_gradient_of_weights_that_overflows_is_found_where_inputs_are_huge(recomputed: bool) -> None:
+    class Huge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 1e25
+            return checkpoint(self.inner, x, use_reentrant=False) if recomputed else self.inner(x)
+
+    origin = origin_of(nn.Sequential(nn.Linear(16, 16), Huge()), loss=lambda output: (output * 1e15).sum()).backward
+    assert (origin.layer, origin.kind, origin.operator) == ("1.inner", "inf", "AddmmBackward0")
 
 
 def test_a_graph_that_runs_backward_twice() -> None:

@@ -70,12 +70,14 @@ def _is_open(model: nn.Module, kernels: Sequence[tuple[int, int]], raw: Tensor) 
 def _kernels(model: nn.Module) -> list[tuple[int, int]]:
     """Return the number of axes and the input channels of each convolution."""
     return [
-        (weight.ndim, weight.shape[0] if getattr(module, "transposed", False) else weight.shape[1] * groups)
+        (weight.ndim, _inputs(module, weight))
         for module in model.modules()
-        if isinstance(weight := getattr(module, "weight", None), Tensor)
-        and weight.ndim in _AXES
-        and (groups := getattr(module, "groups", 1))
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.ndim in _AXES
     ]
+
+
+def _inputs(module: nn.Module, weight: Tensor) -> int:
+    return weight.shape[0] if getattr(module, "transposed", False) else weight.shape[1] * getattr(module, "groups", 1)
 
 
 def _channels(summed: int | None, raw: Tensor) -> int | None:
