@@ -101,7 +101,7 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
         why = f"The loss is {n} times too large, probably because of reduction='sum'; use reduction='mean'"
     elif value < chance:
         why = (
-            "The loss is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, is it "
+            "The loss is too low even with shuffled weights, so it was not learned: is it multiplied by a factor, or "
             "divided by more than the number of labels, or is the label among the inputs?"
         )
     else:
