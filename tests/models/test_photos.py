@@ -143,7 +143,7 @@ CHEAP: dict[str, dict[str, Any]] = {
 
 
 @NEEDS_WEIGHTS
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_method_avoids_the_objects() -> None:
     """A map that is anti-correlated with the object on every photograph has the wrong sign."""
     names = ("coffee", "camera", "motorcycle")
