@@ -192,7 +192,8 @@ def _layers_of(cam: BaseCAM | None, rows: Question) -> Represent | None:
     """Return a function from changed images to the activations of a method's layers; None without layers."""
     if cam is None:
         return None
-    layers = cam.target_layers or cam.chosen_layers.get(tuple(rows.inputs.images.shape[2:]))
+    chosen = cam.chosen_layers
+    layers = cam.target_layers or chosen.get(tuple(rows.inputs.images.shape[2:])) or chosen.get(())
     return partial(_activations, cam, layers, rows.inputs) if layers else None
 
 

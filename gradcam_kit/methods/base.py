@@ -97,7 +97,6 @@ class BaseCAM(Declared):
     gradient_rule: GradientRule | str = "exact"  # accept any string, so that a wrong one gets our error message
     # The layers that were chosen for the last image size, so that a loop over batches explores the model only once.
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]] = field(init=False, repr=False, default_factory=dict)
-    chosen_for_classes: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self) -> None:
         given, layers = self.model, vars(self)["target_layers"]

@@ -32,9 +32,9 @@ class Method(Protocol):
     target_layers: dict[str, nn.Module] | None
     """Layers by name; None lets the engine choose them by `layer_choice`."""
     chosen_layers: dict[tuple[int, ...], dict[str, nn.Module]]
-    """Cache of the automatic choice of layers: size of the images -> layers."""
-    chosen_for_classes: bool
-    """Whether this choice was made for classes, so that it holds for all of them; other targets choose anew."""
+    """The last automatic choice of layers, by the size of the images. A choice for a target other than classes has the
+    key () and is not reused.
+    """
     reshape: Reshape | None
     image_input: int | str | None
     keep_modes: bool

@@ -204,8 +204,7 @@ class EigenSmooth(BaseCAM):
             gradient_rule=cam.gradient_rule,
         )
         self.cam, self.center = cam, center
-        self.chosen_layers, self.chosen_for_classes = cam.chosen_layers, cam.chosen_for_classes
-        self.layer_choice = cam.layer_choice
+        self.chosen_layers, self.layer_choice = cam.chosen_layers, cam.layer_choice
         self.needs, self.target_type, self.class_agnostic = cam.needs, cam.target_type, cam.class_agnostic
 
     def weights(self, layer: LayerCapture) -> Float[Tensor, "n k *w"]:

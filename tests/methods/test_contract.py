@@ -20,8 +20,7 @@ class Plain:
     needs, layer_choice, target_type = Evidence.GRADIENTS, LayerChoice.LAST, ClassLogit
 
     def __init__(self, model):
-        self.model, self.target_layers = model, None
-        self.chosen_layers, self.chosen_for_classes = {}, True
+        self.model, self.target_layers, self.chosen_layers = model, None, {}
 
     def saliencies(self, layer):
         return (gradients_of(layer).mean((2, 3), keepdim=True) * layer.activations).sum(1)

@@ -196,11 +196,11 @@ def _layers_of(cams: list[Method], inputs: Inputs, target: Target | None) -> lis
         if cam.target_layers is not None and not cam.layer_choice.is_fixed:
             own.append(cam.target_layers)
             continue
-        known = cam.chosen_layers.get(inputs.size, {}) if is_class and cam.chosen_for_classes else {}
+        known = cam.chosen_layers.get(inputs.size, {}) if is_class else {}
         if not known or not all(_is_there(cam.model, name, module) for name, module in known.items()):
             known = choose_among(candidates, cam.model, inputs.size, cam.layer_choice)
             # replace the mapping as a whole, because other threads may be reading it
-            cam.chosen_layers, cam.chosen_for_classes = {inputs.size: known}, is_class
+            cam.chosen_layers = {inputs.size if is_class else (): known}
         own.append(known)
     return own
 
