@@ -80,6 +80,16 @@ def keep_one_shard(run: str, out: str, number: int) -> None:
         shutil.copyfile(Path(run, path), Path(out, path))
 
 
+def check_quiet_and_like_local(said: StringIO, capfd: pytest.CaptureFixture[str]) -> None:
+    """Only the smaller batches are reported, and every file of the run `out` is that of the run `local`."""
+    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
+    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
+    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
+    ours, theirs = files("out"), files("local")
+    assert sorted(ours) == sorted(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
 def test_every_file_is_that_of_the_local_engine_although_the_memory_is_full(
     folder: Path, cluster: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,12 +102,7 @@ def test_every_file_is_that_of_the_local_engine_although_the_memory_is_full(
     capfd.readouterr()
     summary = explain("out", "ray", Console(file=said, width=200))
     assert (summary.pictures, summary.before, summary.failed, summary.missing) == (35, 5, 4, 0)
-    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
-    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
-    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
-    ours, theirs = files("out"), files("local")
-    assert sorted(ours) == sorted(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    check_quiet_and_like_local(said, capfd)
 
 
 @pytest.mark.exhaustive
@@ -133,12 +138,7 @@ def test_every_file_is_that_of_the_local_engine_although_readers_memory_and_a_no
     assert killed.is_set()
     assert (summary.pictures, summary.before, summary.failed, summary.missing) == (36, 5, 5, 0)
     assert "zero.png: cannot read the picture: the process that read it died" in "".join(summary.problems)
-    assert said.getvalue().count("cpu ran out of memory; continuing with batches of 2") == 1
-    assert capfd.readouterr().err == ""  # of Ray, neither what it does nor what it thinks of it
-    assert "RAY_BACKEND_LOG_LEVEL" not in os.environ
-    ours, theirs = files("out"), files("local")
-    assert sorted(ours) == sorted(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    check_quiet_and_like_local(said, capfd)
 
 
 @pytest.mark.exhaustive
