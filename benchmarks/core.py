@@ -25,7 +25,7 @@ LAYERS = ((1, 2048, 7), (16, 512, 7), (16, 2048, 7), (16, 1024, 14), (16, 512, 2
 """Number of images, channels, and rows (= columns) of a layer: the last stage of ResNet-18, and stages of ResNet-50."""
 
 MAPS = ((1, 7, 224), (16, 7, 224), (16, 14, 224), (16, 56, 224), (64, 7, 224), (512, 7, 224), (16, 14, 518))
-"""Number of maps, their rows (= columns), and those of the images. For ResNet-18, Score-CAM has 512 masks per image."""
+"""Number of maps, side of the maps, side of the images. For ResNet-18, Score-CAM has 512 masks per image."""
 
 
 def run(

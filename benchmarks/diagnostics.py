@@ -49,7 +49,7 @@ class Tool:
         needs: the package that has to be installed for the tool; "" if it is part of torch or of this package.
         note: a remark for readers.
         steps: number of steps in one measurement; tools that do the same in every step need fewer.
-        goal: the ratio to a plain step that should not be exceeded; None if there is no goal, as for tools of others.
+        goal: maximum ratio to a plain step; None for tools without a goal, such as those of other projects.
     """
 
     block: Block
@@ -153,7 +153,7 @@ def _case(name: str) -> dict[str, str]:
 
 
 def step_rows(tools: Mapping[str, Tool], device: str, batch: int, side: int, rounds: int, cycle: int) -> Iterator[Row]:
-    """Yield a row per tool: the time of steps with the tool, divided by that of as many plain steps.
+    """Yield a row per tool: the time of steps with the tool, divided by the time of the same number of plain steps.
 
     Every round measures one such pair for each tool, so that all tools meet the same load. The order of the tools and
     the order within a pair alternate from round to round. On a CPU, the time is the processor time of all threads,

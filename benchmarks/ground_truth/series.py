@@ -1,6 +1,6 @@
 """Inject a pattern into one of several random walks, and test whether maps show when it occurs, and in which walk.
 
-The data follow those of dCAM (Boniol et al., SIGMOD 2022).
+The data are built like those in the paper on dCAM (Boniol et al., SIGMOD 2022).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class LayerAttention:
 
 
 class HeadTable(tuple[HeadRow, ...]):
-    """One row for each head; `print` shows the rows as a table."""
+    """One row for each head, shown as a table."""
 
     __slots__ = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -76,7 +76,7 @@ def monitor_gradients(model: Any, layers: Any = None) -> Iterator[GradientRecord
     """
     inner = check_observable(model)
     selected = select_layers(inner, layers, model)
-    own = _parameters(inner, None if layers is None else selected)
+    own = _parameters(inner, [inner] if layers is None else selected.values())
     records = GradientRecords(selected, own)
     outputs = _Outputs(records)
     with observe(model, selected, outputs) as observation:
@@ -205,9 +205,8 @@ def _smoothing(decay: float) -> Any:
     return smooth
 
 
-def _parameters(model: nn.Module, selected: Mapping[str, nn.Module] | None) -> dict[str, Tensor]:
-    """Return the trainable parameters of the selected modules, by their names in the model."""
-    modules = [model] if selected is None else selected.values()
+def _parameters(model: nn.Module, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
+    """Return the trainable parameters of these modules, by their names in the model."""
     held = {id(own) for module in modules for own in module.parameters()}
     return {name: own for name, own in model.named_parameters() if id(own) in held and own.requires_grad}
 
@@ -216,8 +215,8 @@ def _targets(target: Any, layers: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Return the intermediate tensors of a target, and its leaf tensors or parameters."""
     if isinstance(target, nn.Module):
         inner = check_observable(target)
-        selected = None if layers is None else select_layers(inner, layers, target)
-        parameters = list(_parameters(inner, selected).values())
+        modules = [inner] if layers is None else select_layers(inner, layers, target).values()
+        parameters = list(_parameters(inner, modules).values())
         if not parameters:
             raise InputError("the chosen layers have no trainable parameters; choose layers with weights")
         return [], parameters

@@ -63,8 +63,8 @@ def check_loss(
                 return broken
             first = loss_value(loss, output, labels)
             task = read_task(scores, labels, loss)
-            if task.chance is not None and 0 <= first < (1 - _OFF) * task.chance:
-                trained = trained or _is_learned(copy, inputs, labels, loss, (1 - _OFF) * task.chance)
+            if not trained and task.chance is not None and 0 <= first < (low := (1 - _OFF) * task.chance):
+                trained = _is_learned(copy, inputs, labels, loss, low)
         found = first_value_findings(first, task, n, trained)
         if any(finding.kind == "nonfinite" for finding in found):
             return found
@@ -126,9 +126,8 @@ def first_value_findings(first: Tensor, task: Task, n: int, trained: bool) -> li
 
 def _is_learned(model: nn.Module, inputs: Any, labels: Any, loss: Loss, limit: float) -> bool:
     """Whether a loss below `limit` was learned: with shuffled weights, most losses reach the limit."""
-    below = 0
+    below, shuffled = 0, copied(model)
     for _ in range(_SHUFFLES):
-        shuffled = copied(model)
         for parameter in shuffled.parameters():
             values = parameter.reshape(-1)
             parameter.copy_(values[torch.randperm(len(values)).to(values.device)].view_as(parameter))

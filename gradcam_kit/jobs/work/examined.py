@@ -109,14 +109,16 @@ def classes_of(explainer: Explainer, entries: Sequence[Entry], outputs: int) -> 
     found = sorted({label for entry in entries if (label := labels.of(entry)) is not None})
     if not found:
         return (lambda _: None), "the pictures have no labels: they are not in folders named after classes"
+
+    def reading(class_of_label: Callable[[str], int]) -> ClassOf:
+        return lambda entry: None if (label := labels.of(entry)) is None else class_of_label(label)
+
     if all(label.isdecimal() for label in found):
-        return (
-            lambda entry: None if (label := labels.of(entry)) is None else int(label)
-        ), "labels come from folders or a table, read as class indices"
+        return reading(int), "labels come from folders or a table, read as class indices"
     if len(found) <= outputs:
         index = {label: i for i, label in enumerate(found)}
         return (
-            (lambda entry: None if (label := labels.of(entry)) is None else index[label]),
+            reading(index.__getitem__),
             "labels are numbered in alphabetical order, because the class names of the model are unknown",
         )
     said = f"labels are not used: {len(found)} names do not fit {outputs} outputs, and class names are unknown"
